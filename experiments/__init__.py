@@ -1,0 +1,1 @@
+"""The experiments: one runnable module each; `python -m experiments` lists them."""

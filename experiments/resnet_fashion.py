@@ -1,0 +1,34 @@
+"""A small ResNet names pieces of clothing: Fashion-MNIST, all 60,000 pictures, at most 15 minutes on two CPU cores.
+
+    python -m experiments.resnet_fashion
+    python -m experiments.resnet_fashion --data.dataset fashion_mnist/mini --steps 500    (needs no download)
+
+The full set comes from Debian's package dataset-fashion-mnist, or is downloaded.
+"""
+
+from research.data.augmentation import Augmentation
+from research.data.images import ImageData
+from research.evaluate.evaluators import Evaluator
+from research.launch import launch
+from research.models.resnet import ResNet
+from research.tasks.classification import Classification
+from research.train.experiment import Experiment
+from research.train.optimizers import Optimizer
+from research.train.schedules import Schedule
+
+CONFIG = Experiment(
+    data=ImageData("fashion_mnist/full", validation_share=0.05),
+    model=ResNet("cifar", stages=(1, 1, 1), width=16),
+    task=Classification(label_smoothing=0.1, augmentation=Augmentation(crop=2, flip=True)),
+    optimizer=Optimizer("momentum", peak=0.2, l2=5e-4),
+    schedule=Schedule("linear", warmup=200, final=0.0),
+    evaluators=(Evaluator("classification", split="validation"), Evaluator("classification", split="test")),
+    steps=2400,
+    batch_size=128,
+    evaluate_every=400,
+    checkpoint_every=400,
+)
+EXPECTED = {"test.accuracy": (0.91, 0.95)}
+
+if __name__ == "__main__":
+    launch(CONFIG)

@@ -1,0 +1,76 @@
+"""The backend under the numbers: its self-test, its compilation cache, and a description for the record.
+
+Some releases of jaxlib return silently wrong numbers on CPU. `self_test` runs the kernels known to break, compiled
+against NumPy, and refuses a backend that fails; it takes milliseconds once cached.
+"""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research.core.errors import UserError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "tokenizers", "numpy")
+
+
+def cache_folder() -> Path:
+    """Where prepared data and compiled programs are kept: `$ONTOGENY_CACHE`, else the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("ONTOGENY_CACHE") or Path(base) / "ontogeny")
+
+
+def start() -> None:
+    """Sets up the persistent compilation cache and tests the backend; call once, before the first computation."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    self_test()
+
+
+def self_test() -> None:
+    """Raises UserError where a compiled kernel differs from NumPy.
+
+    `vmap` of a matrix-vector product, then a sum: jaxlib 0.10.2 on CPU gives 267911424 for 268435456.
+    """
+    ones = jnp.ones((1024, 512))
+    total = jax.jit(lambda m, v: jax.vmap(lambda row: m @ row)(v).sum())(ones, jnp.ones((512, 512)))
+    x = np.linspace(-1, 1, 2**7 * 3, dtype=np.float32).reshape(2, 2, 2, 2, 2, 2, 6)
+    reduced = jax.jit(lambda a: (a * a).sum((0, 2, 4, 6)))(x)
+    product = jax.jit(lambda a, b: jnp.einsum("bij,bjk->bik", a, b))(x.reshape(4, 8, 12), x.reshape(4, 12, 8))
+    expected = (
+        ("matrix-vector products", total, 1024.0 * 512 * 512),
+        ("reductions", reduced, (x * x).sum((0, 2, 4, 6))),
+        ("batched products", product, x.reshape(4, 8, 12) @ x.reshape(4, 12, 8)),
+    )
+    for name, found, right in expected:
+        if not np.allclose(found, right, rtol=1e-2, atol=1e-3):
+            raise UserError(
+                f"The backend {jax.default_backend()!r} of jaxlib {importlib.metadata.version('jaxlib')} computes "
+                f"wrong {name}: install the jax release pinned in constraints.txt."
+            )
+
+
+def describe() -> dict[str, Any]:
+    """Returns what the numbers may depend on: versions, devices, threads, flags."""
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "backend": jax.default_backend(),
+        "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
+        "thread_pool": thread_pool_size(),
+        "flags": {
+            name: os.environ[name] for name in ("XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION") if name in os.environ
+        },
+    }
+
+
+def thread_pool_size() -> int:
+    """XLA's CPU thread pool, on whose size the bits depend: `NPROC`, else the larger of the cores and the devices."""
+    return int(os.environ.get("NPROC") or max(len(os.sched_getaffinity(0)), jax.local_device_count()))

@@ -1,0 +1,30 @@
+"""The command line: typed options from frozen dataclasses, and one sentence for a user's mistake.
+
+`parse` turns a configuration into options (`--model.depth 6`), `run` calls a program's main function and turns
+`UserError` into a message on standard error and exit code 2. Every stage and every experiment starts here.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from research.core.errors import UserError
+
+T = TypeVar("T")
+
+
+def parse(cls: type[T], default: T | None = None, *, description: str = "", args: Sequence[str] | None = None) -> T:
+    """Parses the command line into `cls`; an unknown or ill-typed option exits with code 2 and the nearest name."""
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(cls, description=description, args=args, **options)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a program; a `UserError` ends it with one sentence and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

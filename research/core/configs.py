@@ -1,0 +1,88 @@
+"""Configurations as JSON and back: frozen dataclasses that name their own type.
+
+`run.json` stores what ran as plain JSON; `from_json` rebuilds the very dataclasses, and imports nothing but
+dataclasses of this project, so that reading a stranger's run cannot run a stranger's code.
+"""
+
+import dataclasses
+import importlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from research.core.errors import UserError
+
+PACKAGES = ("research", "experiments")
+
+
+def type_name(config: Any) -> str:
+    """Returns the importable name of a configuration's class, also when its module runs as a program."""
+    module = type(config).__module__
+    if module == "__main__":
+        spec = sys.modules["__main__"].__spec__
+        module = spec.name if spec else module
+    return f"{module}.{type(config).__qualname__}"
+
+
+def to_json(config: Any) -> Any:
+    """Turns nested frozen dataclasses of numbers, strings and tuples into JSON values."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        fields = {field.name: to_json(getattr(config, field.name)) for field in dataclasses.fields(config)}
+        return {"type": type_name(config), **fields}
+    if isinstance(config, tuple | list):
+        return [to_json(item) for item in config]
+    if config is None or isinstance(config, bool | int | float | str):
+        return config
+    raise TypeError(f"a configuration holds dataclasses, tuples, numbers and strings, not {type(config).__name__}")
+
+
+def from_json(value: Any) -> Any:
+    """Inverse of `to_json`; raises UserError where a named class or field does not exist here."""
+    if isinstance(value, list):
+        return tuple(from_json(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    cls = _resolve(value.get("type", ""))
+    fields = {name: from_json(item) for name, item in value.items() if name != "type"}
+    unknown = fields.keys() - {field.name for field in dataclasses.fields(cls)}
+    if unknown:
+        raise UserError(
+            f"The recorded configuration gives {value['type']} the fields {sorted(unknown)}, which it does not have "
+            "here; use the version of this project that wrote the run."
+        )
+    return cls(**fields)
+
+
+def _resolve(name: str) -> Any:
+    module, _, cls_name = name.rpartition(".")
+    if module.split(".")[0] not in PACKAGES:
+        raise UserError(
+            f"The recorded configuration names the type {name!r}; only types of {' and '.join(PACKAGES)} are rebuilt: "
+            "define it in a module there instead of a notebook or script."
+        )
+    try:
+        cls = getattr(importlib.import_module(module), cls_name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"The recorded configuration names {name!r}, which is not in this project ({error}).") from None
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise UserError(f"The recorded configuration names {name!r}, which is not a configuration class.")
+    return cls
+
+
+def flatten_config(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted field, value) pairs of a configuration's JSON form, types left out where a field says enough."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from flatten_config(item, f"{prefix}.{name}" if prefix else name)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for index, item in enumerate(value):
+            yield from flatten_config(item, f"{prefix}.{index}")
+    else:
+        yield prefix, value
+
+
+def differences(left: Any, right: Any) -> dict[str, tuple[Any, Any]]:
+    """Returns {field: (left, right)} of the fields in which two configurations in JSON form differ."""
+    first, second = dict(flatten_config(left)), dict(flatten_config(right))
+    names = list(first) + [name for name in second if name not in first]
+    return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}

@@ -1,0 +1,87 @@
+"""A run directory, `runs/NAME/ID/`: where a run keeps its record and every stage finds it.
+
+`run.json` is the record, `metrics.jsonl` the curves, `chain.jsonl` the hash chain of the steps, `checkpoints/` the
+states. Files are replaced atomically, lines appended whole; a stage adds files and never edits another's.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from research.core.errors import UserError
+
+RECORD = "run.json"
+METRICS = "metrics.jsonl"
+CHAIN = "chain.jsonl"
+CHECKPOINTS = "checkpoints"
+SAMPLES = "samples"
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replaces `path` by `text` so that a reader, or a crash, sees the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_record(run: Path, record: Mapping[str, Any]) -> None:
+    """Writes `run.json`."""
+    write_atomic(run / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    """Reads `run.json`; raises UserError where there is none or it is not JSON."""
+    try:
+        return json.loads((run / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{run} has no {RECORD}: name a run directory, such as runs/gpt_austen/ID, or 'latest'."
+        ) from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{run / RECORD} cannot be read ({error}): restore it from a copy or train again.") from None
+
+
+def append_lines(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Appends JSON lines."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the JSON lines of a file; a last line cut short by a crash is passed over."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Keeps the lines up to and including `step`, so that a resumed run continues its files without a seam."""
+    kept = [json.dumps(entry, ensure_ascii=False) for entry in read_lines(path) if entry["step"] <= step]
+    write_atomic(path, "".join(line + "\n" for line in kept))
+
+
+def all_runs(root: Path) -> list[Path]:
+    """Returns every run directory under `root`, oldest first."""
+    return sorted((record.parent for record in root.glob(f"*/*/{RECORD}")), key=lambda run: run.name)
+
+
+def find(run: str, root: Path = Path("runs")) -> Path:
+    """Resolves RUN, a run directory or the word `latest`; raises UserError where there is none."""
+    if run == "latest":
+        runs = all_runs(root)
+        if not runs:
+            raise UserError(f"There is no run under {root}/: train one first, for example with 'make run'.")
+        return runs[-1]
+    path = Path(run)
+    if not (path / RECORD).exists():
+        near = ", ".join(str(known) for known in all_runs(root)[-3:]) or "none yet"
+        raise UserError(f"{run!r} is not a run directory (no {RECORD} in it); the newest runs are: {near}.")
+    return path

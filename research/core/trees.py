@@ -1,0 +1,65 @@
+"""Pytrees seen as flat tables of paths, and rules that give every path exactly one value.
+
+Paths look like `block_0/attention/query/kernel`. Sharding, optimizer and weight-decay rules are all lists of
+(regular expression, value); `match_rules` refuses a parameter that none or several of them match, so that a
+new layer cannot silently go unsharded or undecayed.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from research.core.errors import UserError
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Returns {path: leaf} in the tree's own order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def map_with_path(function: Any, tree: Any) -> Any:
+    """Applies `function(path, leaf)` to every leaf and keeps the structure."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), tree
+    )
+
+
+def match_rules(rules: Sequence[tuple[str, Any]], tree: Any, *, what: str) -> Any:
+    """Returns a tree like `tree` whose leaves are the value of the one rule that matches their path.
+
+    Args:
+        rules: (pattern, value) pairs; a pattern is searched for anywhere in the path.
+        tree: any pytree.
+        what: the kind of rule, for the error message ("sharding", "weight decay").
+
+    Raises:
+        UserError: a path matched by no rule or by more than one.
+    """
+
+    def value(path: str, _: Any) -> Any:
+        matches = [(pattern, value) for pattern, value in rules if re.search(pattern, path)]
+        if len(matches) != 1:
+            found = "no rule" if not matches else "the rules " + ", ".join(repr(pattern) for pattern, _ in matches)
+            raise UserError(
+                f"Parameter {path!r} is matched by {found} for {what}; exactly one of "
+                f"{[pattern for pattern, _ in rules]} must match it: mend the patterns."
+            )
+        return matches[0][1]
+
+    return map_with_path(value, tree)
+
+
+def digest(tree: Any) -> str:
+    """Returns the SHA-256 of the paths, types, shapes and bytes of all leaves (fetched to the host)."""
+    flat: Mapping[str, Any] = flatten(jax.device_get(tree))
+    sha = hashlib.sha256()
+    for path, leaf in sorted(flat.items()):
+        array = np.asarray(leaf)
+        sha.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,60 @@
+"""What a data configuration builds: named splits of records, and the facts that models and reports need.
+
+A split is a `Records`: a sequence of examples by position, each a dictionary of arrays of fixed shape, so that a
+batch is a pure function of (seed, step). `Data` adds what was learned on the way (tokenizer, class names, cleaning
+and split summary, digests).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+Example = Mapping[str, np.ndarray]
+
+
+@runtime_checkable
+class Records(Protocol):
+    """A split: random access to examples of equal shapes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Text to token ids and back; `decode(encode(text)) == text` for text it can represent."""
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    def encode(self, text: str) -> np.ndarray: ...
+
+    def decode(self, ids: Any) -> str: ...
+
+    def save(self, path: Any) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """A data set made ready.
+
+    Attributes:
+        splits: records by split name: "train", "validation", "test".
+        outputs: how many numbers a model predicts: token ids, classes, or targets.
+        class_names: names of the classes, empty where there are none.
+        tokenizer: for text, else None.
+        tokens: for text, every token of a split in order, by split name.
+        characters_per_token: for text, by split name; turns nats per token into bits per character.
+        summary: JSON values for the record and the report: source, licence, counts, cleaning, split, digests.
+    """
+
+    splits: Mapping[str, Records]
+    outputs: int
+    class_names: tuple[str, ...] = ()
+    tokenizer: Tokenizer | None = None
+    tokens: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    characters_per_token: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)

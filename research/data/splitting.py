@@ -1,0 +1,101 @@
+"""Splits that cannot leak: whole groups (books, chapters, authors) go to a split decided by a hash of the group's key.
+
+The decision depends on nothing but the key, so adding data never moves an old record across. `check_no_leak` refuses
+splits that share a near-duplicate text all the same.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from research.core.errors import UserError
+from research.data.cleaning import Document
+from research.data.near_duplicates import near_duplicate_pairs
+
+
+def split_of(group: str, fractions: Mapping[str, float], salt: str = "") -> str:
+    """Returns the name of the split that a group belongs to.
+
+    Args:
+        group: key of the group, the unit that is never divided.
+        fractions: share of the groups by split name, in a fixed order; they sum to 1.
+        salt: another salt gives another split of the same groups.
+
+    Raises:
+        UserError: the fractions are negative or do not sum to 1.
+    """
+    if any(share < 0 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
+        raise UserError(f"The split fractions are {dict(fractions)}; give shares of at least 0 that sum to 1.")
+    digest = hashlib.sha256(f"{salt}\0{group}".encode()).digest()
+    point = int.from_bytes(digest[:8]) / 2**64
+    names = [name for name, share in fractions.items() if share > 0]
+    bound = 0.0
+    for name in names:
+        bound += fractions[name]
+        if point < bound:
+            return name
+    return names[-1]
+
+
+def split(documents: Sequence[Document], fractions: Mapping[str, float], salt: str = "") -> dict[str, list[Document]]:
+    """Divides documents by their group, in their order; a share of 0 makes no split.
+
+    With few groups the shares are only roughly met: `summary` tells the true ones.
+
+    Raises:
+        UserError: a split asked for stays empty, or the fractions are wrong.
+    """
+    splits: dict[str, list[Document]] = {name: [] for name, share in fractions.items() if share > 0}
+    for document in documents:
+        splits[split_of(document.group, fractions, salt)].append(document)
+    empty = [name for name, members in splits.items() if not members]
+    if empty:
+        groups = len({document.group for document in documents})
+        raise UserError(
+            f"The split {empty[0]!r} (share {fractions[empty[0]]:g}) got none of the {groups} groups of documents; "
+            "give more or smaller groups, a larger share, another salt, or separate files for each split."
+        )
+    return splits
+
+
+def summary(splits: Mapping[str, Sequence[Document]]) -> dict[str, dict[str, Any]]:
+    """Returns, by split name and as JSON values, the documents, groups, characters and true share of characters."""
+    total = sum(len(document.text) for members in splits.values() for document in members)
+    table = {}
+    for name, members in splits.items():
+        characters = sum(len(document.text) for document in members)
+        table[name] = {
+            "documents": len(members),
+            "groups": len({document.group for document in members}),
+            "characters": characters,
+            "share": characters / max(total, 1),
+        }
+    return table
+
+
+def check_no_leak(splits: Mapping[str, Sequence[Document]], threshold: float = 0.8) -> None:
+    """Checks that no group and no near-duplicate text lies in two splits.
+
+    Args:
+        splits: documents by split name.
+        threshold: Jaccard similarity of word shingles from which two texts count as near-duplicates.
+
+    Raises:
+        UserError: names the first group, or the first two documents, that straddle a split.
+    """
+    members = [(name, document) for name, documents in splits.items() for document in documents]
+    home: dict[str, str] = {}
+    for name, document in members:
+        if home.setdefault(document.group, name) != name:
+            raise UserError(
+                f"The group {document.group!r} is in both the {home[document.group]} and the {name} split; "
+                "give each split its own files or groups."
+            )
+    for left, right, similarity in near_duplicate_pairs([document.text for _, document in members], threshold):
+        (first_name, first), (second_name, second) = members[left], members[right]
+        if first_name != second_name:
+            raise UserError(
+                f"{first.key!r} ({first_name}) and {second.key!r} ({second_name}) are near-duplicates "
+                f"(similarity {similarity:.2f}) in different splits; remove near-duplicates in cleaning, "
+                "or put both in one group."
+            )

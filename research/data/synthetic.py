@@ -1,0 +1,82 @@
+"""Data drawn from a formula and a seed, for examples whose point is the training and not the data."""
+
+import dataclasses
+
+import numpy as np
+
+from research.data.dataset import Data
+from research.data.packing import Rows
+
+
+@dataclasses.dataclass(frozen=True)
+class LineData:
+    """Inputs of standard normal features; the target is their sum plus a little normal noise."""
+
+    examples: int = 100
+    features: int = 2
+    noise: float = 0.01
+    seed: int = 0
+
+    def build(self) -> Data:
+        """Draws the examples; validation is drawn apart from training."""
+        random = np.random.default_rng(self.seed)
+
+        def draw() -> Rows:
+            inputs = random.standard_normal((self.examples, self.features))
+            targets = inputs.sum(1, keepdims=True) + self.noise * random.standard_normal((self.examples, 1))
+            return Rows({"inputs": inputs.astype(np.float32), "targets": targets.astype(np.float32)})
+
+        return Data({"train": draw(), "validation": draw()}, outputs=1, summary=_facts(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class CloudData:
+    """Normal clouds, one for each class, around centres drawn once."""
+
+    examples: int = 100
+    """of each class"""
+    features: int = 100
+    deviations: tuple[float, ...] = (0.1, 0.2)
+    """standard deviation of each class's cloud"""
+    centres: tuple[float, ...] = (0.0, 0.0)
+    """coordinate, the same along every feature, of each cloud's centre"""
+    seed: int = 0
+
+    def build(self) -> Data:
+        """Draws the examples; validation is drawn apart from training."""
+        random = np.random.default_rng(self.seed)
+
+        def draw() -> Rows:
+            clouds = [
+                centre + deviation * random.standard_normal((self.examples, self.features))
+                for centre, deviation in zip(self.centres, self.deviations, strict=True)
+            ]
+            labels = np.repeat(np.arange(len(clouds)), self.examples)
+            return Rows({"inputs": np.concatenate(clouds).astype(np.float32), "labels": labels.astype(np.int32)})
+
+        names = tuple(f"cloud {index}" for index in range(len(self.deviations)))
+        outputs = 1 if len(names) == 2 else len(names)
+        return Data({"train": draw(), "validation": draw()}, outputs=outputs, class_names=names, summary=_facts(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseData:
+    """Uniform random inputs with random labels: nothing to learn but by heart, so only the training loss can fall."""
+
+    examples: int = 1000
+    features: int = 100
+    classes: int = 10
+    seed: int = 0
+
+    def build(self) -> Data:
+        """Draws the training examples; there is nothing to validate."""
+        random = np.random.default_rng(self.seed)
+        inputs = random.random((self.examples, self.features), np.float32)
+        labels = random.integers(0, self.classes, self.examples).astype(np.int32)
+        names = tuple(str(index) for index in range(self.classes))
+        rows = Rows({"inputs": inputs, "labels": labels})
+        return Data({"train": rows}, outputs=self.classes, class_names=names, summary=_facts(self))
+
+
+def _facts(config: LineData | CloudData | NoiseData) -> dict[str, str]:
+    return {"name": type(config).__name__, "description": str(config), "licence": "drawn at random"}

@@ -1,0 +1,133 @@
+"""Tables: columns of numbers and of categories to one row of features, and a column to predict."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from research.core.errors import UserError
+from research.data import catalogue, files
+from research.data.dataset import Data
+from research.data.packing import Rows
+from research.data.splitting import split_of
+
+Table = Mapping[str, Sequence[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TableData:
+    """Which table, and what to predict from it.
+
+    Numbers are standardised, categories become one feature each, both by the training rows alone; a category that
+    they do not have is all zeros.
+    """
+
+    dataset: str = "adult"
+    """a data set of the catalogue; not read where a file is given"""
+    train: str = ""
+    """your own table, .csv or .tsv with a header"""
+    test: str = ""
+    """your own table to test on"""
+    target: str = "label"
+    """the column to predict"""
+    kind: Literal["binary", "classes", "numbers"] = "binary"
+    """what the target is: one of two classes, one of several, or a number"""
+    ignore: tuple[str, ...] = ()
+    """columns not to use"""
+    logarithm: tuple[str, ...] = ()
+    """columns of numbers above -1 that span orders of magnitude, taken as log(1 + x)"""
+    validation_share: float = 0.1
+    """share of the training rows held out, by a hash of their content"""
+
+    def build(self) -> Data:
+        """Reads, splits, encodes; raises UserError for columns and values that cannot work."""
+        tables, facts = self._read()
+        tables = {**self._divide(tables["train"]), **{name: t for name, t in tables.items() if name != "train"}}
+        train = tables["train"]
+        if self.target not in train:
+            raise UserError(f"There is no column {self.target!r} to predict: the table has {', '.join(train)}.")
+        columns = [name for name in train if name != self.target and name not in self.ignore]
+        categories = {name: _categories(train[name]) for name in columns}
+        numbers = [name for name in columns if categories[name] is None]
+        scales = {name: self._scale(name, train[name]) for name in numbers}
+        classes = () if self.kind == "numbers" else tuple(sorted(set(map(str, train[self.target]))))
+        if self.kind == "binary" and len(classes) != 2:
+            raise UserError(f"The target {self.target!r} has {len(classes)} values, not 2: set --data.kind classes.")
+        splits = {}
+        for split, table in tables.items():
+            parts = [self._encode(name, table[name], categories[name], scales.get(name)) for name in columns]
+            splits[split] = Rows({"inputs": np.concatenate(parts, 1), **self._targets(split, table, classes)})
+        facts["splits"] = {name: {"examples": len(rows)} for name, rows in splits.items()}
+        facts["columns"] = {name: "number" if kinds is None else len(kinds) for name, kinds in categories.items()}
+        facts["class_names"] = list(classes)
+        outputs = len(classes) if self.kind == "classes" else 1
+        return Data(splits=splits, outputs=outputs, class_names=classes, summary=facts)
+
+    def _read(self) -> tuple[dict[str, Table], dict[str, Any]]:
+        if self.train:
+            paths = {"train": self.train, **({"test": self.test} if self.test else {})}
+            digests = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths.values()}
+            return {name: files.read_table(path) for name, path in paths.items()}, {"name": "your files", "files": digests}
+        tables = {}
+        for split, source in catalogue.load(self.dataset).items():
+            records = [source[index] for index in range(len(source))]
+            tables[split] = {name: [_plain(record[name]) for record in records] for name in records[0]}
+        return tables, catalogue.info(self.dataset)
+
+    def _divide(self, table: Table) -> dict[str, Table]:
+        """Holds rows out by their content, so that equal rows are never on both sides."""
+        if not self.validation_share:
+            return {"train": table}
+        shares = {"train": 1 - self.validation_share, "validation": self.validation_share}
+        rows = list(zip(*table.values(), strict=True))
+        sides = [split_of(repr(row), shares) for row in rows]
+        if missing := set(shares) - set(sides):
+            raise UserError(f"The {min(missing)} split of {len(rows)} rows is empty: give more rows.")
+        chosen = {side: [row for row, its in zip(rows, sides, strict=True) if its == side] for side in shares}
+        return {side: dict(zip(table, zip(*members, strict=True), strict=True)) for side, members in chosen.items()}
+
+    def _scale(self, name: str, values: Sequence[Any]) -> tuple[float, float]:
+        numbers = self._numbers(name, values)
+        return float(numbers.mean()), float(numbers.std()) or 1.0
+
+    def _numbers(self, name: str, values: Sequence[Any]) -> np.ndarray:
+        try:
+            numbers = np.array(values, np.float64)
+        except ValueError as error:
+            raise UserError(f"The column {name!r} holds numbers in the training rows, but elsewhere: {error}.") from None
+        return np.log1p(numbers) if name in self.logarithm else numbers
+
+    def _encode(
+        self, name: str, values: Sequence[Any], kinds: Sequence[str] | None, scale: tuple[float, float] | None
+    ) -> np.ndarray:
+        """Returns the features [rows features] of one column."""
+        if scale is not None:
+            return ((self._numbers(name, values)[:, None] - scale[0]) / scale[1]).astype(np.float32)
+        return (np.array(values, str)[:, None] == np.array(kinds, str)).astype(np.float32)
+
+    def _targets(self, split: str, table: Table, classes: Sequence[str]) -> dict[str, np.ndarray]:
+        if self.target not in table:
+            raise UserError(f"The {split} rows have no column {self.target!r}: they have {', '.join(table)}.")
+        values = table[self.target]
+        if self.kind == "numbers":
+            return {"targets": self._numbers(self.target, values)[:, None].astype(np.float32)}
+        unknown = sorted(set(map(str, values)) - set(classes))
+        if unknown:
+            raise UserError(f"The {split} rows have the class {unknown[0]!r}, which the training rows do not have.")
+        return {"labels": np.array([classes.index(str(value)) for value in values], np.int32)}
+
+
+def _categories(values: Sequence[Any]) -> tuple[str, ...] | None:
+    """The distinct values of a column, or None where all are numbers."""
+    try:
+        np.array(values, np.float64)
+    except ValueError:
+        return tuple(sorted(set(map(str, values))))
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value

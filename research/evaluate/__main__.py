@@ -1,0 +1,59 @@
+"""Evaluates a run's checkpoint with the run's own evaluators: `python -m research.evaluate RUN [--best] [--split S]`.
+
+On the newest checkpoint of a finished run it prints the numbers that training printed; they are compared, and a
+difference is said.
+"""
+
+import dataclasses
+import json
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from research.core import command_line
+from research.core.errors import UserError
+from research.core.run_directory import find, write_atomic
+from research.evaluate.tables import results_table
+from research.train.run import load_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to evaluate."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """a run directory, or 'latest'"""
+    best: bool = False
+    """the checkpoint with the lowest validation loss instead of the newest"""
+    split: str = ""
+    """evaluate this split instead of those of the configuration"""
+
+
+def main() -> None:
+    options = command_line.parse(Options, description=__doc__ or "")
+    run = load_run(find(options.run), best=options.best)
+    evaluators = run.assembly.experiment.evaluators
+    if not evaluators:
+        raise UserError(f"{run.folder} has no evaluators in its configuration: train it with one.")
+    if options.split:
+        evaluators = (dataclasses.replace(evaluators[0], split=options.split),)
+    step = int(run.state.step)
+    results = {}
+    for evaluator in evaluators:
+        evaluation = evaluator.build(run.assembly.task, run.assembly.data)
+        results[evaluation.name] = evaluation.measure(run.state.evaluated)
+        rows = {f"{run.record['name']} at step {step}": results[evaluation.name], **evaluation.baselines()}
+        Console().print(results_table(f"{evaluation.name} split", rows))
+    (run.folder / "evaluate").mkdir(exist_ok=True)
+    path = run.folder / "evaluate" / f"{step:08d}.json"
+    write_atomic(path, json.dumps({"step": step, "metrics": results}, indent=1) + "\n")
+    recorded = run.record.get("metrics", {})
+    if step == run.assembly.experiment.steps and not options.split and recorded:
+        same = json.loads(json.dumps(results)) == recorded
+        print("equal to what training printed" if same else "DIFFERS from what training printed (see run.json)")
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,153 @@
+"""What a model has to beat: n-gram language models, and predictors that ignore their input.
+
+Each is fitted on the training split alone, and measured with the metrics of the task it stands beside, so that its
+numbers and the model's go into one table: `language_baselines(...)`, `classification_baseline(...)`, and so on return
+{name of the baseline: {name of the metric: value}}.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int64, Integer
+
+from research.evaluate.metrics import (
+    Arrays,
+    Metric,
+    binary_metrics,
+    classification_metrics,
+    evaluate,
+    language_results,
+    regression_metrics,
+)
+
+Table = dict[str, dict[str, float]]
+
+
+class Counts(NamedTuple):
+    """What the training tokens show of one length of n-gram; n-grams and contexts are numbers in base `vocabulary`.
+
+    Attributes:
+        grams: the n-grams seen, ascending.
+        seen: how often each was seen.
+        contexts: their first n - 1 tokens, ascending.
+        total: how many tokens followed each context.
+        kinds: how many different tokens followed each context.
+    """
+
+    grams: Int64[np.ndarray, " grams"]
+    seen: Int64[np.ndarray, " grams"]
+    contexts: Int64[np.ndarray, " contexts"]
+    total: Int64[np.ndarray, " contexts"]
+    kinds: Int64[np.ndarray, " contexts"]
+
+
+def fit_ngrams(tokens: Integer[np.ndarray, " length"], order: int, vocabulary: int) -> tuple[Counts, ...]:
+    """Counts the n-grams of every length from 1 to `order`; the first k of them are the model of order k.
+
+    Memory and time grow with the different n-grams seen, not with `vocabulary**order`.
+
+    Raises:
+        ValueError: `vocabulary**order` exceeds 64 bits, or `tokens` are fewer than `order`.
+    """
+    if vocabulary**order >= 2**63 or len(tokens) < order:
+        raise ValueError(f"order {order} needs at least as many tokens, and vocabulary**order below 2**63")
+    model = []
+    for length in range(1, order + 1):
+        grams, seen = np.unique(_grams(tokens, length, vocabulary), return_counts=True)
+        contexts, starts, kinds = np.unique(grams // vocabulary, return_index=True, return_counts=True)
+        model.append(Counts(grams, seen, contexts, np.add.reduceat(seen, starts), kinds))
+    return tuple(model)
+
+
+def ngram_probabilities(
+    model: Sequence[Counts], tokens: Integer[np.ndarray, " length"], vocabulary: int
+) -> Float[np.ndarray, " length"]:
+    """Probability of each token given the tokens before it, by Witten-Bell interpolation.
+
+    The more kinds of token followed a context h in training, the more is left to the context h' without its oldest
+    token: p(w | h) = (seen(hw) + kinds(h) p(w | h')) / (total(h) + kinds(h)), and below the empty context all of the
+    vocabulary is alike (Witten and Bell, 1991; Chen and Goodman, 1999, section 2.5). A context never seen leaves
+    everything to h'; the first tokens are predicted from as many as there are.
+    """
+    probability = np.full(len(tokens), 1 / vocabulary)
+    for length, counts in enumerate(model[: len(tokens)], start=1):
+        grams = _grams(tokens, length, vocabulary)
+        contexts = grams // vocabulary
+        seen = _look_up(counts.grams, grams, counts.seen)
+        total = _look_up(counts.contexts, contexts, counts.total)
+        kinds = _look_up(counts.contexts, contexts, counts.kinds)
+        shorter = probability[length - 1 :]
+        mixed = (seen + kinds * shorter) / np.maximum(total + kinds, 1)
+        probability[length - 1 :] = np.where(total > 0, mixed, shorter)
+    return probability
+
+
+def language_baselines(
+    train_tokens: Integer[np.ndarray, " length"],
+    tokens: Integer[np.ndarray, " evaluated"],
+    vocabulary: int,
+    characters_per_token: float,
+    order: int = 3,
+) -> Table:
+    """Results of the 1-gram to `order`-gram models on `tokens`, with the names of `language_metrics`."""
+    model = fit_ngrams(train_tokens, order, vocabulary)
+    table = {}
+    for length in range(1, order + 1):
+        probability = ngram_probabilities(model[:length], tokens, vocabulary)
+        table[f"{length}-gram"] = language_results(-np.log(probability).mean(), characters_per_token)
+    return table
+
+
+def classification_baseline(
+    train_labels: Integer[np.ndarray, " train"], labels: Integer[np.ndarray, " batch"], classes: int
+) -> Table:
+    """The majority class, with the training split's class frequencies (plus one) as probabilities."""
+    logits = np.log(np.bincount(train_labels, minlength=classes) + 1.0)
+    return {"majority class": _measure_constant(classification_metrics(classes), "logits", logits, {"labels": labels})}
+
+
+def binary_baseline(train_labels: Integer[np.ndarray, " train"], labels: Integer[np.ndarray, " batch"]) -> Table:
+    """The majority class, with the training split's class frequencies (plus one) as probabilities."""
+    negatives, positives = np.bincount(train_labels, minlength=2) + 1.0
+    logit = np.log(positives / negatives)
+    return {"majority class": _measure_constant(binary_metrics(), "logits", logit, {"labels": labels})}
+
+
+def regression_baseline(
+    train_targets: Float[np.ndarray, "train outputs"], targets: Float[np.ndarray, "batch outputs"]
+) -> Table:
+    """The mean of the training targets."""
+    mean = train_targets.mean(axis=0, dtype=np.float64)
+    return {"mean": _measure_constant(regression_metrics(), "outputs", mean, {"targets": targets})}
+
+
+def _grams(tokens: Integer[np.ndarray, " length"], length: int, vocabulary: int) -> Int64[np.ndarray, " grams"]:
+    """The n-gram that ends at each token with enough tokens before it, as a number in base `vocabulary`."""
+    grams = np.zeros(len(tokens) - length + 1, np.int64)
+    for start in range(length):
+        grams = grams * vocabulary + tokens[start : start + len(grams)]
+    return grams
+
+
+def _look_up(keys: np.ndarray, queries: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The value beside each query in the sorted keys, 0 where it is not among them."""
+    nearest = np.searchsorted(keys, queries).clip(max=len(keys) - 1)
+    return np.where(keys[nearest] == queries, values[nearest], 0)
+
+
+def _measure_constant(
+    metrics: Sequence[Metric],
+    name: str,
+    prediction: float | Float[np.ndarray, " outputs"],
+    batch: dict[str, np.ndarray],
+) -> dict[str, float]:
+    """The metrics that are single numbers, where every example gets the same prediction."""
+    (examples,) = {len(values) for values in batch.values()}
+
+    def predict(_: object) -> Arrays:
+        return {name: jnp.broadcast_to(jnp.asarray(prediction, jnp.float32), (examples, *np.shape(prediction)))}
+
+    results = evaluate(metrics, predict, [{**batch, "mask": np.ones(examples, np.float32)}])
+    return {metric: value for metric, value in results.items() if isinstance(value, float)}

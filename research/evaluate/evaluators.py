@@ -1,0 +1,86 @@
+"""Evaluators: a bundle of metrics on a split, built from a frozen configuration.
+
+The training loop calls the built function on its own period, `python -m research.evaluate RUN` calls the same one on a
+checkpoint, so both print the same numbers. An evaluator knows a task's predictions and the data, never the trainer.
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from research.core.errors import UserError
+from research.core.shapes import Params
+from research.data.dataset import Data, Records
+from research.data.pipeline import evaluation_batches, gather
+from research.evaluate import baselines
+from research.evaluate.metrics import (
+    Metric,
+    Results,
+    binary_metrics,
+    classification_metrics,
+    language_metrics,
+    make_evaluate,
+    regression_metrics,
+)
+from research.tasks.task import Task
+
+
+class Evaluation(NamedTuple):
+    """A built evaluator: `measure(params) -> results` and `baselines() -> {name: results}`."""
+
+    name: str
+    measure: Any
+    baselines: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluator:
+    """Which metrics on which split."""
+
+    metrics: Literal["language", "classification", "binary", "regression"]
+    split: str = "validation"
+    batch_size: int = 128
+    limit: int = 0
+    """examples evaluated, from the start of the split (0: all)"""
+
+    def build(self, task: Task, data: Data) -> Evaluation:
+        """Builds the evaluation; raises UserError where the data have no such split."""
+        if self.split not in data.splits:
+            raise UserError(f"There is no split {self.split!r} to evaluate: the data have {', '.join(data.splits)}.")
+        records = data.splits[self.split]
+        evaluate = make_evaluate(self._bundle(data), task.predict)
+
+        def measure(params: Params) -> Results:
+            return evaluate(params, evaluation_batches(records, self.batch_size, self.limit or None))
+
+        return Evaluation(self.split, measure, lambda: self._baselines(data))
+
+    def _bundle(self, data: Data) -> tuple[Metric, ...]:
+        match self.metrics:
+            case "language":
+                return language_metrics(data.characters_per_token[self.split])
+            case "classification":
+                return classification_metrics(data.outputs)
+            case "binary":
+                return binary_metrics()
+            case "regression":
+                return regression_metrics()
+
+    def _baselines(self, data: Data) -> baselines.Table:
+        if self.metrics == "language":
+            train, tokens = data.tokens["train"], data.tokens[self.split]
+            return baselines.language_baselines(train, tokens, data.outputs, data.characters_per_token[self.split])
+        name = "targets" if self.metrics == "regression" else "labels"
+        train, labels = _column(data.splits["train"], name), _column(data.splits[self.split], name)
+        match self.metrics:
+            case "classification":
+                return baselines.classification_baseline(train, labels, data.outputs)
+            case "binary":
+                return baselines.binary_baseline(train, labels)
+            case "regression":
+                return baselines.regression_baseline(train, labels)
+
+
+def _column(records: Records, name: str) -> np.ndarray:
+    return gather(records, np.arange(len(records)))[name]

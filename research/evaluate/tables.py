@@ -1,0 +1,18 @@
+"""Results beside their baselines, as a table for the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+
+def results_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Returns a table of the single numbers of `rows`, {row name: {metric: value}}; the first row names the columns."""
+    first = next(iter(rows.values()))
+    names = [name for name, value in first.items() if isinstance(value, int | float)]
+    table = Table("", title=title)
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for row, values in rows.items():
+        table.add_row(row, *(f"{values[name]:.4f}" if name in values else "" for name in names))
+    return table

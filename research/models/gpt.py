@@ -1,0 +1,157 @@
+"""GPT: a decoder-only transformer language model (Radford et al. 2019), with the options of its descendants.
+
+Learned or rotary positions, grouped-query attention, GELU or SwiGLU, LayerNorm or RMSNorm, tied or free head. The
+blocks are pre-norm; residual projections start smaller by sqrt(2 depth), as in GPT-2.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from research.core.errors import UserError
+from research.models.layers.attention import SelfAttention, causal_mask
+from research.models.layers.dense import Dense
+from research.models.layers.feed_forward import ActivationKind, FeedForward
+from research.models.layers.norm import Norm, NormKind
+from research.models.model import Model, functional
+
+SHARDING = (
+    (r"token_embedding$", P("tensor", "fsdp")),
+    (r"position_embedding$", P(None, "fsdp")),
+    (r"(query_key_value|up|gate)/kernel$", P("fsdp", "tensor")),
+    (r"(query_key_value|up|gate)/bias$", P("tensor")),
+    (r"(attention/output|down)/kernel$", P("tensor", "fsdp")),
+    (r"(attention/output|down)/bias$", P()),
+    (r"norm/(scale|bias)$", P()),
+    (r"head/kernel$", P("fsdp", "tensor")),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class GPT:
+    """Sizes and options of a GPT."""
+
+    depth: int = 4
+    """transformer blocks"""
+    width: int = 128
+    """features of the residual stream"""
+    heads: int = 4
+    """query heads of each attention"""
+    groups: int = 0
+    """key and value heads, each shared by heads / groups queries (0: one per query head)"""
+    hidden: int = 0
+    """features inside the MLP (0: 4 x width, or 8/3 x width for swiglu)"""
+    context: int = 64
+    """the longest sequence"""
+    positions: Literal["learned", "rotary"] = "learned"
+    activation: ActivationKind = "gelu"
+    norm: NormKind = "layer"
+    tied: bool = True
+    """whether the output head is the token embedding"""
+    bias: bool = True
+    """whether linear layers and layer norms have a bias"""
+    dropout: float = 0.0
+    remat: bool = False
+    """recompute each block's activations in the backward pass: less memory, a third more compute"""
+    scan: bool = False
+    """one compiled block scanned over stacked parameters: compiles in constant time in the depth"""
+
+    def build(self, outputs: int) -> Model:
+        """Builds the model for a vocabulary of `outputs` tokens."""
+        groups = self.groups or self.heads
+        if self.width % self.heads:
+            raise UserError(
+                f"The width {self.width} is not divisible by {self.heads} heads: set --model.width or --model.heads "
+                f"so that it is, for example --model.width {-(-self.width // self.heads) * self.heads}."
+            )
+        if self.heads % groups:
+            raise UserError(f"{self.heads} heads cannot share {groups} groups evenly: make --model.groups a divisor.")
+        if self.positions == "rotary" and self.width // self.heads % 2:
+            raise UserError(
+                f"Rotary positions need an even head size, not {self.width // self.heads}: widen the model."
+            )
+        return functional(GPTModule(self, outputs), SHARDING)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, each added to the residual stream."""
+
+    config: GPT
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length width"],
+        mask: Any,
+        positions: Int[Array, "batch length"],
+        train: bool,
+    ) -> tuple[Float[Array, "batch length width"], None]:
+        c = self.config
+        kernel_init = nn.initializers.normal(0.02)
+        output_init = nn.initializers.normal(0.02 * (2 * c.depth) ** -0.5)
+        attention = SelfAttention(
+            c.heads,
+            c.groups or c.heads,
+            c.positions == "rotary",
+            c.bias,
+            c.dropout,
+            kernel_init,
+            output_init,
+            name="attention",
+        )
+        hidden = c.hidden or (4 * c.width if c.activation == "gelu" else 8 * c.width // 3)
+        mlp = FeedForward(hidden, c.activation, c.bias, c.dropout, kernel_init, output_init, name="mlp")
+        x = x + attention(Norm(c.norm, c.bias, name="attention_norm")(x), mask, positions, train)
+        return x + mlp(Norm(c.norm, c.bias, name="mlp_norm")(x), train), None
+
+
+class GPTModule(nn.Module):
+    """Token ids to next-token logits."""
+
+    config: GPT
+    vocabulary: int
+
+    @nn.compact
+    def __call__(
+        self,
+        inputs: Int[Array, "batch length"],
+        train: bool = False,
+        segments: Int[Array, "batch length"] | None = None,
+        positions: Int[Array, "batch length"] | None = None,
+    ) -> Float[Array, "batch length vocabulary"]:
+        """`segments` (document numbers) confine attention; `positions` default to 0, 1, ..."""
+        c = self.config
+        length = inputs.shape[1]
+        normal = nn.initializers.normal(0.02)
+        embedding = self.param("token_embedding", normal, (self.vocabulary, c.width), jnp.float32)
+        x = embedding[inputs]
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(length), inputs.shape)
+        if c.positions == "learned":
+            x = x + self.param("position_embedding", normal, (c.context, c.width), jnp.float32)[positions]
+        x = nn.Dropout(c.dropout, deterministic=not train)(x)
+        x = self._blocks(x, causal_mask(length, segments), positions, train)
+        x = Norm(c.norm, c.bias, name="final_norm")(x)
+        if c.tied:
+            return (x.reshape(-1, c.width) @ embedding.T).reshape(*inputs.shape, self.vocabulary)
+        return Dense(self.vocabulary, bias=False, kernel_init=normal, name="head")(x)
+
+    def _blocks(self, x: Any, mask: Any, positions: Any, train: bool) -> Any:
+        c = self.config
+        block = nn.remat(Block, prevent_cse=not c.scan, static_argnums=(4,)) if c.remat else Block
+        if c.scan:
+            scanned = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+                length=c.depth,
+            )
+            return scanned(c, name="blocks")(x, mask, positions, train)[0]
+        for index in range(c.depth):
+            x, _ = block(c, name=f"block_{index}")(x, mask, positions, train)
+        return x

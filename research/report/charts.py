@@ -1,0 +1,197 @@
+"""Line charts as geometry: scales, ticks and paths in Python, drawn by the template `chart.html`.
+
+A chart stretches to any width: paths live in a square of 1000 units that the page scales, labels are text placed by
+percentage. Values travel along with the paths, so that the page can show them under the pointer.
+"""
+
+import dataclasses
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from research.report import numbers
+
+Point = tuple[float, float]  # (step, value)
+SIZE = 1000  # units of the drawing, both ways
+POINTS = 400  # most points drawn of a line: about one a pixel
+TICKS = 5
+
+Style = Literal["line", "faint", "dots", "dashed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """A named line; `colour` numbers the palette of the page."""
+
+    name: str
+    points: Sequence[Point]
+    colour: int = 0
+    style: Style = "line"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """Maps values to the height of a chart, linearly or by their logarithm."""
+
+    low: float
+    high: float
+    logarithmic: bool = False
+
+    def fraction(self, value: float) -> float:
+        """Returns 0 at `low` and 1 at `high`."""
+        if self.logarithmic:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[float]:
+        """Returns round values within the scale, about five."""
+        if self.logarithmic:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            for digits in ((1, 2, 5), (1,)):
+                values = [digit * 10.0**power for power in decades for digit in digits]
+                inside = [value for value in values if self.low <= value <= self.high]
+                if 3 <= len(inside) <= TICKS + 3:
+                    return inside
+            if len(inside) >= 3:
+                return inside[:: math.ceil(len(inside) / TICKS)]
+        return _round_values(self.low, self.high)
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A chart drawn on one scale: SVG paths, and labels with their places in per cent."""
+
+    name: str
+    scale: Scale
+    paths: tuple[tuple[str, str], ...]
+    """(CSS classes, path); one or two of each series"""
+    x_ticks: tuple[tuple[float, str], ...]
+    y_ticks: tuple[tuple[float, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """What the template draws: the view on each scale, the first one shown, and the values under the pointer."""
+
+    title: str
+    unit: str
+    series: tuple[Series, ...]
+    views: tuple[View, ...]
+    steps: float
+    large: bool = False
+
+    @property
+    def identity(self) -> str:
+        """A name that the parts of the chart share in the page."""
+        return "-".join(self.title.lower().split())
+
+    @property
+    def values(self) -> str:
+        """The points of every series as JSON."""
+        table = [
+            {"name": series.name, "colour": series.colour, "points": [[x, float(f"{y:.5g}")] for x, y in series.points]}
+            for series in self.series
+        ]
+        return json.dumps({"steps": self.steps, "series": table}, separators=(",", ":"))
+
+    @property
+    def description(self) -> str:
+        """The chart in words, for those who cannot see it."""
+        ends = [
+            f"{series.name} from {numbers.metric(series.points[0][1])} to {numbers.metric(series.points[-1][1])}"
+            for series in self.series
+        ]
+        return f"{self.title} over {numbers.compact(self.steps)} steps: " + ", ".join(ends)
+
+
+def line_chart(
+    title: str, series: Sequence[Series], *, unit: str = "", from_zero: bool = False, logarithm: bool = False, large: bool = False
+) -> Chart | None:
+    """Lays out a chart of values over steps; None where no series has a finite value.
+
+
+    Args:
+        title: what is shown.
+        series: lines in the order of drawing; points in the order of steps.
+        unit: of the values.
+        from_zero: whether the scale includes zero.
+        logarithm: whether positive values get a logarithmic view too, which comes first where they span a factor of 30.
+        large: whether the chart takes the full width of the page.
+    """
+    finite = [dataclasses.replace(line, points=decimate(_finite(line.points))) for line in series]
+    kept = tuple(line for line in finite if line.points)
+    if not kept:
+        return None
+    values = [value for line in kept for _, value in line.points]
+    steps = max(step for line in kept for step, _ in line.points) or 1
+    low, high = min(values), max(values)
+    scales = {"linear": Scale(*_padded(min(low, 0) if from_zero else low, high, from_zero))}
+    if logarithm and 0 < low < high:
+        room = (high / low) ** 0.04
+        scales["log"] = Scale(low / room, high * room, logarithmic=True)
+    names = ["log", "linear"] if "log" in scales and high / low > 30 else list(scales)
+    views = tuple(_view(name, scales[name], kept, steps) for name in names)
+    return Chart(title, unit, kept, views, steps, large)
+
+
+def decimate(points: Sequence[Point], most: int = POINTS) -> list[Point]:
+    """Thins a line to about `most` points that look the same: of each stretch the lowest and the highest stay."""
+    if len(points) <= most:
+        return list(points)
+    size = math.ceil(2 * len(points) / most)
+    kept = {0, len(points) - 1}
+    for start in range(0, len(points), size):
+        stretch = range(start, min(start + size, len(points)))
+        kept |= {min(stretch, key=lambda i: points[i][1]), max(stretch, key=lambda i: points[i][1])}
+    return [points[index] for index in sorted(kept)]
+
+
+def smooth(points: Sequence[Point]) -> list[Point]:
+    """Averages a noisy line over a twentieth of its length, centred, so that the average does not lag behind it."""
+    values = [value for _, value in points]
+    reach = len(points) // 40
+    result = []
+    for index, (step, _) in enumerate(points):
+        room = min(reach, index, len(points) - 1 - index)
+        result.append((step, statistics.fmean(values[index - room : index + room + 1])))
+    return result
+
+
+def _finite(points: Sequence[Point]) -> list[Point]:
+    return [(step, value) for step, value in points if math.isfinite(value)]
+
+
+def _padded(low: float, high: float, from_zero: bool) -> tuple[float, float]:
+    margin = 0.04 * (high - low) or 0.5 * abs(high) or 1.0
+    return (low if from_zero and low == 0 else low - margin), high + margin
+
+
+def _view(name: str, scale: Scale, series: Sequence[Series], steps: float) -> View:
+    return View(
+        name=name,
+        scale=scale,
+        paths=tuple(path for line in series for path in _paths(line, scale, steps)),
+        x_ticks=tuple((100 * tick / steps, numbers.compact(tick)) for tick in _round_values(0, steps)),
+        y_ticks=tuple((100 * (1 - scale.fraction(tick)), numbers.compact(tick)) for tick in scale.ticks()),
+    )
+
+
+def _paths(line: Series, scale: Scale, steps: float) -> Iterator[tuple[str, str]]:
+    places = [f"{SIZE * step / steps:.1f} {SIZE * (1 - scale.fraction(value)):.1f}" for step, value in line.points]
+    colour = f"colour-{line.colour}"
+    if len(places) > 1:
+        yield f"{line.style} {colour}", "M" + "L".join(places)
+    if len(places) == 1 or line.style == "dots":
+        # A line of no length has round ends: a dot that keeps its shape while the drawing is stretched.
+        yield f"points {colour}", "".join(f"M{place}h0" for place in places)
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """Returns multiples of 1, 2, 2.5 or 5 times a power of ten from `low` to `high`."""
+    power = 10.0 ** math.floor(math.log10((high - low) / TICKS))
+    width = next(factor * power for factor in (1, 2, 2.5, 5, 10) if (high - low) / (factor * power) <= TICKS)
+    return [
+        float(f"{index * width:.12g}") for index in range(math.ceil(low / width - 1e-9), math.floor(high / width + 1e-9) + 1)
+    ]

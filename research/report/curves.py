@@ -1,0 +1,94 @@
+"""From the lines of `metrics.jsonl` to charts: the curves of one run, or those of several runs together.
+
+Entries are those of the training loop: "train", "evaluation" and "sample", each with its step.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from research.report.charts import Chart, Point, Series, Style, line_chart, smooth
+
+Entry = Mapping[str, Any]
+NOISY = 60  # training entries from which a smoothed line is worth drawing
+
+
+def points(entries: Sequence[Entry], kind: str, metric: str, split: str | None = None) -> list[Point]:
+    """Returns the (step, value) pairs of a metric in training entries, or in the evaluations of a split."""
+    return [
+        (entry["step"], float(entry[metric]))
+        for entry in entries
+        if entry["kind"] == kind and entry.get("name") == split and isinstance(entry.get(metric), int | float)
+    ]
+
+
+def splits_of(entries: Sequence[Entry]) -> list[str]:
+    """Returns the names of the evaluated splits, in order of appearance."""
+    return list(dict.fromkeys(entry["name"] for entry in entries if entry["kind"] == "evaluation"))
+
+
+def rate_unit(entries: Sequence[Entry]) -> str:
+    """Returns the unit of the throughput: "tokens per second" or "examples per second"."""
+    return next((f"{entry['unit']} per second" for entry in entries if "unit" in entry), "per second")
+
+
+def run_charts(entries: Sequence[Entry], baseline: tuple[str, float] | None = None) -> list[Chart]:
+    """Returns the charts of a run; those without values are left out.
+
+    Args:
+        entries: the lines of `metrics.jsonl`.
+        baseline: name and loss of the best baseline, drawn into the loss chart.
+    """
+    loss = _training_and_evaluation(entries, "loss")
+    if baseline is not None and loss:
+        last = max(step for line in loss for step, _ in line.points)
+        loss.append(Series(f"{baseline[0]} baseline", [(0, baseline[1]), (last, baseline[1])], 7, "dashed"))
+    charts = [
+        line_chart("Loss", loss, logarithm=True, large=True),
+        line_chart("Accuracy", _training_and_evaluation(entries, "accuracy")),
+        line_chart("Learning rate", [Series("learning rate", points(entries, "train", "learning_rate"), 2)], from_zero=True),
+        line_chart("Gradient norm", _noisy("each step", points(entries, "train", "gradient_norm"), 3), logarithm=True),
+        line_chart(
+            "Throughput",
+            [Series(rate_unit(entries), points(entries, "train", "rate"), 4)],
+            unit=rate_unit(entries),
+            from_zero=True,
+        ),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def comparison_charts(runs: Mapping[str, Sequence[Entry]]) -> list[Chart]:
+    """Returns charts in which every run, by its label, is one line."""
+    splits = dict.fromkeys(split for entries in runs.values() for split in splits_of(entries))
+
+    def chart(title: str, kind: str, metric: str, split: str | None = None, **options: Any) -> Chart | None:
+        style: Style = "dots" if kind == "evaluation" else "line"
+        lines = {label: points(entries, kind, metric, split) for label, entries in runs.items()}
+        if kind == "train" and metric in ("loss", "accuracy", "gradient_norm"):
+            lines = {label: smooth(line) for label, line in lines.items()}
+        series = [Series(label, line, colour, style) for colour, (label, line) in enumerate(lines.items())]
+        return line_chart(title, series, **options)
+
+    charts = [
+        *(chart(f"Loss on the {split} split", "evaluation", "loss", split, logarithm=True, large=True) for split in splits),
+        chart("Training loss", "train", "loss", logarithm=True, large=True),
+        *(chart(f"Accuracy on the {split} split", "evaluation", "accuracy", split) for split in splits),
+        chart("Learning rate", "train", "learning_rate", from_zero=True),
+        chart("Gradient norm", "train", "gradient_norm", logarithm=True),
+        chart("Throughput", "train", "rate", from_zero=True, unit=rate_unit(next(iter(runs.values()), []))),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def _training_and_evaluation(entries: Sequence[Entry], metric: str) -> list[Series]:
+    evaluated = [
+        Series(split, points(entries, "evaluation", metric, split), colour, "dots")
+        for colour, split in enumerate(splits_of(entries), start=1)
+    ]
+    return [line for line in [*_noisy("training", points(entries, "train", metric), 0), *evaluated] if line.points]
+
+
+def _noisy(name: str, line: list[Point], colour: int) -> list[Series]:
+    if len(line) < NOISY:
+        return [Series(name, line, colour)]
+    return [Series(name, line, colour, "faint"), Series("smoothed", smooth(line), colour)]

@@ -1,0 +1,193 @@
+"""What the record of a run says, in the words and tables of its report: what it is, how it ended, what it ran on."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from research.core.configs import flatten_config
+from research.report import numbers
+
+Record = Mapping[str, Any]
+Entry = Mapping[str, Any]
+Rows = list[tuple[str, str]]
+
+# The parts of a data summary that have a place of their own in the report.
+PLACED = ("name", "source", "licence", "description", "cleaning", "splits", "class_names")
+
+
+def type_of(record: Record, part: str) -> str:
+    """Returns the name of the type of a part of the configuration ("model", "task", "data")."""
+    value = record.get("config", {}).get(part)
+    return str(value.get("type", "")).rpartition(".")[2] if isinstance(value, Mapping) else ""
+
+
+def task_of(record: Record) -> str:
+    """Returns the task in words: "language modelling"."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", type_of(record, "task")).lower()
+
+
+def data_name(record: Record) -> str:
+    """Returns the name of the data set."""
+    return str(record.get("data", {}).get("name") or type_of(record, "data") or "unnamed data")
+
+
+def sentence(record: Record) -> str:
+    """Says in one sentence what was trained on what."""
+    model, parameters = type_of(record, "model") or "model", record.get("model", {}).get("parameters")
+    size = f" with {parameters:,} parameters" if parameters else ""
+    config = record.get("config", {})
+    steps = config.get("steps")
+    length = f", {steps:,} steps of {config.get('batch_size')} examples" if isinstance(steps, int) else ""
+    return f"{task_of(record).capitalize() or 'Training'}: {model}{size}, on {data_name(record)}{length}."
+
+
+def state(record: Record, entries: Sequence[Entry]) -> tuple[str, str]:
+    """Returns the status of a run, and a sentence on how far an unfinished one got ("" for a finished one)."""
+    status = str(record.get("status", "unknown"))
+    if status == "finished":
+        return status, ""
+    step, steps = max((entry["step"] for entry in entries), default=0), record.get("config", {}).get("steps")
+    reached = f"step {step:,} of {steps:,}" if isinstance(steps, int) else f"step {step:,}"
+    match status:
+        case "failed":
+            return status, f"This run failed after {reached}: {record.get('error', 'no error was recorded')}"
+        case "interrupted":
+            command = str(record.get("command", ""))
+            again = command if "--resume" in command.split() else f"{command} --resume"
+            return status, f"This run was interrupted at {reached}. To continue it: {again}"
+        case _:
+            return status, f"This run was at {reached} when this page was written, or was killed there."
+
+
+def seconds(record: Record) -> float | None:
+    """Returns the time a run worked, without the pauses before it was resumed; None where it is not known."""
+    stages = record.get("stages", {})
+    if "train" not in stages:
+        return None
+    return sum(value for name, value in stages.items() if name != "first_step")
+
+
+def headline_rows(record: Record) -> Rows:
+    """Returns the facts under the headline."""
+    environment, config = record.get("environment", {}), record.get("config", {})
+    devices = environment.get("devices", {})
+    length, wait = seconds(record), record.get("wait_share")
+    candidates = [
+        ("duration", None if length is None else numbers.duration(length)),
+        ("started, UTC", str(record.get("started, UTC", ""))[:16].replace("T", " ")),
+        ("seed", config.get("seed")),
+        ("parameters", _count(record.get("model", {}).get("parameters"))),
+        ("steps", _count(config.get("steps"))),
+        ("device", f"{devices['count']} × {devices['kind']}" if devices else None),
+        ("waited for data", None if wait is None else f"{numbers.share(wait)} of the time"),
+    ]
+    return [(name, str(value)) for name, value in candidates if value not in (None, "")]
+
+
+def _count(value: Any) -> str | None:
+    return f"{value:,}" if isinstance(value, int) else None
+
+
+def stage_rows(record: Record) -> list[tuple[str, str, float]]:
+    """Returns (stage, duration, share of the longest) of every stage."""
+    names = {"train": "training", "first_step": "of it, to the first step"}
+    order = {"data": 0, "assembly": 1, "train": 2, "first_step": 3}
+    stages = sorted(record.get("stages", {}).items(), key=lambda stage: order.get(stage[0], 9))
+    longest = max((value for _, value in stages), default=0) or 1
+    return [(names.get(name, name), numbers.duration(value), value / longest) for name, value in stages]
+
+
+def config_groups(config: Mapping[str, Any]) -> list[tuple[str, str, Rows]]:
+    """Returns (title, type, [(field, value)]) of the experiment itself and of each of its parts."""
+    parts = {name: value for name, value in config.items() if isinstance(value, Mapping) or _holds_mappings(value)}
+    own = {name: value for name, value in config.items() if name not in parts and name != "type"}
+    groups = [("experiment", "", table(own))]
+    for name, value in parts.items():
+        kind = value.get("type", "") if isinstance(value, Mapping) else ""
+        fields = {field: item for field, item in flatten_config(value) if field.rpartition(".")[2] != "type"}
+        groups.append((name, kind.rpartition(".")[2], table(fields)))
+    return [group for group in groups if group[1] or group[2]]
+
+
+def _holds_mappings(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
+
+
+def environment_rows(record: Record) -> Rows:
+    """Returns what the numbers may depend on, the commit of the code first."""
+    git = record.get("git")
+    commit = "not in a git repository" if not git else git["commit"] + (", with uncommitted changes" * git["dirty"])
+    return [("commit", commit), *table(record.get("environment", {}))]
+
+
+def table(value: Mapping[str, Any]) -> Rows:
+    """Returns (dotted field, value as text) of nested JSON values."""
+    return [(field, text(item)) for field, item in flatten_config(value)]
+
+
+def text(value: Any) -> str:
+    """Returns a JSON value as text, strings without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def data_rows(record: Record) -> Rows:
+    """Returns the facts of the data that have no table of their own: tokenizer, digests, and what else was noted."""
+    return table({name: value for name, value in record.get("data", {}).items() if name not in PLACED})
+
+
+def split_table(record: Record) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Returns the columns and the rows (split, values) of the table of splits."""
+    splits = record.get("data", {}).get("splits", {})
+    columns = list(dict.fromkeys(name for facts in splits.values() for name in facts))
+
+    def cell(name: str, value: Any) -> str:
+        if isinstance(value, float) and name == "share":
+            return numbers.share(value)
+        return numbers.metric(value) if isinstance(value, int | float) else ("–" if value is None else text(value))
+
+    return columns, [(split, [cell(name, facts.get(name)) for name in columns]) for split, facts in splits.items()]
+
+
+def layer_rows(record: Record) -> list[tuple[str, str, str, float, float]]:
+    """Returns (path, parameters, FLOPs, share of the parameters, share of the FLOPs) of each layer."""
+    layers = record.get("model", {}).get("layers", [])
+    parameters = sum(row["parameters"] for row in layers) or 1
+    flops = sum(row["flops"] for row in layers) or 1
+    return [
+        (
+            row["path"],
+            f"{row['parameters']:,}",
+            numbers.compact(row["flops"]),
+            row["parameters"] / parameters,
+            row["flops"] / flops,
+        )
+        for row in layers
+    ]
+
+
+def layer_totals(record: Record) -> tuple[str, str]:
+    """Returns the totals of the table of layers."""
+    layers = record.get("model", {}).get("layers", [])
+    return f"{sum(row['parameters'] for row in layers):,}", numbers.compact(sum(row["flops"] for row in layers))
+
+
+def samples(entries: Sequence[Entry], most: int = 8) -> list[tuple[str, str]]:
+    """Returns (step, text) of up to `most` samples, evenly spread, the last one always among them."""
+    found = [(f"{entry['step']:,}", str(entry["text"])) for entry in entries if entry["kind"] == "sample"]
+    if len(found) <= most:
+        return found
+    return [found[round(index * (len(found) - 1) / (most - 1))] for index in range(most)]
+
+
+def event_rows(record: Record) -> list[tuple[str, str, str]]:
+    """Returns (time, step, message) of events and resumes, in order of time."""
+    resumes = [{**resume, "message": "resumed from this step's checkpoint"} for resume in record.get("resumes", [])]
+    events = sorted([*record.get("events", []), *resumes], key=lambda event: str(event.get("time", "")))
+    return [(str(event.get("time", "")), f"{event['step']:,}", event["message"]) for event in events]
+
+
+def place(run: Path) -> str:
+    """Returns the run directory as commands name it: NAME/ID and the folder it is in."""
+    return "/".join(run.resolve().parts[-3:])

@@ -1,0 +1,63 @@
+"""The model card of a run, `MODEL_CARD.md`: Hugging Face's front matter, then what a stranger must know, from the record.
+
+The sections are those of Mitchell et al., "Model Cards for Model Reporting" (2019), as far as a record can fill them.
+"""
+
+import json
+from pathlib import Path
+
+from research.core.run_directory import METRICS, read_lines, read_record
+from research.report import facts, results
+from research.report.page import render
+
+TASKS = {
+    "language modelling": ("text-generation", "continue text, one token at a time"),
+    "classification": ("", "choose one of the classes for an example"),
+    "binary classification": ("", "say yes or no for an example"),
+    "regression": ("", "predict numbers from an example"),
+}
+
+
+def model_card(run: Path) -> str:
+    """Returns the card as Markdown; raises UserError where the record cannot be read."""
+    record, entries = read_record(run), list(read_lines(run / METRICS))
+    found, step = results.results_of(record, entries)
+    tag, ability = TASKS.get(facts.task_of(record), ("", "do what its training data show"))
+    tables = [
+        (
+            split,
+            ["this run", *record.get("baselines", {}).get(split, {})],
+            results.rows([values, *record.get("baselines", {}).get(split, {}).values()]),
+        )
+        for split, values in found.items()
+    ]
+    return render(
+        "model_card.md",
+        record=record,
+        run=facts.place(run),
+        sentence=facts.sentence(record),
+        notice=facts.state(record, entries)[1],
+        step=step,
+        tag=tag,
+        ability=ability,
+        data=record.get("data", {}),
+        data_name=facts.data_name(record),
+        splits=facts.split_table(record),
+        tables=tables,
+        found={split: results.scalars(values) for split, values in found.items()},
+        units={split: results.loss_unit(record, values).removeprefix(", ") for split, values in found.items()},
+        headline_rows=facts.headline_rows(record),
+        environment=facts.environment_rows(record),
+        quote=quote,
+        cell=cell,
+    )
+
+
+def quote(value: object) -> str:
+    """Returns a value as YAML, for which JSON will do."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def cell(value: object) -> str:
+    """Returns text that stays in its line and in its cell of a Markdown table."""
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -1,0 +1,88 @@
+"""A grid of pictures with right and wrong predictions: chosen at the end of an image run, shown by the report.
+
+`write_predictions` leaves `predictions.json` in the run directory, which holds the pictures themselves as PNG, so that
+the report needs neither the data nor the model.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image
+
+from research.core.run_directory import write_atomic
+
+PREDICTIONS = "predictions.json"
+COUNT = 20  # pictures of each kind
+
+
+def write_predictions(
+    run: Path,
+    images: UInt8[np.ndarray, "batch height breadth channels"],
+    labels: Integer[np.ndarray, " batch"],
+    predicted: Integer[np.ndarray, " batch"],
+    class_names: Sequence[str],
+    split: str,
+) -> None:
+    """Writes the first pictures predicted wrongly and the first predicted rightly, spread over the classes.
+
+    Args:
+        run: the run directory.
+        images: with one channel (grey) or three (red, green, blue).
+        labels: true classes.
+        predicted: predicted classes.
+        class_names: names by class number; empty for the numbers.
+        split: the split they are from.
+    """
+    write_atomic(run / PREDICTIONS, json.dumps({"split": split, **prediction_grid(images, labels, predicted, class_names)}))
+
+
+def prediction_grid(
+    images: UInt8[np.ndarray, "batch height breadth channels"],
+    labels: Integer[np.ndarray, " batch"],
+    predicted: Integer[np.ndarray, " batch"],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """Returns {"examples", "wrong_total", "wrong": [...], "right": [...]}; a picture is {"png", "label", "predicted"}."""
+    wrong = labels != predicted
+
+    def name(index: int) -> str:
+        return str(class_names[index]) if index < len(class_names) else str(index)
+
+    def pictures(chosen: Sequence[int]) -> list[dict[str, str]]:
+        return [
+            {"png": png(images[index]), "label": name(labels[index]), "predicted": name(predicted[index])}
+            for index in chosen
+        ]
+
+    return {
+        "examples": len(labels),
+        "wrong_total": int(wrong.sum()),
+        "wrong": pictures(_spread(labels, np.flatnonzero(wrong))),
+        "right": pictures(_spread(labels, np.flatnonzero(~wrong))),
+    }
+
+
+def png(image: UInt8[np.ndarray, "height breadth channels"]) -> str:
+    """Returns a picture as PNG in base 64."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, format="PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _spread(
+    labels: Integer[np.ndarray, " batch"], indices: Integer[np.ndarray, " chosen"]
+) -> list[int]:
+    """Returns up to COUNT of the indices, taking one of each true class in turn."""
+    turns: dict[int, int] = {}
+    order = []
+    for index in indices.tolist():
+        label = int(labels[index])
+        turns[label] = turns.get(label, 0) + 1
+        order.append((turns[label], label, index))
+    return [index for _, _, index in sorted(order)[:COUNT]]

@@ -1,0 +1,63 @@
+"use strict";
+// Values under the pointer: the nearest point of every line of a chart.
+for (const figure of document.querySelectorAll("figure[data-values]")) {
+  const { steps, series } = JSON.parse(figure.dataset.values);
+  for (const plot of figure.querySelectorAll(".plot")) {
+    const low = Number(plot.dataset.low), high = Number(plot.dataset.high), log = plot.dataset.log === "true";
+    const height = (y) => log ? Math.log(y / low) / Math.log(high / low) : (y - low) / (high - low);
+    const add = (kind, colour) => {
+      const element = document.createElement("div");
+      element.className = colour === undefined ? kind : `${kind} colour-${colour}`;
+      plot.append(element);
+      return element;
+    };
+    const clear = () => plot.querySelectorAll(".rule, .mark, .tip").forEach((element) => element.remove());
+    const nearest = (points, x) => {
+      let left = 0, right = points.length - 1;
+      while (right - left > 1) {
+        const middle = (left + right) >> 1;
+        if (points[middle][0] < x) left = middle; else right = middle;
+      }
+      return x - points[left][0] < points[right][0] - x ? points[left] : points[right];
+    };
+    const show = (event) => {
+      clear();
+      const box = plot.getBoundingClientRect();
+      const pointer = Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)) * steps;
+      const longest = series.reduce((a, b) => b.points.length > a.points.length ? b : a);
+      const step = nearest(longest.points, pointer)[0];
+      add("rule").style.left = `${100 * step / steps}%`;
+      const tip = add("tip");
+      const line = (name, value) => {
+        const row = document.createElement("div"), bold = document.createElement("b");
+        bold.textContent = value;
+        row.append(name, bold);
+        tip.append(row);
+      };
+      line("step", step.toLocaleString("en"));
+      for (const { name, colour, points } of series) {
+        const [x, y] = nearest(points, step);
+        const mark = add("mark", colour);
+        mark.style.left = `${100 * x / steps}%`;
+        mark.style.top = `${100 * (1 - height(y))}%`;
+        line(name, y.toLocaleString("en", { maximumSignificantDigits: 5 }));
+      }
+      if (step > steps / 2) tip.style.right = `${100 * (1 - step / steps) + 2}%`; else tip.style.left = `${100 * step / steps + 2}%`;
+    };
+    plot.addEventListener("pointerdown", show);
+    plot.addEventListener("pointermove", show);
+    plot.addEventListener("pointerleave", clear);
+  }
+}
+for (const button of document.querySelectorAll("button[data-copy]")) {
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(button.previousElementSibling);
+      button.textContent = "Selected";
+    }
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  });
+}

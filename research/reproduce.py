@@ -1,0 +1,69 @@
+"""Runs a recorded run again and compares, to the bit: `python -m research.reproduce RUN`.
+
+The recorded configuration is trained again, in the recorded thread-pool size, and the hash chains of the steps and
+the final parameters are compared: `identical`, or the first step that differs and what differs in the environment.
+"""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from research.core import backend, command_line, configs
+from research.core.errors import UserError
+from research.core.run_directory import CHAIN, find, read_lines, read_record
+from research.train.chain import first_difference
+from research.train.run import train
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to reproduce."""
+
+    run: Annotated[str, tyro.conf.Positional]
+    """a run directory, or 'latest'"""
+    runs: Path = Path("runs")
+    """where the new run goes"""
+
+
+def main() -> None:
+    options = command_line.parse(Options, description=__doc__ or "")
+    folder = find(options.run, options.runs)
+    record = read_record(folder)
+    if record["status"] != "finished":
+        raise UserError(f"{folder} is {record['status']}, not finished: finish it with --resume first.")
+    _use_thread_pool(record["environment"]["thread_pool"])
+    again = train(configs.from_json(record["config"]), name=record["name"], root=options.runs)
+    if again.record["status"] != "finished":
+        raise UserError(
+            f"The second run stopped at step {int(again.state.step)}; resume it, then use research.compare."
+        )
+    difference = first_difference(list(read_lines(folder / CHAIN)), list(read_lines(again.folder / CHAIN)))
+    if difference is None and again.record["params_sha256"] == record["params_sha256"]:
+        print(f"identical: {again.record['params_sha256']} ({folder} and {again.folder})")
+        return
+    step, parts = difference or (int(again.state.step), ["params"])
+    print(f"different from step {step} on, first in: {', '.join(parts)} ({folder} and {again.folder})")
+    for name, (old, new) in environment_differences(record, dict(again.record)).items():
+        print(f"  {name}: {old} then, {new} now")
+    sys.exit(1)
+
+
+def environment_differences(left: dict[str, Any], right: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns {name: (left, right)} of what differs in the environments and the code of two records."""
+    parts = ("environment", "git")
+    return configs.differences({part: left[part] for part in parts}, {part: right[part] for part in parts})
+
+
+def _use_thread_pool(size: int) -> None:
+    """Starts this program again with the recorded thread-pool size, on which the bits depend, if it is another."""
+    if backend.thread_pool_size() != size:
+        arguments = [sys.executable, "-m", "research.reproduce", *sys.argv[1:]]
+        os.execve(sys.executable, arguments, {**os.environ, "NPROC": str(size)})
+
+
+if __name__ == "__main__":
+    command_line.run(main)

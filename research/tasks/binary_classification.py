@@ -1,0 +1,40 @@
+"""Binary classification: one logit an example, with binary cross entropy."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from research.core.shapes import Batch, Params
+from research.data.dataset import Data
+from research.tasks.supervised import as_means, example_inputs, in_parameter_type, masked_mean, standardise
+from research.tasks.task import Loss, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class BinaryClassification:
+    """Binary cross entropy with logits, in nats; batches hold `labels` [batch], 0 or 1."""
+
+    def build(self, model: Any, data: Data) -> Task:
+        """Builds the task for a model configuration, which gets one output, and its data."""
+        functions = model.build(1)
+
+        def init(key: Key[Array, ""]) -> Params:
+            return functions.init(key, example_inputs(data))
+
+        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
+            inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
+            outputs, statistics = functions.apply(params, inputs, train=train, key=key)
+            logits = outputs[:, 0].astype(jnp.float32)
+            labels = batch["labels"]
+            mean = masked_mean(optax.sigmoid_binary_cross_entropy(logits, labels), batch["mask"])
+            metrics = {"accuracy": masked_mean((logits > 0) == (labels == 1), batch["mask"])}
+            return Loss(mean.sum, mean.weight, metrics, as_means(statistics))
+
+        def predict(params: Params, batch: Batch) -> dict[str, Float[Array, "batch"]]:
+            inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
+            return {"logits": functions.apply(params, inputs)[0][:, 0].astype(jnp.float32)}
+
+        return Task(init, loss, predict)

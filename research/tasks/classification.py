@@ -1,0 +1,54 @@
+"""Classification: one of several classes an example, with softmax cross entropy, label smoothing and augmentation."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from research.core.shapes import Batch, Params
+from research.data.augmentation import Augmentation
+from research.data.dataset import Data
+from research.tasks.supervised import as_means, example_inputs, in_parameter_type, masked_mean, standardise
+from research.tasks.task import Loss, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """Softmax cross entropy, in nats; batches hold `labels` [batch], class numbers.
+
+    Smoothing and augmentation belong to training: otherwise the loss is the plain one.
+    """
+
+    label_smoothing: float = 0.0
+    """share of each label's mass spread evenly over all classes (Szegedy et al. 2016)"""
+    augmentation: Augmentation = Augmentation()
+    """random changes of the training images, made on the device"""
+
+    def build(self, model: Any, data: Data) -> Task:
+        """Builds the task for a model configuration and its data."""
+        functions = model.build(data.outputs)
+
+        def init(key: Key[Array, ""]) -> Params:
+            return functions.init(key, example_inputs(data))
+
+        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
+            inputs, labels = jnp.asarray(batch["inputs"]), jax.nn.one_hot(batch["labels"], data.outputs)
+            if train:
+                key, augment = jax.random.split(key)
+                inputs, labels = self.augmentation.apply(augment, inputs, labels)
+                labels = optax.smooth_labels(labels, self.label_smoothing)
+            inputs = in_parameter_type(params, standardise(data, inputs))
+            outputs, statistics = functions.apply(params, inputs, train=train, key=key)
+            logits = outputs.astype(jnp.float32)
+            mean = masked_mean(optax.softmax_cross_entropy(logits, labels), batch["mask"])
+            metrics = {"accuracy": masked_mean(logits.argmax(-1) == labels.argmax(-1), batch["mask"])}
+            return Loss(mean.sum, mean.weight, metrics, as_means(statistics))
+
+        def predict(params: Params, batch: Batch) -> dict[str, Float[Array, "batch classes"]]:
+            inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
+            return {"logits": functions.apply(params, inputs)[0].astype(jnp.float32)}
+
+        return Task(init, loss, predict)

@@ -1,0 +1,51 @@
+"""What the tasks with one label or target an example share: prepared inputs, masked means, statistics.
+
+Regression, binary classification and classification each put their own loss on top.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Num
+
+from research.core.shapes import Params, Tree
+from research.data.dataset import Data
+from research.tasks.task import Mean
+
+
+def standardise(
+    data: Data, inputs: Num[Array, "batch ..."] | Num[np.ndarray, "batch ..."]
+) -> Float[Array, "batch ..."]:
+    """Returns (inputs - mean) / deviation in float32, by the last axis; inputs as they are where data gives neither.
+
+    `data.summary["standardisation"]` holds "mean" and "deviation", one number a channel or column, in the units of
+    the inputs (0 to 255 for pixels). A column that never varies is only shifted.
+    """
+    x = jnp.asarray(inputs).astype(jnp.float32)
+    if "standardisation" not in data.summary:
+        return x
+    values = data.summary["standardisation"]
+    mean, deviation = (np.asarray(values[name], np.float32) for name in ("mean", "deviation"))
+    return (x - mean) / np.where(deviation > 0, deviation, 1)
+
+
+def example_inputs(data: Data) -> Float[Array, "1 ..."]:
+    """Returns the first training example as a batch of one, from which a model learns its input shape."""
+    return standardise(data, data.splits["train"][0]["inputs"][None])
+
+
+def in_parameter_type(params: Params, inputs: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+    """Casts inputs to the parameters' type, which the precision policy has set for the forward pass."""
+    return inputs.astype(jax.tree.leaves(params)[0].dtype)
+
+
+def masked_mean(
+    values: Float[Array, "batch"] | Bool[Array, "batch"], mask: Float[Array, "batch"] | Float[np.ndarray, "batch"]
+) -> Mean:
+    """Returns the mean over a batch's real examples, not divided yet; `mask` is 0 for padding."""
+    return Mean((values * mask).sum(), jnp.asarray(mask.sum()))
+
+
+def as_means(statistics: Tree) -> Tree:
+    """Turns a model's sown (sum, weight) pairs into `Mean`s."""
+    return jax.tree.map(lambda pair: Mean(*pair), statistics, is_leaf=lambda node: isinstance(node, tuple))

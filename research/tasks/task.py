@@ -1,0 +1,54 @@
+"""A task: what a model is asked to do, as three pure functions.
+
+`loss` returns sums and weights, never means, so that accumulation over micro-batches, sharding and padding stay
+exact. The training loop knows nothing but this; new ideas vary the task, not the loop.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Array, Float
+
+from research.core.shapes import Tree
+from research.data.dataset import Data
+
+
+class Mean(NamedTuple):
+    """A mean that is not divided yet: add the sums, add the weights, divide once."""
+
+    sum: Float[Array, "*any"]
+    weight: Float[Array, ""]
+
+
+class Loss(NamedTuple):
+    """What a batch contributes: loss sum and weight, further means to log, and model statistics.
+
+    `statistics` holds a `Mean` at the path of each parameter that is a running average of activations
+    (batch normalisation); it is empty for most models.
+    """
+
+    sum: Float[Array, ""]
+    weight: Float[Array, ""]
+    metrics: Mapping[str, Mean] = {}
+    statistics: Tree = {}
+
+
+class Task(NamedTuple):
+    """`init(key) -> params`; `loss(params, batch, key, train) -> Loss`; `predict(params, batch) -> predictions`.
+
+    `predict` returns a dictionary of arrays with a leading batch axis ("logits", ...), the input of evaluators.
+    `sample(params, key)`, where the task can generate, returns something a person can look at.
+    """
+
+    init: Any
+    loss: Any
+    predict: Any
+    sample: Any = None
+
+
+class TaskConfig(Protocol):
+    """A frozen dataclass of a task's options."""
+
+    def build(self, model: Any, data: Data) -> Task:
+        """Builds the task for a model configuration and the data it learns from."""
+        ...

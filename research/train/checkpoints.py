@@ -1,0 +1,177 @@
+"""Checkpoints: the one file that knows orbax. Asynchronous, atomic, verified, and pruned to the last and the best.
+
+Orbax does not checksum array data, so beside each `checkpoints/STEP/` stands `STEP.json`, written once the save is
+complete: the SHA-256 of every file. A checkpoint without it, or with a byte changed, is passed over with a message.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as orbax
+
+from research.core import trees
+from research.core.errors import UserError
+from research.core.run_directory import write_atomic
+
+
+class Saver:
+    """Saves states in the background, one at a time, and keeps the `keep_last` newest and the best.
+
+    The best is the one with the lowest `score` among those saved; a failed save is reported and harms no other.
+    """
+
+    def __init__(self, folder: Path, *, keep_last: int, report: Callable[[str], None]):
+        self.folder = folder.absolute()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.keep_last = keep_last
+        self.report = report
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save(self, step: int, state: Any, facts: Mapping[str, Any]) -> None:
+        """Starts saving; returns once the state is copied, so that the next step may overwrite it.
+
+        Args:
+            step: completed steps.
+            state: a pytree of arrays.
+            facts: JSON values kept beside it; `score` (lower is better, or None) decides which is the best.
+        """
+        self.wait()
+        path = self.folder / f"{step:08d}"
+        _remove(path)
+        try:
+            response = orbax.save_async(path, state)
+        except (OSError, ValueError) as error:
+            self.report(f"checkpoint of step {step} failed ({error}); training goes on")
+            return
+        self._pending = self._thread.submit(self._finish, response, path, {"step": step, **facts})
+
+    def wait(self) -> None:
+        """Waits for the save under way; reports it if it failed."""
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        error = pending.exception()
+        if error is not None:
+            self.report(f"a checkpoint could not be written ({error}); training goes on and will try again")
+
+    def _finish(self, response: Any, path: Path, facts: dict[str, Any]) -> None:
+        response.result()
+        write_atomic(_manifest_path(path), _canonical({**facts, "files": _file_digests(path)}))
+        self._prune()
+
+    def _prune(self) -> None:
+        manifests = {path: manifest for path in _checkpoint_paths(self.folder) if (manifest := _read_manifest(path))}
+        kept = set(sorted(manifests)[-self.keep_last :])
+        scored = [path for path in manifests if manifests[path].get("score") is not None]
+        if scored:
+            kept.add(min(scored, key=lambda path: manifests[path]["score"]))
+        for path in manifests.keys() - kept:
+            _remove(path)
+
+
+def newest_good(folder: Path, report: Callable[[str], None]) -> int | None:
+    """Returns the newest step whose files are all as they were written; reports every one passed over."""
+    for path in reversed(_checkpoint_paths(folder)):
+        problem = _problem(path)
+        if problem is None:
+            return int(path.name)
+        report(f"checkpoint of step {int(path.name)} is not used: {problem}")
+    return None
+
+
+def best(folder: Path) -> int | None:
+    """Returns the step of the best-scored checkpoint, if any has a score."""
+    scores = {path: (_read_manifest(path) or {}).get("score") for path in _checkpoint_paths(folder)}
+    scored = {path: score for path, score in scores.items() if score is not None}
+    return int(min(scored, key=lambda path: scored[path]).name) if scored else None
+
+
+def load(folder: Path, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+    """Loads a checkpoint into the shapes and shardings of `abstract`; returns (state, facts).
+
+    Raises:
+        UserError: the files are damaged, or they hold another model (names the first parameter that differs).
+    """
+    path = folder.absolute() / f"{step:08d}"
+    problem = _problem(path)
+    if problem is not None:
+        raise UserError(f"The checkpoint {path} cannot be used: {problem}; choose another step or train again.")
+    _check_same_model(path, abstract)
+    state = orbax.load(path, abstract)
+    manifest = _read_manifest(path)
+    return state, {} if manifest is None else manifest
+
+
+def _check_same_model(path: Path, abstract: Any) -> None:
+    saved = trees.flatten(orbax.metadata(path).metadata)
+    expected = trees.flatten(abstract)
+    for name in [*expected, *saved]:
+        found = tuple(saved[name].shape) if name in saved else None
+        wanted = tuple(expected[name].shape) if name in expected else None
+        if found != wanted:
+            raise UserError(
+                f"The checkpoint {path} is of another model: {name!r} is {_shape(found)} there and {_shape(wanted)} in "
+                "this configuration; use the configuration that the run was trained with."
+            )
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else f"of shape {list(shape)}"
+
+
+def _checkpoint_paths(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.absolute().glob("[0-9]*") if path.name.isdigit()) if folder.exists() else []
+
+
+def _manifest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _canonical(manifest: Mapping[str, Any]) -> str:
+    """The manifest as text that carries its own digest, so that a changed bit in it shows as well."""
+    body = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    return f"{body}\n{hashlib.sha256(body.encode()).hexdigest()}\n"
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        text = _manifest_path(path).read_text(encoding="utf-8")
+        manifest = json.loads(text.split("\n")[0])
+    except (OSError, ValueError):
+        return None
+    return manifest if text == _canonical(manifest) else None
+
+
+def _file_digests(path: Path) -> dict[str, str]:
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _problem(path: Path) -> str | None:
+    manifest = _read_manifest(path)
+    if manifest is None:
+        return f"{_manifest_path(path).name} is missing or damaged (a save that was cut off leaves none)"
+    found, right = _file_digests(path), manifest["files"]
+    for name in sorted(found.keys() | right.keys()):
+        if name not in found:
+            return f"its file {name} is missing"
+        if found[name] != right.get(name):
+            return f"its file {name} has changed since it was written"
+    return None
+
+
+def _remove(path: Path) -> None:
+    _manifest_path(path).unlink(missing_ok=True)  # first, so that a half-removed checkpoint never looks good
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def abstract_like(tree: Any, shardings: Any) -> Any:
+    """Returns the shapes, types and shardings that `load` restores into."""
+    return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), tree, shardings)

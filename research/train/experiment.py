@@ -1,0 +1,112 @@
+"""An experiment: one frozen dataclass that says everything a run does, composed of the parts' configurations.
+
+A module in `experiments/` defines one as `CONFIG`; a variant is `dataclasses.replace` of a parent. `assemble` builds
+the pure functions and the abstract state from it, the same for training, evaluation and reproduction.
+"""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from research.core.mesh import MeshConfig, check_batch
+from research.core.precision import ComputeType
+from research.core.streams import stream
+from research.data.dataset import Data
+from research.models.model import Model
+from research.tasks.task import Task
+from research.train.optimizers import Optimizer
+from research.train.schedules import Schedule
+from research.train.state import State, new_state, state_sharding
+from research.train.step import Step, make_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What to learn, from what, with what, how long, and how it is watched."""
+
+    data: Any
+    model: Any
+    task: Any
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    mesh: MeshConfig = MeshConfig()
+    evaluators: tuple[Any, ...] = ()
+    steps: int = 1000
+    batch_size: int = 32
+    """examples per step, over all devices and micro-batches"""
+    accumulate: int = 1
+    """micro-batches that a step's batch is cut into"""
+    compute: ComputeType = "float32"
+    """type of the forward and backward pass; parameters and sums stay float32"""
+    statistics_decay: float = 0.9
+    """decay of running statistics (batch normalisation) per step"""
+    seed: int = 0
+    log_every: int = 10
+    evaluate_every: int = 250
+    checkpoint_every: int = 250
+    digest_every: int = 250
+    """steps between digests of the parameters in the hash chain"""
+    sample_every: int = 0
+    """steps between samples of generated text (0: none)"""
+    keep_last: int = 2
+    """newest checkpoints kept; the best is kept besides"""
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """where metrics go besides metrics.jsonl"""
+
+
+class Assembly(NamedTuple):
+    """An experiment made executable."""
+
+    experiment: Experiment
+    data: Data
+    model: Model
+    task: Task
+    mesh: Mesh
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    step: Step
+    state: State
+    """abstract: shapes and types only"""
+    shardings: State
+
+    def initial_state(self) -> State:
+        """Returns the state before the first step, made on the devices where it lives."""
+        return jax.jit(_init(self.experiment, self.task, self.optimizer), out_shardings=self.shardings)()
+
+
+def assemble(experiment: Experiment, data: Data) -> Assembly:
+    """Builds every pure function of an experiment; allocates nothing.
+
+    Raises:
+        UserError: parts that do not fit one another: sizes, rules, mesh, schedule.
+    """
+    mesh = experiment.mesh.build()
+    check_batch(mesh, experiment.batch_size, experiment.accumulate)
+    task = experiment.task.build(experiment.model, data)
+    model = experiment.model.build(data.outputs)
+    schedule = experiment.schedule.build(experiment.steps)
+    params = jax.eval_shape(task.init, stream(experiment.seed, "init"))
+    optimizer = experiment.optimizer.build(schedule, params)
+    state = jax.eval_shape(_init(experiment, task, optimizer))
+    shardings = state_sharding(mesh, model.sharding, state, optimizer)
+    step = make_step(
+        task,
+        optimizer,
+        seed=experiment.seed,
+        compute=experiment.compute,
+        accumulate=experiment.accumulate,
+        average_decay=experiment.optimizer.ema,
+        statistics_decay=experiment.statistics_decay,
+    )
+    return Assembly(experiment, data, model, task, mesh, schedule, optimizer, step, state, shardings)
+
+
+def _init(experiment: Experiment, task: Task, optimizer: optax.GradientTransformation) -> Any:
+    def init() -> State:
+        params = task.init(stream(experiment.seed, "init"))
+        return new_state(params, optimizer, averaged=experiment.optimizer.ema > 0)
+
+    return init

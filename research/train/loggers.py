@@ -1,0 +1,95 @@
+"""Where numbers go while a run trains: `metrics.jsonl` always, the terminal, and TensorBoard or W&B where asked for.
+
+A logger is a function of one entry, `{"step", "kind": "train" | "evaluation" | "sample", ...}`.
+"""
+
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from research.core.errors import UserError
+from research.core.run_directory import METRICS, append_lines
+
+Logger = Callable[[Mapping[str, Any]], None]
+
+
+class Terminal:
+    """The live progress bar, and lines above it; plain lines where the output is not a terminal."""
+
+    def __init__(self, steps: int, start: int):
+        self.console = Console()
+        columns = ("step", BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
+        self._progress = Progress(
+            *columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal
+        )
+        self._task = self._progress.add_task("", total=steps, completed=start, status="")
+        self._steps = steps
+
+    def __enter__(self) -> "Terminal":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._progress.stop()
+
+    def __call__(self, entry: Mapping[str, Any]) -> None:
+        """Shows an entry: training moves the bar, evaluations and samples are printed above it."""
+        match entry["kind"]:
+            case "train":
+                status = f"loss {entry['loss']:.4f}  {entry['rate']:,.0f} {entry['unit']}/s"
+                self._progress.update(self._task, completed=entry["step"], status=status)
+                if not self.console.is_terminal:
+                    left = f"{entry['seconds_left']:.0f} s left"
+                    self.console.print(f"step {entry['step']}/{self._steps}  {status}  {left}", highlight=False)
+            case "evaluation":
+                numbers = "  ".join(f"{name} {value:.4f}" for name, value in scalars(entry).items())
+                self.console.print(f"step {entry['step']}  {entry['name']}: {numbers}", highlight=False)
+            case "sample":
+                self.console.rule(f"step {entry['step']} writes", align="left", style="dim")
+                self.console.print(escape(entry["text"]), highlight=False)
+                self.console.rule(style="dim")
+
+
+def scalars(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The plain numbers of an entry, without its step."""
+    return {
+        name: float(value)
+        for name, value in entry.items()
+        if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def open_loggers(kinds: Sequence[str], run: Path, config: Any) -> list[Logger]:
+    """Opens the run's own `metrics.jsonl` and the loggers asked for; raises UserError where one is not installed."""
+    loggers: list[Logger] = [lambda entry: append_lines(run / METRICS, [entry])]
+    if "tensorboard" in kinds:
+        writer = _optional("tensorboardX", "tensorboard").SummaryWriter(str(run / "tensorboard"))
+        loggers.append(lambda entry: _each_scalar(entry, writer.add_scalar))
+    if "wandb" in kinds:
+        session = _optional("wandb", "wandb").init(project=run.parent.name, name=run.name, config=config, dir=str(run))
+        loggers.append(
+            lambda entry: _each_scalar(entry, lambda name, value, step: session.log({name: value}, step=step))
+        )
+    return loggers
+
+
+def _each_scalar(entry: Mapping[str, Any], add: Callable[[str, float, int], Any]) -> None:
+    prefix = entry.get("name", entry["kind"])
+    for name, value in scalars(entry).items():
+        if math.isfinite(value):
+            add(f"{prefix}/{name}", value, entry["step"])
+
+
+def _optional(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise UserError(
+            f"The logger {extra!r} needs a package that is not installed: pip install 'ontogeny[{extra}]'."
+        ) from None

@@ -1,0 +1,133 @@
+"""The one training loop: steps, and on their own periods evaluations, samples, checkpoints and log entries.
+
+It knows nothing of models or tasks: new ideas vary the task. Everything it computes is a function of the state and
+the seed, so it may be stopped anywhere and continued from a checkpoint to the same bits.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from research.core import trees
+from research.core.mesh import batch_sharding
+from research.core.run_directory import CHECKPOINTS
+from research.core.streams import stream
+from research.data.pipeline import prefetch, training_batches
+from research.train import chain
+from research.train.checkpoints import Saver
+from research.train.experiment import Assembly
+from research.train.interruption import interruption
+from research.train.loggers import Logger
+from research.train.record import RunLog
+from research.train.state import State
+from research.train.watch import Watch
+
+Evaluate = Callable[[Any], Mapping[str, Any]]
+
+
+def fit(
+    assembly: Assembly,
+    state: State,
+    log: RunLog,
+    *,
+    head: str,
+    evaluators: Mapping[str, Evaluate],
+    loggers: Sequence[Logger],
+    stop_after: int | None = None,
+) -> State:
+    """Trains from `state` to the experiment's last step, or to a signal; returns the state reached, which is saved.
+
+    Args:
+        assembly: the experiment's pure functions.
+        state: where to start; its buffers are given to the first step.
+        log: the open run.
+        head: the chain value at `state.step`.
+        evaluators: functions of the parameters, by name.
+        loggers: functions of an entry.
+        stop_after: stop after this step as a signal would.
+
+    Raises:
+        UserError: the loss is not finite; the last good checkpoint is kept.
+    """
+    experiment, start = assembly.experiment, int(state.step)
+    last = min(experiment.steps, stop_after or experiment.steps)
+    step = jax.jit(assembly.step, donate_argnums=0, out_shardings=(assembly.shardings, None))
+    watch = Watch(assembly, log, loggers, head=head, step=start)
+    saver = Saver(
+        log.folder / CHECKPOINTS, keep_last=experiment.keep_last, report=lambda text: log.event(watch.step, text)
+    )
+    batches = prefetch(_prepare(assembly), start, last)
+    began = time.perf_counter()
+    with interruption() as interrupted:
+        try:
+            for done in range(start + 1, last + 1):
+                waiting = time.perf_counter()
+                batch, digest = next(batches)
+                watch.waited(time.perf_counter() - waiting)
+                state, metrics = step(state, batch)
+                watch.stepped(done, metrics, digest)
+                if done == start + 1:
+                    jax.block_until_ready(metrics)
+                    log.record["stages"]["first_step"] = round(time.perf_counter() - began, 3)
+                    watch.restart_clocks()
+                stopping = done == last or interrupted() is not None
+                _on_periods(assembly, state, watch, saver, evaluators, stopping=stopping)
+                if stopping:
+                    break
+        finally:
+            batches.close()
+            saver.wait()
+    log.record["wait_share"] = round(watch.wait_share, 5)
+    return state
+
+
+def _prepare(assembly: Assembly) -> Callable[[int], tuple[Any, str]]:
+    """Returns the function that makes a step's batch, puts it on the devices, and digests it."""
+    experiment, sharding = assembly.experiment, batch_sharding(assembly.mesh)
+    make = training_batches(assembly.data.splits["train"], batch_size=experiment.batch_size, seed=experiment.seed)
+
+    def prepare(step: int) -> tuple[Any, str]:
+        batch = make(step)
+        return jax.device_put(batch, sharding), chain.batch_digest(batch)
+
+    return prepare
+
+
+def _on_periods(
+    assembly: Assembly,
+    state: State,
+    watch: Watch,
+    saver: Saver,
+    evaluators: Mapping[str, Evaluate],
+    *,
+    stopping: bool,
+) -> None:
+    """Evaluates, samples and saves where their periods, or the end, say so."""
+    experiment, sample, step = assembly.experiment, assembly.task.sample, watch.step
+    ended = step == experiment.steps
+
+    def due(every: int) -> bool:
+        return every > 0 and (ended or step % every == 0)
+
+    evaluating, saving = due(experiment.evaluate_every), stopping or due(experiment.checkpoint_every)
+    sampling = sample is not None and due(experiment.sample_every)
+    digesting = due(experiment.digest_every)
+    if not (evaluating or sampling or saving or digesting):
+        return
+    watch.settle(trees.digest(state.params) if digesting else None)
+    began = time.perf_counter()
+    results = {name: evaluate(state.evaluated) for name, evaluate in evaluators.items()} if evaluating else {}
+    for name, result in results.items():
+        watch.emit({"step": step, "kind": "evaluation", "name": name, **result})
+    if sampling:
+        text = sample(state.evaluated, stream(experiment.seed, "sample", step))
+        watch.emit({"step": step, "kind": "sample", "text": text})
+    if saving:
+        watch.flush()
+        score = next((result["loss"] for result in results.values()), None)
+        saver.save(step, state, {"score": score, "chain": watch.head})
+    if stopping:
+        saver.wait()
+    watch.paused(time.perf_counter() - began)

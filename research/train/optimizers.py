@@ -1,0 +1,120 @@
+"""Optimizers by composition: clip, penalise, scale, decay, follow the schedule; each part one optax transformation.
+
+Rules (pattern, factor) give every parameter, by its path, exactly one factor of the learning rate (0 freezes it) and
+one of the weight decay.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
+
+from research.core import trees
+from research.core.shapes import Params
+
+DECAY_RULES = ((r"(kernel|embedding)$", 1.0), (r"(bias|scale|mean|variance)$", 0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """An optimizer and its regularisation."""
+
+    kind: Literal["gradient_descent", "sgd", "momentum", "adam", "adamw", "lion", "muon"] = "adamw"
+    """gradient_descent and sgd are the same step, over the whole data or over batches of it"""
+    peak: float = 1e-3
+    """the highest learning rate, which the schedule scales"""
+    b1: float = 0.9
+    """decay of the first moment, and of momentum"""
+    b2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    """decoupled: the rate times this much of each weight is subtracted (Loshchilov & Hutter 2019)"""
+    l1: float = 0.0
+    """this times the weights' absolute values is added to the loss"""
+    l2: float = 0.0
+    """this times half the weights' squares is added to the loss"""
+    clip: float = 0.0
+    """the largest global norm of the gradient (0: no clipping)"""
+    ema: float = 0.0
+    """decay of the moving average of the weights that evaluation uses (0: none)"""
+    decay_rules: tuple[tuple[str, float], ...] = DECAY_RULES
+    """which weights l1, l2 and weight_decay act on, as factors by path"""
+    rate_rules: tuple[tuple[str, float], ...] = (("", 1.0),)
+    """factors of the learning rate by path; 0 freezes"""
+
+    def build(self, schedule: optax.Schedule, params: Params) -> optax.GradientTransformation:
+        """Composes the transformation for (abstract) `params`; raises UserError where the rules do not fit them."""
+        decay = trees.match_rules(self.decay_rules, params, what="weight decay")
+        rate = trees.match_rules(self.rate_rules, params, what="the learning rate")
+        parts = [
+            _freeze(rate),
+            optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
+            _penalty(self.l1, self.l2, decay) if self.l1 or self.l2 else optax.identity(),
+            self._direction(),
+            _scaled_decay(self.weight_decay, decay) if self.weight_decay else optax.identity(),
+            _scale(rate),
+            optax.scale_by_learning_rate(lambda step: self.peak * schedule(step)),
+        ]
+        return optax.chain(*parts)
+
+    def _direction(self) -> optax.GradientTransformation:
+        match self.kind:
+            case "gradient_descent" | "sgd":
+                return optax.identity()
+            case "momentum":
+                return optax.trace(self.b1)
+            case "adam" | "adamw":
+                return optax.scale_by_adam(self.b1, self.b2, self.epsilon)
+            case "lion":
+                return optax.scale_by_lion(self.b1, self.b2)
+            case "muon":
+                return _muon(self.b1, self.b2, self.epsilon)
+
+
+def _muon(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for the kernels of linear layers, Adam for embeddings, norms and biases."""
+
+    def labels(params: Params) -> Any:
+        return trees.map_with_path(
+            lambda path, leaf: "muon" if path.endswith("kernel") and leaf.ndim == 2 else "adam", params
+        )
+
+    # `consistent_rms` gives Muon's updates the size of Adam's, so that one peak rate serves both (Liu et al. 2025).
+    muon = optax.contrib.scale_by_muon()
+    scaled = optax.chain(muon, optax.stateless(lambda updates, _: jax.tree.map(_like_adam, updates)))
+    return optax.partition({"muon": scaled, "adam": optax.scale_by_adam(b1, b2, epsilon)}, labels)
+
+
+def _like_adam(update: Any) -> Any:
+    return 0.2 * max(update.shape) ** 0.5 * update
+
+
+def _freeze(rate: Any) -> optax.GradientTransformation:
+    """Zeroes the gradients of frozen parameters, so that they count neither for the norm nor for the moments."""
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(lambda g, factor: g if factor else jnp.zeros_like(g), updates, rate)
+    )
+
+
+def _scale(rate: Any) -> optax.GradientTransformation:
+    return optax.stateless(
+        lambda updates, _: jax.tree.map(lambda g, factor: g if factor == 1 else factor * g, updates, rate)
+    )
+
+
+def _penalty(l1: float, l2: float, decay: Any) -> optax.GradientTransformation:
+    """Adds the gradient of `l1 |w| + l2/2 w^2`."""
+
+    def update(gradients: Any, params: Any) -> Any:
+        return jax.tree.map(lambda g, w, factor: g + factor * (l1 * jnp.sign(w) + l2 * w), gradients, params, decay)
+
+    return optax.stateless(update)
+
+
+def _scaled_decay(weight_decay: float, decay: Any) -> optax.GradientTransformation:
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(lambda g, w, factor: g + weight_decay * factor * w, updates, params, decay)
+    )

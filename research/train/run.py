@@ -1,0 +1,166 @@
+"""A whole run: data, assembly, training, final evaluation, record; new or resumed. Used by launcher and notebooks."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from research.core import backend, configs, trees
+from research.core.errors import UserError
+from research.core.run_directory import CHAIN, CHECKPOINTS, METRICS, read_record, truncate_after
+from research.models.flops import layer_table
+from research.train import chain, checkpoints
+from research.train.experiment import Assembly, Experiment, assemble
+from research.train.loggers import Logger, Terminal, open_loggers
+from research.train.loop import fit
+from research.train.record import RunLog, now, open_new, open_unfinished
+from research.train.state import State
+
+
+class Run(NamedTuple):
+    """A finished, interrupted or loaded run: its folder, its functions and data, and its state."""
+
+    folder: Path
+    assembly: Assembly
+    state: State
+    record: Mapping[str, Any]
+
+
+def train(
+    experiment: Experiment,
+    *,
+    name: str,
+    root: Path = Path("runs"),
+    resume: bool = False,
+    loggers: tuple[Logger, ...] = (),
+    stop_after: int | None = None,
+) -> Run:
+    """Runs an experiment to its end, or to an interruption, and leaves a run directory `root/NAME/ID/`.
+
+    Args:
+        experiment: what to run.
+        name: the experiment's name.
+        root: where run directories are.
+        resume: continue the newest unfinished run of this name, exactly, instead of starting one.
+        loggers: called with every log entry besides the experiment's own loggers; a notebook plots with one.
+        stop_after: the step to stop after, as an interruption would.
+
+    Raises:
+        UserError: anything in the configuration, the data or the folder that the user can mend.
+    """
+    backend.start()
+    log = open_unfinished(name, experiment, root) if resume else open_new(name, experiment, root)
+    try:
+        return _train(experiment, log, loggers, stop_after)
+    except BaseException as error:
+        log.record.update(status="failed", error=f"{type(error).__name__}: {error}", finished=now())
+        log.save()
+        raise
+
+
+def _train(experiment: Experiment, log: RunLog, extra: tuple[Logger, ...], stop_after: int | None) -> Run:
+    with _stage(log, "data"):
+        data = experiment.data.build()
+        if data.tokenizer is not None:
+            data.tokenizer.save(log.folder / "tokenizer.json")
+    log.record["data"] = data.summary
+    with _stage(log, "assembly"):
+        assembly = assemble(experiment, data)
+        example = jax.tree.map(lambda leaf: leaf[None], dict(data.splits["train"][0]))
+        log.record["model"] = _model_facts(assembly, example)
+        evaluations = [evaluator.build(assembly.task, data) for evaluator in experiment.evaluators]
+    log.save()
+    state, head = _starting_point(assembly, log)
+    start = int(state.step)
+    with Terminal(experiment.steps, start) as terminal:
+        every: list[Logger] = [*open_loggers(experiment.loggers, log.folder, log.record["config"]), terminal, *extra]
+        began = time.perf_counter()
+        state = fit(
+            assembly,
+            state,
+            log,
+            head=head,
+            evaluators={evaluation.name: evaluation.measure for evaluation in evaluations},
+            loggers=every,
+            stop_after=stop_after,
+        )
+    log.record["stages"]["train"] = log.record["stages"].get("train", 0.0) + time.perf_counter() - began
+    if int(state.step) < experiment.steps:
+        log.record.update(status="interrupted", finished=now())
+        log.save()
+        return Run(log.folder, assembly, state, log.record)
+    with _stage(log, "baselines"):
+        log.record["baselines"] = {evaluation.name: evaluation.baselines() for evaluation in evaluations}
+    _finish(log, state)
+    return Run(log.folder, assembly, state, log.record)
+
+
+def _starting_point(assembly: Assembly, log: RunLog) -> tuple[State, str]:
+    """The initial state, or the newest good checkpoint's, with the run's files cut back to it."""
+    folder = log.folder / CHECKPOINTS
+    step = checkpoints.newest_good(folder, lambda text: log.event(0, text))
+    if step is None:
+        for file in (CHAIN, METRICS):
+            truncate_after(log.folder / file, 0)
+        return assembly.initial_state(), chain.START
+    abstract = checkpoints.abstract_like(assembly.state, assembly.shardings)
+    state, facts = checkpoints.load(folder, step, abstract)
+    for file in (CHAIN, METRICS):
+        truncate_after(log.folder / file, step)
+    log.record["resumes"].append({"step": step, "time": now()})
+    log.save()
+    return state, facts["chain"]
+
+
+def _finish(log: RunLog, state: State) -> None:
+    entries = [json.loads(line) for line in (log.folder / METRICS).read_text(encoding="utf-8").splitlines()]
+    last = {entry["name"]: entry for entry in entries if entry["kind"] == "evaluation"}
+    log.record.update(
+        status="finished",
+        finished=now(),
+        metrics={
+            name: {k: v for k, v in entry.items() if k not in ("step", "kind", "name")} for name, entry in last.items()
+        },
+        params_sha256=trees.digest(state.params),
+        chain=[json.loads(line)["chain"] for line in (log.folder / CHAIN).read_text(encoding="utf-8").splitlines()][-1],
+    )
+    log.save()
+
+
+def _model_facts(assembly: Assembly, example: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    inputs = jax.ShapeDtypeStruct(example["inputs"].shape, example["inputs"].dtype)
+    rows = layer_table(assembly.model, assembly.state.params, inputs)
+    return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(assembly.state.params)), "layers": rows}
+
+
+@contextmanager
+def _stage(log: RunLog, name: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    log.record["stages"][name] = round(time.perf_counter() - began, 3)
+
+
+def load_run(folder: Path, *, best: bool = False) -> Run:
+    """Rebuilds a run from its directory: data, functions, and the state of its newest (or best) good checkpoint.
+
+    Raises:
+        UserError: the record names what this project does not have, or no checkpoint is good.
+    """
+    backend.start()
+    record = read_record(folder)
+    experiment = configs.from_json(record["config"])
+    assembly = assemble(experiment, experiment.data.build())
+    kept = folder / CHECKPOINTS
+    step = checkpoints.best(kept) if best else None
+    if step is None:
+        step = checkpoints.newest_good(kept, lambda text: print(text, file=sys.stderr))
+    if step is None:
+        raise UserError(f"{folder} has no good checkpoint: train it further with --resume, or train again.")
+    state, _ = checkpoints.load(kept, step, checkpoints.abstract_like(assembly.state, assembly.shardings))
+    return Run(folder, assembly, state, record)

@@ -1,0 +1,92 @@
+"""What the tasks of one label or target share: standardisation, masks, types, statistics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from research.core.precision import cast
+from research.core.trees import flatten
+from research.data.dataset import Data
+from research.models.mlp import MLP
+from research.models.resnet import ResNet
+from research.tasks.binary_classification import BinaryClassification
+from research.tasks.classification import Classification
+from research.tasks.regression import Regression
+from research.tasks.supervised import standardise
+from research.tasks.task import Mean
+
+KEY = jax.random.key(0)
+TASKS = [(Regression(), "targets", 2), (BinaryClassification(), "labels", 1), (Classification(0.1), "labels", 3)]
+
+
+def batch_for(name, outputs, size=6):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, max(outputs, 2), size).astype(np.int32)
+    answers = rng.normal(size=(size, outputs)).astype(np.float32) if name == "targets" else labels
+    inputs = rng.normal(2, 3, (size, 4)).astype(np.float32)
+    return {"inputs": inputs, name: answers, "mask": np.ones(size, np.float32)}
+
+
+def build(task, name, outputs, model=None):
+    batch = batch_for(name, outputs)
+    example = {key: value[0] for key, value in batch.items()}
+    data = Data({"train": [example]}, outputs, summary={"standardisation": {"mean": [2] * 4, "deviation": [3] * 4}})
+    task = task.build(model or MLP((5,)), data)
+    return task, task.init(KEY), batch
+
+
+@pytest.mark.parametrize("case", TASKS)
+@given(split=st.integers(1, 5))
+@settings(max_examples=5, deadline=None)
+def test_losses_of_parts_add_up_to_the_whole(case, split):
+    """Sums, weights and metrics of two parts of a batch, of any sizes, are those of the batch."""
+    task, params, batch = build(*case)
+    parts = [{name: rows[part] for name, rows in batch.items()} for part in (slice(split), slice(split, None))]
+    whole, first, second = (task.loss(params, part, KEY, True) for part in (batch, *parts))
+    added = jax.tree.map(jnp.add, first, second)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), added, whole)
+
+
+@pytest.mark.parametrize("case", TASKS)
+def test_padding_counts_for_nothing(case):
+    """An example of mask 0 changes neither sums nor weights, whatever it holds."""
+    task, params, batch = build(*case)
+    shorter = {name: rows[:4] for name, rows in batch.items()}
+    padded = {**batch, "mask": np.float32([1, 1, 1, 1, 0, 0])}
+    expected, found = (task.loss(params, x, KEY, False) for x in (shorter, padded))
+    assert found.weight == 4
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), found, expected)
+
+
+@pytest.mark.parametrize("case", TASKS)
+def test_half_precision_computes_in_half_and_sums_in_float32(case):
+    """With bfloat16 parameters, loss and predictions are float32 and near those of float32 parameters."""
+    task, params, batch = build(*case)
+    half = cast(params, "bfloat16")
+    loss, exact = task.loss(half, batch, KEY, False), task.loss(params, batch, KEY, False)
+    assert loss.sum.dtype == jnp.float32
+    np.testing.assert_allclose(loss.sum, exact.sum, rtol=0.05)
+    assert loss.sum != exact.sum
+    assert all(leaf.dtype == jnp.float32 for leaf in task.predict(half, batch).values())
+
+
+def test_standardisation_is_by_channel_and_passes_over_constants():
+    """Pixels as bytes become (pixel - mean) / deviation; a channel that never varies is only shifted."""
+    data = Data({}, 1, summary={"standardisation": {"mean": [10.0, 20.0], "deviation": [2.0, 0.0]}})
+    images = np.full((1, 2, 2, 2), 30, np.uint8)
+    np.testing.assert_array_equal(standardise(data, images), np.broadcast_to([10.0, 10.0], (1, 2, 2, 2)))
+    np.testing.assert_array_equal(standardise(Data({}, 1), images), images.astype(np.float32))
+
+
+def test_running_averages_travel_as_means():
+    """A batch-normalised model's statistics are `Mean`s at the paths of its parameters."""
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.uint8)
+    task = Classification().build(ResNet(stages=(1,), width=4), Data({"train": [{"inputs": images[0]}]}, 3))
+    params = task.init(KEY)
+    batch = {"inputs": images, "labels": np.int32([0, 1, 2, 0]), "mask": np.ones(4, np.float32)}
+    statistics = task.loss(params, batch, KEY, True).statistics
+    assert isinstance(statistics["stem_norm"]["mean"], Mean)
+    assert {path.rpartition("/")[0] for path in flatten(statistics)} <= flatten(params).keys()
