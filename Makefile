@@ -30,7 +30,7 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 results: $(VENV)/installed
-	$(BIN)/python -m experiments.results
+	$(BIN)/python -m experiments.results $(ARGS)
 
 notebook: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[notebook]'

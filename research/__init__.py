@@ -1,6 +1,62 @@
-"""Ontogeny: the whole life of a large model in pure JAX functions."""
+"""Ontogeny: the whole life of a large model in pure JAX functions. What a notebook needs, in one screen."""
 
 import os
 
-# XLA's CPU backend warns in hundreds of words of tuning flags whenever it loads a program that it cached itself.
+# XLA's CPU backend warns in hundreds of words of tuning flags whenever it loads a program that it cached itself. The
+# variable is read when jaxlib is first imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from research.core.errors import UserError
+from research.core.mesh import MeshConfig
+from research.core.streams import stream
+from research.data.augmentation import Augmentation
+from research.data.cleaning import Cleaning
+from research.data.images import ImageData
+from research.data.pipeline import evaluation_batches, training_batches
+from research.data.tables import TableData
+from research.data.text import TextData
+from research.data.tokenizers import TokenizerConfig
+from research.evaluate.evaluators import Evaluator
+from research.models.flops import layer_table
+from research.models.gpt import GPT
+from research.models.mlp import MLP
+from research.models.resnet import ResNet
+from research.report.html import write_report
+from research.tasks.binary_classification import BinaryClassification
+from research.tasks.classification import Classification
+from research.tasks.language_modelling import LanguageModelling
+from research.tasks.regression import Regression
+from research.train.experiment import Experiment, assemble
+from research.train.optimizers import Optimizer
+from research.train.run import load_run, train
+from research.train.schedules import Schedule
+
+__all__ = [
+    "GPT",
+    "MLP",
+    "Augmentation",
+    "BinaryClassification",
+    "Classification",
+    "Cleaning",
+    "Evaluator",
+    "Experiment",
+    "ImageData",
+    "LanguageModelling",
+    "MeshConfig",
+    "Optimizer",
+    "Regression",
+    "ResNet",
+    "Schedule",
+    "TableData",
+    "TextData",
+    "TokenizerConfig",
+    "UserError",
+    "assemble",
+    "evaluation_batches",
+    "layer_table",
+    "load_run",
+    "stream",
+    "train",
+    "training_batches",
+    "write_report",
+]

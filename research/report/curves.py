@@ -9,6 +9,7 @@ from typing import Any
 from research.report.charts import Chart, Point, Series, Style, line_chart, smooth
 
 Entry = Mapping[str, Any]
+COLOURS = 7  # of the palette, before the grey of baselines
 NOISY = 60  # training entries from which a smoothed line is worth drawing
 
 
@@ -66,7 +67,7 @@ def comparison_charts(runs: Mapping[str, Sequence[Entry]]) -> list[Chart]:
         lines = {label: points(entries, kind, metric, split) for label, entries in runs.items()}
         if kind == "train" and metric in ("loss", "accuracy", "gradient_norm"):
             lines = {label: smooth(line) for label, line in lines.items()}
-        series = [Series(label, line, colour, style) for colour, (label, line) in enumerate(lines.items())]
+        series = [Series(label, line, colour % COLOURS, style) for colour, (label, line) in enumerate(lines.items())]
         return line_chart(title, series, **options)
 
     charts = [

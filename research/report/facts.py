@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from research.core.configs import flatten_config
 from research.report import numbers
@@ -14,7 +14,8 @@ Entry = Mapping[str, Any]
 Rows = list[tuple[str, str]]
 
 # The parts of a data summary that have a place of their own in the report.
-PLACED = ("name", "source", "licence", "description", "cleaning", "splits", "class_names")
+PLACED = ("name", "source", "licence", "description", "cleaning", "splits", "class_names", "labels", "citation")
+FLOPS_UNITS = ((1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"))
 
 
 def type_of(record: Record, part: str) -> str:
@@ -76,12 +77,12 @@ def headline_rows(record: Record) -> Rows:
     length, wait = seconds(record), record.get("wait_share")
     candidates = [
         ("duration", None if length is None else numbers.duration(length)),
-        ("started, UTC", str(record.get("started, UTC", ""))[:16].replace("T", " ")),
+        ("started, UTC", str(record.get("started", ""))[:16].replace("T", " ")),
         ("seed", config.get("seed")),
         ("parameters", _count(record.get("model", {}).get("parameters"))),
         ("steps", _count(config.get("steps"))),
         ("device", f"{devices['count']} × {devices['kind']}" if devices else None),
-        ("waited for data", None if wait is None else f"{numbers.share(wait)} of the time"),
+        ("waiting for data", None if wait is None else numbers.share(wait)),
     ]
     return [(name, str(value)) for name, value in candidates if value not in (None, "")]
 
@@ -101,18 +102,18 @@ def stage_rows(record: Record) -> list[tuple[str, str, float]]:
 
 def config_groups(config: Mapping[str, Any]) -> list[tuple[str, str, Rows]]:
     """Returns (title, type, [(field, value)]) of the experiment itself and of each of its parts."""
-    parts = {name: value for name, value in config.items() if isinstance(value, Mapping) or _holds_mappings(value)}
-    own = {name: value for name, value in config.items() if name not in parts and name != "type"}
+    own = {name: value for name, value in config.items() if name != "type"}
+    parts: dict[str, Mapping[str, Any]] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            parts[name] = own.pop(name)
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            parts |= {f"{name}.{index}": item for index, item in enumerate(own.pop(name))}
     groups = [("experiment", "", table(own))]
-    for name, value in parts.items():
-        kind = value.get("type", "") if isinstance(value, Mapping) else ""
-        fields = {field: item for field, item in flatten_config(value) if field.rpartition(".")[2] != "type"}
-        groups.append((name, kind.rpartition(".")[2], table(fields)))
+    for name, part in parts.items():
+        fields = [(field, value) for field, value in table(part) if field.rpartition(".")[2] != "type"]
+        groups.append((name, str(part.get("type", "")).rpartition(".")[2], fields))
     return [group for group in groups if group[1] or group[2]]
-
-
-def _holds_mappings(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(item, Mapping) for item in value)
 
 
 def environment_rows(record: Record) -> Rows:
@@ -139,7 +140,8 @@ def data_rows(record: Record) -> Rows:
 
 def split_table(record: Record) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Returns the columns and the rows (split, values) of the table of splits."""
-    splits = record.get("data", {}).get("splits", {})
+    counts = record.get("data", {}).get("splits", {})
+    splits = {split: facts if isinstance(facts, Mapping) else {"examples": facts} for split, facts in counts.items()}
     columns = list(dict.fromkeys(name for facts in splits.values() for name in facts))
 
     def cell(name: str, value: Any) -> str:
@@ -150,27 +152,27 @@ def split_table(record: Record) -> tuple[list[str], list[tuple[str, list[str]]]]
     return columns, [(split, [cell(name, facts.get(name)) for name in columns]) for split, facts in splits.items()]
 
 
-def layer_rows(record: Record) -> list[tuple[str, str, str, float, float]]:
-    """Returns (path, parameters, FLOPs, share of the parameters, share of the FLOPs) of each layer."""
-    layers = record.get("model", {}).get("layers", [])
-    parameters = sum(row["parameters"] for row in layers) or 1
-    flops = sum(row["flops"] for row in layers) or 1
-    return [
-        (
-            row["path"],
-            f"{row['parameters']:,}",
-            numbers.compact(row["flops"]),
-            row["parameters"] / parameters,
-            row["flops"] / flops,
-        )
-        for row in layers
+class Layers(NamedTuple):
+    """The table of layers: rows (path, parameters, FLOPs, and both as shares of the largest), totals, unit of FLOPs."""
+
+    rows: list[tuple[str, str, str, float, float]]
+    parameters: str
+    flops: str
+    unit: str
+
+
+def layers(record: Record) -> Layers:
+    """Returns the table of layers, all FLOPs in the unit that suits their sum."""
+    found = record.get("model", {}).get("layers", [])
+    parameters, flops = [row["parameters"] for row in found], [row["flops"] for row in found]
+    size, unit = next(((size, unit) for size, unit in FLOPS_UNITS if sum(flops) >= size), (1, "FLOPs"))
+    digits = 2 if size > 1 else 0
+    most_parameters, most_flops = max(parameters, default=0) or 1, max(flops, default=0) or 1
+    rows = [
+        (row["path"], f"{count:,}", f"{work / size:,.{digits}f}", count / most_parameters, work / most_flops)
+        for row, count, work in zip(found, parameters, flops, strict=True)
     ]
-
-
-def layer_totals(record: Record) -> tuple[str, str]:
-    """Returns the totals of the table of layers."""
-    layers = record.get("model", {}).get("layers", [])
-    return f"{sum(row['parameters'] for row in layers):,}", numbers.compact(sum(row["flops"] for row in layers))
+    return Layers(rows, f"{sum(parameters):,}", f"{sum(flops) / size:,.{digits}f}", unit)
 
 
 def samples(entries: Sequence[Entry], most: int = 8) -> list[tuple[str, str]]:

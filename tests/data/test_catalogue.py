@@ -178,8 +178,8 @@ def test_catalogue_set_that_cannot_be_prepared_says_what_to_do(tmp_path, monkeyp
         raise OSError("no network")
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", fail)
-    with pytest.raises(UserError, match=r"no network.*tfds build mnist .*TFDS_DATA_DIR"):
-        catalogue.load("mnist", cache=tmp_path)
+    with pytest.raises(UserError, match=r"no network.*tfds build kmnist .*TFDS_DATA_DIR"):
+        catalogue.load("kmnist", cache=tmp_path)
 
 
 def test_info_is_json_with_source_licence_and_digest(tmp_path):

@@ -102,7 +102,7 @@ def language_record(folder: Path, steps: int) -> dict[str, Any]:
             },
         },
         "model": {
-            "parameters": 812_544,
+            "parameters": 812_160,
             "layers": [{"path": "(top level)", "parameters": 19072, "flops": 1_392_640}, *blocks],
         },
         "events": [],

@@ -1,7 +1,7 @@
 """Fashion-MNIST: grey pictures of clothes, 28 x 28, ten classes.
 
-`fashion_mnist/mini` is embedded (made by `make_mini.py`); `fashion_mnist/full` is read from Debian's package
-dataset-fashion-mnist, else from the folder that ONTOGENY_FASHION_MNIST names, else downloaded. Loaded by
+`fashion_mnist/mini` is embedded (made by `make_mini.py`); `fashion_mnist/full` is read from the folder that
+ONTOGENY_FASHION_MNIST names, else from Debian's package dataset-fashion-mnist, else downloaded. Loaded by
 `research.data.catalogue.load("fashion_mnist/mini")`; `README.md` gives source and licence.
 """
 
@@ -39,10 +39,10 @@ LABELS = (
 
 def find_full(dl_manager: tfds.download.DownloadManager) -> dict[str, bytes]:
     """Returns the complete data set from the first place that has it; raises UserError where none has."""
-    if DEBIAN_FOLDER.is_dir():
-        return read_full(DEBIAN_FOLDER)
     if FOLDER_VARIABLE in os.environ:
         return read_full(Path(os.environ[FOLDER_VARIABLE]))
+    if DEBIAN_FOLDER.is_dir():
+        return read_full(DEBIAN_FOLDER)
     try:
         paths = dl_manager.download({name: URL + name for name in FULL_SHA256})
     except (OSError, tfds.download.DownloadError, NonMatchingChecksumError) as error:
