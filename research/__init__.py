@@ -20,6 +20,7 @@ from research.evaluate.evaluators import Evaluator
 from research.models.flops import layer_table
 from research.models.gpt import GPT
 from research.models.mlp import MLP
+from research.models.model import change_layer
 from research.models.resnet import ResNet
 from research.report.html import write_report
 from research.tasks.binary_classification import BinaryClassification
@@ -52,6 +53,7 @@ __all__ = [
     "TokenizerConfig",
     "UserError",
     "assemble",
+    "change_layer",
     "evaluation_batches",
     "layer_table",
     "load_run",

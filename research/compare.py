@@ -133,7 +133,9 @@ def show(console: Console, runs: Sequence[Run], comparison: Comparison) -> None:
     """Prints the comparison."""
     letters = [run.letter for run in runs]
     for run in runs:
-        console.print(f"[bold]{run.letter}[/bold]  {escape(run.place)}  {escape(str(run.record.get('status')))}", highlight=False)
+        console.print(
+            f"[bold]{run.letter}[/bold]  {escape(run.place)}  {escape(str(run.record.get('status')))}", highlight=False
+        )
     _print_table(console, "Runs", letters, comparison.facts, "")
     _print_table(console, "Configuration", letters, comparison.config, "no field differs")
     for split, rows in comparison.results:
@@ -167,7 +169,7 @@ def write_page(path: Path, runs: Sequence[Run], comparison: Comparison) -> Path:
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        run_directory.write_atomic(path, page)
+        path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with --output.") from None
     return path

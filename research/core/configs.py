@@ -50,7 +50,13 @@ def from_json(value: Any) -> Any:
             f"The recorded configuration gives {value['type']} the fields {sorted(unknown)}, which it does not have "
             "here; use the version of this project that wrote the run."
         )
-    return cls(**fields)
+    try:
+        return cls(**fields)
+    except TypeError as error:
+        raise UserError(
+            f"The recorded configuration does not fill {value['type']} ({error}); use the version of this project "
+            "that wrote the run."
+        ) from None
 
 
 def _resolve(name: str) -> Any:

@@ -34,12 +34,9 @@ class MeshConfig:
         """Builds the mesh; raises UserError where the sizes do not fit the devices."""
         devices = jax.devices() if devices is None else devices
         rest = self.fsdp * self.tensor
-        data = self.data or max(1, len(devices) // rest)
-        if (
-            min(data, self.fsdp, self.tensor) < 1
-            or data * rest > len(devices)
-            or (not self.data and len(devices) % rest)
-        ):
+        data = self.data or max(1, len(devices) // max(1, rest))
+        sizes_are_positive = min(data, self.fsdp, self.tensor) > 0
+        if not sizes_are_positive or data * rest > len(devices) or (not self.data and len(devices) % rest):
             raise UserError(
                 f"A mesh of data {data} x fsdp {self.fsdp} x tensor {self.tensor} = {data * rest} does not fit the "
                 f"{len(devices)} devices here: choose sizes whose product divides {len(devices)}."
@@ -61,8 +58,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
     """Raises UserError where the batch cannot be split evenly over micro-batches and devices."""
     parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    unit = parts * accumulate
-    if batch_size % unit:
+    unit = parts * max(1, accumulate)
+    if accumulate < 1:
+        raise UserError(f"A batch cannot be cut into {accumulate} micro-batches: give --accumulate 1 or more.")
+    if batch_size < 1 or batch_size % unit:
         raise UserError(
             f"A batch of {batch_size} is not divisible by {parts} data-parallel devices x {accumulate} micro-batches: "
             f"the nearest that is: --batch-size {max(1, round(batch_size / unit)) * unit}."
@@ -77,7 +76,7 @@ def shard(mesh: Mesh, rules: Sequence[tuple[str, PartitionSpec]], params: Any) -
     """
 
     def sharding(leaf: Any, spec: PartitionSpec) -> NamedSharding:
-        names = (None,) * (leaf.ndim - len(spec)) + tuple(spec) if len(spec) else (None,) * leaf.ndim
+        names = (None,) * (leaf.ndim - len(spec)) + tuple(spec)
         fitting = (
             name if name and size % mesh.shape[name] == 0 else None
             for name, size in zip(names, leaf.shape, strict=True)

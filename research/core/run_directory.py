@@ -7,6 +7,7 @@ states. Files are replaced atomically, lines appended whole; a stage adds files 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,29 @@ SAMPLES = "samples"
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Replaces `path` by `text` so that a reader, or a crash, sees the old file or the new one."""
+    """Replaces `path` by `text` so that a reader, or a crash, sees the old file or the new one.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with _writing(path):
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}): free space there or choose another place with --runs DIR; "
+            "a run that had begun continues with --resume."
+        ) from None
 
 
 def write_record(run: Path, record: Mapping[str, Any]) -> None:
@@ -35,20 +52,24 @@ def write_record(run: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_record(run: Path) -> dict[str, Any]:
-    """Reads `run.json`; raises UserError where there is none or it is not JSON."""
+    """Reads `run.json`; raises UserError where there is none or it is no record."""
     try:
-        return json.loads((run / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((run / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{run} has no {RECORD}: name a run directory, such as runs/gpt_austen/ID, or 'latest'."
         ) from None
     except (ValueError, OSError) as error:
         raise UserError(f"{run / RECORD} cannot be read ({error}): restore it from a copy or train again.") from None
+    missing = [name for name in ("name", "status", "config") if not isinstance(record, dict) or name not in record]
+    if missing:
+        raise UserError(f"{run / RECORD} is damaged, it has no {missing[0]!r}: restore it from a copy or train again.")
+    return record
 
 
 def append_lines(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Appends JSON lines."""
-    with open(path, "a", encoding="utf-8") as file:
+    """Appends JSON lines; raises UserError where they cannot be written."""
+    with _writing(path), open(path, "a", encoding="utf-8") as file:
         file.write("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
 
 
@@ -56,9 +77,9 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yields the JSON lines of a file; a last line cut short by a crash is passed over."""
     if not path.exists():
         return
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:  # as bytes, since a crash may cut a character as well
         for line in file:
-            if line.endswith("\n"):
+            if line.endswith(b"\n"):
                 yield json.loads(line)
 
 

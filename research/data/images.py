@@ -37,9 +37,9 @@ class ImageData:
         if empty:
             raise UserError(f"The {empty[0]} split has no pictures: give more, or change --data.validation-share.")
         train = splits["train"].arrays["inputs"]
-        # Sums of integers, exact in any order.
+        # Sums of integers: exact in any order, and no copy of the pictures as floating-point numbers.
         mean = train.mean((0, 1, 2), dtype=np.float64)
-        deviation = train.std((0, 1, 2), dtype=np.float64)
+        deviation = np.sqrt(np.square(train, dtype=np.uint16).mean((0, 1, 2), dtype=np.float64) - mean**2)
         facts["standardisation"] = {"mean": mean.tolist(), "deviation": deviation.tolist()}
         facts["class_names"] = list(class_names)
         facts["splits"] = {
@@ -54,7 +54,7 @@ class ImageData:
             missing = {self.image, self.label} - set(source[0])
             if missing:
                 raise UserError(
-                    f"The records of {self.dataset!r} have no field {min(missing)!r}, they have {', '.join(source[0])}: "
+                    f"The records of {self.dataset!r} have no field {min(missing)!r} but {', '.join(source[0])}: "
                     "name the right ones with --data.image and --data.label."
                 )
             records = [source[index] for index in range(len(source))]

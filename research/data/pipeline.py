@@ -4,6 +4,7 @@ There is no iterator state to save: any process can make the rows of any step, a
 very batch that an uninterrupted one would have used.
 """
 
+import functools
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -17,6 +18,7 @@ from research.data.dataset import Records
 from research.data.shuffle import shuffled
 
 T = TypeVar("T")
+BLOCK = 64  # steps
 
 
 def gather(records: Records, indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -42,10 +44,14 @@ def training_batches(
     """
     if not len(records):
         raise UserError("The training split is empty: give more data or change the split.")
-    offsets = np.arange(batch_size)[rows]
+
+    @functools.lru_cache(maxsize=2)  # a block of steps at once: the fixed cost of the shuffle would outlast a tiny step
+    def order(block: int) -> np.ndarray:
+        positions = np.arange(block * BLOCK * batch_size, (block + 1) * BLOCK * batch_size)
+        return shuffled(positions, len(records), seed).reshape(BLOCK, batch_size)
 
     def batch(step: int) -> Batch:
-        return with_mask(gather(records, shuffled(step * batch_size + offsets, len(records), seed)))
+        return with_mask(gather(records, order(step // BLOCK)[step % BLOCK, rows]))
 
     return batch
 
@@ -60,7 +66,7 @@ def evaluation_batches(records: Records, batch_size: int, limit: int | None = No
         yield {**batch, "mask": np.where(real, batch["mask"], 0).astype(np.float32)}
 
 
-def prefetch(make: Callable[[int], T], start: int, stop: int, ahead: int = 3) -> Generator[T, None, None]:
+def prefetch(make: Callable[[int], T], start: int, stop: int, ahead: int) -> Generator[T, None, None]:
     """Yields `make(step)` for start <= step < stop, made up to `ahead` steps early by one background thread.
 
     An exception in `make` is raised at its step. Closing the iterator stops the thread.

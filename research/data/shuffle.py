@@ -13,7 +13,7 @@ ROUNDS = 4
 def shuffled(positions: Int64[np.ndarray, " batch"], count: int, seed: int) -> Int64[np.ndarray, " batch"]:
     """Returns the indices (below `count`) at `positions` of an order that visits all of them anew in every epoch."""
     epochs, places = np.divmod(positions.astype(np.uint64), np.uint64(count))
-    keys = _mix(_mix(np.uint64(seed) + np.zeros_like(epochs)) ^ epochs)
+    keys = _mix(_mix(np.uint64(seed % 2**64) + np.zeros_like(epochs)) ^ epochs)
     bits = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
     found = _feistel(places, keys, bits)
     while (outside := found >= count).any():

@@ -47,8 +47,7 @@ class TableData:
         tables, facts = self._read()
         tables = {**self._divide(tables["train"]), **{name: t for name, t in tables.items() if name != "train"}}
         train = tables["train"]
-        if self.target not in train:
-            raise UserError(f"There is no column {self.target!r} to predict: the table has {', '.join(train)}.")
+        self._check_columns(tables)
         columns = [name for name in train if name != self.target and name not in self.ignore]
         categories = {name: _categories(train[name]) for name in columns}
         numbers = [name for name in columns if categories[name] is None]
@@ -59,7 +58,8 @@ class TableData:
         splits = {}
         for split, table in tables.items():
             parts = [self._encode(name, table[name], categories[name], scales.get(name)) for name in columns]
-            splits[split] = Rows({"inputs": np.concatenate(parts, 1), **self._targets(split, table, classes)})
+            targets = self._targets(split, table[self.target], classes)
+            splits[split] = Rows({"inputs": np.concatenate(parts, 1), **targets})
         facts["splits"] = {name: {"examples": len(rows)} for name, rows in splits.items()}
         facts["columns"] = {name: "number" if kinds is None else len(kinds) for name, kinds in categories.items()}
         facts["class_names"] = list(classes)
@@ -69,9 +69,10 @@ class TableData:
     def _read(self) -> tuple[dict[str, Table], dict[str, Any]]:
         if self.train:
             paths = {"train": self.train, **({"test": self.test} if self.test else {})}
+            own: dict[str, Table] = {name: files.read_table(path) for name, path in paths.items()}
             digests = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths.values()}
-            return {name: files.read_table(path) for name, path in paths.items()}, {"name": "your files", "files": digests}
-        tables = {}
+            return own, {"name": "your files", "files": digests}
+        tables: dict[str, Table] = {}
         for split, source in catalogue.load(self.dataset).items():
             records = [source[index] for index in range(len(source))]
             tables[split] = {name: [_plain(record[name]) for record in records] for name in records[0]}
@@ -89,6 +90,14 @@ class TableData:
         chosen = {side: [row for row, its in zip(rows, sides, strict=True) if its == side] for side in shares}
         return {side: dict(zip(table, zip(*members, strict=True), strict=True)) for side, members in chosen.items()}
 
+    def _check_columns(self, tables: Mapping[str, Table]) -> None:
+        for name in (self.target, *self.ignore, *self.logarithm):
+            if name not in tables["train"]:
+                raise UserError(f"There is no column {name!r}: the table has {', '.join(tables['train'])}.")
+        for split, table in tables.items():
+            if absent := [name for name in tables["train"] if name not in table and name not in self.ignore]:
+                raise UserError(f"The {split} rows have no column {absent[0]!r}: they have {', '.join(table)}.")
+
     def _scale(self, name: str, values: Sequence[Any]) -> tuple[float, float]:
         numbers = self._numbers(name, values)
         return float(numbers.mean()), float(numbers.std()) or 1.0
@@ -97,8 +106,16 @@ class TableData:
         try:
             numbers = np.array(values, np.float64)
         except ValueError as error:
-            raise UserError(f"The column {name!r} holds numbers in the training rows, but elsewhere: {error}.") from None
-        return np.log1p(numbers) if name in self.logarithm else numbers
+            raise UserError(f"The column {name!r} holds numbers in the training rows, elsewhere: {error}.") from None
+        if name in self.logarithm:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                numbers = np.log1p(numbers)
+        if not np.isfinite(numbers).all():
+            raise UserError(
+                f"The column {name!r} has values that are not finite numbers, or not above -1 for --data.logarithm: "
+                "mend them, or leave the column out with --data.ignore."
+            )
+        return numbers
 
     def _encode(
         self, name: str, values: Sequence[Any], kinds: Sequence[str] | None, scale: tuple[float, float] | None
@@ -108,10 +125,7 @@ class TableData:
             return ((self._numbers(name, values)[:, None] - scale[0]) / scale[1]).astype(np.float32)
         return (np.array(values, str)[:, None] == np.array(kinds, str)).astype(np.float32)
 
-    def _targets(self, split: str, table: Table, classes: Sequence[str]) -> dict[str, np.ndarray]:
-        if self.target not in table:
-            raise UserError(f"The {split} rows have no column {self.target!r}: they have {', '.join(table)}.")
-        values = table[self.target]
+    def _targets(self, split: str, values: Sequence[Any], classes: Sequence[str]) -> dict[str, np.ndarray]:
         if self.kind == "numbers":
             return {"targets": self._numbers(self.target, values)[:, None].astype(np.float32)}
         unknown = sorted(set(map(str, values)) - set(classes))

@@ -1,4 +1,4 @@
-"""Text for language models: read, clean, divide by group, tokenise, cut into rows; from a data set or your own files."""
+"""Text for language models: read, clean, divide by group, tokenise, cut into rows; a data set or your own files."""
 
 import dataclasses
 import hashlib

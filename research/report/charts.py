@@ -13,7 +13,7 @@ from typing import Literal
 
 from research.report import numbers
 
-Point = tuple[float, float]  # (step, value)
+Point = tuple[int, float]  # (step, value)
 SIZE = 1000  # units of the drawing, both ways
 POINTS = 400  # most points drawn of a line: about one a pixel
 TICKS = 5
@@ -79,7 +79,7 @@ class Chart:
     unit: str
     series: tuple[Series, ...]
     views: tuple[View, ...]
-    steps: float
+    steps: int
     large: bool = False
 
     @property
@@ -91,7 +91,12 @@ class Chart:
     def values(self) -> str:
         """The points of every series as JSON."""
         table = [
-            {"name": series.name, "colour": series.colour, "points": [[x, float(f"{y:.5g}")] for x, y in series.points]}
+            {
+                "name": series.name,
+                "style": series.style,
+                "colour": series.colour,
+                "points": [(step, float(f"{value:.5g}")) for step, value in series.points],
+            }
             for series in self.series
         ]
         return json.dumps({"steps": self.steps, "series": table}, separators=(",", ":"))
@@ -107,7 +112,13 @@ class Chart:
 
 
 def line_chart(
-    title: str, series: Sequence[Series], *, unit: str = "", from_zero: bool = False, logarithm: bool = False, large: bool = False
+    title: str,
+    series: Sequence[Series],
+    *,
+    unit: str = "",
+    from_zero: bool = False,
+    logarithm: bool = False,
+    large: bool = False,
 ) -> Chart | None:
     """Lays out a chart of values over steps; None where no series has a finite value.
 
@@ -127,8 +138,9 @@ def line_chart(
     values = [value for line in kept for _, value in line.points]
     steps = max(step for line in kept for step, _ in line.points) or 1
     low, high = min(values), max(values)
-    scales = {"linear": Scale(*_padded(min(low, 0) if from_zero else low, high, from_zero))}
-    if logarithm and 0 < low < high:
+    scales = {"linear": Scale(*_padded(min(low, 0.0) if from_zero else low, high, from_zero))}
+    # The outer bounds keep the ends of the scale apart and above zero in floating point.
+    if logarithm and 1e-300 < low < high < 1e30 * low:
         room = (high / low) ** 0.04
         scales["log"] = Scale(low / room, high * room, logarithmic=True)
     names = ["log", "linear"] if "log" in scales and high / low > 30 else list(scales)
@@ -154,7 +166,8 @@ def smooth(points: Sequence[Point]) -> list[Point]:
     reach = len(points) // 40
     result = []
     for index, (step, _) in enumerate(points):
-        room = min(reach, index, len(points) - 1 - index)
+        # Symmetric at the steep start; the flat end is averaged over what there is.
+        room = min(reach, index)
         result.append((step, statistics.fmean(values[index - room : index + room + 1])))
     return result
 
@@ -164,21 +177,23 @@ def _finite(points: Sequence[Point]) -> list[Point]:
 
 
 def _padded(low: float, high: float, from_zero: bool) -> tuple[float, float]:
-    margin = 0.04 * (high - low) or 0.5 * abs(high) or 1.0
+    # A line that hardly moves gets a scale that the digits of its values can fill.
+    margin = max(0.04 * (high - low), 1e-3 * max(abs(low), abs(high))) or 1.0
     return (low if from_zero and low == 0 else low - margin), high + margin
 
 
-def _view(name: str, scale: Scale, series: Sequence[Series], steps: float) -> View:
+def _view(name: str, scale: Scale, series: Sequence[Series], steps: int) -> View:
+    whole = [tick for tick in _round_values(0.0, float(steps)) if tick.is_integer()]
     return View(
         name=name,
         scale=scale,
         paths=tuple(path for line in series for path in _paths(line, scale, steps)),
-        x_ticks=tuple((100 * tick / steps, numbers.compact(tick)) for tick in _round_values(0, steps)),
+        x_ticks=tuple((100 * tick / steps, numbers.compact(tick)) for tick in whole),
         y_ticks=tuple((100 * (1 - scale.fraction(tick)), numbers.compact(tick)) for tick in scale.ticks()),
     )
 
 
-def _paths(line: Series, scale: Scale, steps: float) -> Iterator[tuple[str, str]]:
+def _paths(line: Series, scale: Scale, steps: int) -> Iterator[tuple[str, str]]:
     places = [f"{SIZE * step / steps:.1f} {SIZE * (1 - scale.fraction(value)):.1f}" for step, value in line.points]
     colour = f"colour-{line.colour}"
     if len(places) > 1:
@@ -193,5 +208,6 @@ def _round_values(low: float, high: float) -> list[float]:
     power = 10.0 ** math.floor(math.log10((high - low) / TICKS))
     width = next(factor * power for factor in (1, 2, 2.5, 5, 10) if (high - low) / (factor * power) <= TICKS)
     return [
-        float(f"{index * width:.12g}") for index in range(math.ceil(low / width - 1e-9), math.floor(high / width + 1e-9) + 1)
+        float(f"{index * width:.12g}")
+        for index in range(math.ceil(low / width - 1e-9), math.floor(high / width + 1e-9) + 1)
     ]

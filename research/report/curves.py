@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from research.report.charts import Chart, Point, Series, Style, line_chart, smooth
+from research.report.numbers import Number
 
 Entry = Mapping[str, Any]
 COLOURS = 7  # of the palette, before the grey of baselines
@@ -32,7 +33,7 @@ def rate_unit(entries: Sequence[Entry]) -> str:
     return next((f"{entry['unit']} per second" for entry in entries if "unit" in entry), "per second")
 
 
-def run_charts(entries: Sequence[Entry], baseline: tuple[str, float] | None = None) -> list[Chart]:
+def run_charts(entries: Sequence[Entry], baseline: tuple[str, Number] | None = None) -> list[Chart]:
     """Returns the charts of a run; those without values are left out.
 
     Args:
@@ -41,12 +42,13 @@ def run_charts(entries: Sequence[Entry], baseline: tuple[str, float] | None = No
     """
     loss = _training_and_evaluation(entries, "loss")
     if baseline is not None and loss:
+        name, value = baseline
         last = max(step for line in loss for step, _ in line.points)
-        loss.append(Series(f"{baseline[0]} baseline", [(0, baseline[1]), (last, baseline[1])], 7, "dashed"))
+        loss.append(Series(f"{name} baseline", [(0, float(value)), (last, float(value))], COLOURS, "dashed"))
     charts = [
         line_chart("Loss", loss, logarithm=True, large=True),
         line_chart("Accuracy", _training_and_evaluation(entries, "accuracy")),
-        line_chart("Learning rate", [Series("learning rate", points(entries, "train", "learning_rate"), 2)], from_zero=True),
+        line_chart("Learning rate", [Series("rate", points(entries, "train", "learning_rate"), 2)], from_zero=True),
         line_chart("Gradient norm", _noisy("each step", points(entries, "train", "gradient_norm"), 3), logarithm=True),
         line_chart(
             "Throughput",
@@ -71,7 +73,10 @@ def comparison_charts(runs: Mapping[str, Sequence[Entry]]) -> list[Chart]:
         return line_chart(title, series, **options)
 
     charts = [
-        *(chart(f"Loss on the {split} split", "evaluation", "loss", split, logarithm=True, large=True) for split in splits),
+        *(
+            chart(f"Loss on the {split} split", "evaluation", "loss", split, logarithm=True, large=True)
+            for split in splits
+        ),
         chart("Training loss", "train", "loss", logarithm=True, large=True),
         *(chart(f"Accuracy on the {split} split", "evaluation", "accuracy", split) for split in splits),
         chart("Learning rate", "train", "learning_rate", from_zero=True),

@@ -1,4 +1,4 @@
-"""The model card of a run, `MODEL_CARD.md`: Hugging Face's front matter, then what a stranger must know, from the record.
+"""The model card of a run, `MODEL_CARD.md`: Hugging Face's front matter, then what a stranger must know.
 
 The sections are those of Mitchell et al., "Model Cards for Model Reporting" (2019), as far as a record can fill them.
 """

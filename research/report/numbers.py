@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+Number = int | float
+
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e4, "k"))
 
 
@@ -20,7 +22,7 @@ def metric(value: Any) -> str:
     return f"{value:,.4f}" if size < 100 else f"{value:,.1f}"
 
 
-def compact(value: float) -> str:
+def compact(value: Number) -> str:
     """Formats the label of an axis or a size in at most about five characters: 0.25, 2,000, 12k, 3.5M, 1e-5."""
     for size, prefix in PREFIXES:
         if abs(value) >= size:
@@ -28,13 +30,13 @@ def compact(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else _plain(value)
 
 
-def share(value: float) -> str:
+def share(value: Number) -> str:
     """Formats a share of one as a percentage of three digits."""
     percent = 100 * value
     return f"{percent:.1f} %" if percent >= 1 or percent == 0 else f"{percent:.2g} %"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: Number) -> str:
     """Formats seconds in the two largest units that say something: 12.3 s, 4 min 12 s, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
@@ -44,7 +46,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _plain(value: float) -> str:
+def _plain(value: Number) -> str:
     if 0 < abs(value) < 1e-3:
         digits, _, power = f"{value:.2e}".partition("e")
         return f"{float(digits):g}e{int(power)}"

@@ -39,7 +39,9 @@ def write_predictions(
         class_names: names by class number; empty for the numbers.
         split: the split they are from.
     """
-    write_atomic(run / PREDICTIONS, json.dumps({"split": split, **prediction_grid(images, labels, predicted, class_names)}))
+    write_atomic(
+        run / PREDICTIONS, json.dumps({"split": split, **prediction_grid(images, labels, predicted, class_names)})
+    )
 
 
 def prediction_grid(
@@ -48,7 +50,10 @@ def prediction_grid(
     predicted: Integer[np.ndarray, " batch"],
     class_names: Sequence[str],
 ) -> dict[str, Any]:
-    """Returns {"examples", "wrong_total", "wrong": [...], "right": [...]}; a picture is {"png", "label", "predicted"}."""
+    """Returns JSON values: `examples`, `wrong_total`, and `wrong` and `right`, of {"png", "label", "predicted"}.
+
+    The arguments are those of `write_predictions`.
+    """
     wrong = labels != predicted
 
     def name(index: int) -> str:
@@ -56,7 +61,7 @@ def prediction_grid(
 
     def pictures(chosen: Sequence[int]) -> list[dict[str, str]]:
         return [
-            {"png": png(images[index]), "label": name(labels[index]), "predicted": name(predicted[index])}
+            {"png": png(images[index]), "label": name(int(labels[index])), "predicted": name(int(predicted[index]))}
             for index in chosen
         ]
 
@@ -75,9 +80,7 @@ def png(image: UInt8[np.ndarray, "height breadth channels"]) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _spread(
-    labels: Integer[np.ndarray, " batch"], indices: Integer[np.ndarray, " chosen"]
-) -> list[int]:
+def _spread(labels: Integer[np.ndarray, " batch"], indices: Integer[np.ndarray, " chosen"]) -> list[int]:
     """Returns up to COUNT of the indices, taking one of each true class in turn."""
     turns: dict[int, int] = {}
     order = []

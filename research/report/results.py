@@ -37,7 +37,6 @@ class Headline:
     label: str
     value: str
     direction: str
-    baseline: str
     bars: tuple[tuple[str, str, float], ...]
     """(name, value, share of the largest) of the run and its baselines, the run first"""
     beaten: bool | None
@@ -60,7 +59,7 @@ def results_of(record: Record, entries: Sequence[Results]) -> tuple[dict[str, Re
     return {name: {k: v for k, v in entry.items() if k not in outer} for name, entry in last.items()}, step
 
 
-def scalars(results: Results) -> dict[str, float]:
+def scalars(results: Results) -> dict[str, numbers.Number]:
     """Returns the metrics that are single numbers."""
     return {name: value for name, value in results.items() if isinstance(value, int | float)}
 
@@ -71,7 +70,7 @@ def rows(columns: Sequence[Results]) -> list[Row]:
     return [_row(metric, [scalars(results).get(metric) for results in columns]) for metric in metrics]
 
 
-def _row(metric: str, values: list[float | None]) -> Row:
+def _row(metric: str, values: list[numbers.Number | None]) -> Row:
     known = [(value, -index) for index, value in enumerate(values) if value is not None and math.isfinite(value)]
     best = None
     if len(known) > 1:
@@ -89,7 +88,7 @@ def main_metric(results: Results) -> str | None:
     return "loss" if "loss" in known else next(iter(known), None)
 
 
-def best_baseline(metric: str, baselines: Mapping[str, Results]) -> tuple[str, float] | None:
+def best_baseline(metric: str, baselines: Mapping[str, Results]) -> tuple[str, numbers.Number] | None:
     """Returns name and value of the baseline that is best by a metric."""
     choose = max if metric.startswith(HIGHER_IS_BETTER) else min
     known = {name: scalars(results)[metric] for name, results in baselines.items() if metric in scalars(results)}
@@ -113,10 +112,13 @@ def headline(name: str, split: str, results: Results, baselines: Mapping[str, Re
         label=f"{split} {name_of(metric)}{'' if higher else unit}",
         value=show(value),
         direction="higher is better" if higher else "lower is better",
-        baseline="" if best is None else f"{best[0]}: {show(best[1])}",
-        bars=tuple((bar, show(number), abs(number) / largest if math.isfinite(number) else 0.0) for bar, number in bars),
+        bars=tuple((bar, show(number), _part(number, largest)) for bar, number in bars),
         beaten=None if best is None else (value > best[1] if higher else value < best[1]),
     )
+
+
+def _part(value: numbers.Number, largest: numbers.Number) -> float:
+    return abs(value) / largest if math.isfinite(value) else 0.0
 
 
 def loss_unit(record: Record, results: Results) -> str:
@@ -151,8 +153,10 @@ def class_name(index: int, class_names: Sequence[str]) -> str:
     return str(class_names[index]) if index < len(class_names) else str(index)
 
 
-def matrix_rows(matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> list[tuple[str, list[tuple[int, float]]]]:
-    """Returns (true class, [(count, share of the true class's examples)]) of a confusion matrix; none if it is large."""
+def matrix_rows(
+    matrix: Sequence[Sequence[int]], class_names: Sequence[str]
+) -> list[tuple[str, list[tuple[int, float]]]]:
+    """Returns (true class, [(count, share of the true class)]) for each row of a matrix; none if it is large."""
     if len(matrix) > LARGEST_MATRIX:
         return []
     return [

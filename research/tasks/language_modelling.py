@@ -34,6 +34,8 @@ class LanguageModelling:
                 f"The rows of {length} tokens are longer than the model's context of {model.context}: "
                 f"set --model.context {length} or --data.length {model.context}."
             )
+        if self.temperature <= 0:
+            raise UserError(f"The temperature is {self.temperature}, not above 0: set --task.temperature 0.8, or less.")
         functions = model.build(data.outputs)
 
         def init(key: Key[Array, ""]) -> Params:

@@ -50,8 +50,8 @@ def next_entry(head: str, step: int, batch: str, metrics: dict[str, Any], params
 def first_difference(left: list[dict[str, Any]], right: list[dict[str, Any]]) -> tuple[int, list[str]] | None:
     """Returns (step, parts that differ) where two chains first differ, or None where one continues the other."""
     for first, second in zip(left, right, strict=False):
-        if first["chain"] != second["chain"]:
-            return first["step"], [part for part in PARTS if first.get(part) != second.get(part)]
+        if first != second:
+            return first["step"], [part for part in PARTS if first.get(part) != second.get(part)] or ["chain"]
     return None
 
 

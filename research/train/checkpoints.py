@@ -6,6 +6,8 @@ complete: the SHA-256 of every file. A checkpoint without it, or with a byte cha
 
 import hashlib
 import json
+import logging
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +33,10 @@ class Saver:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.keep_last = keep_last
         self.report = report
+        self.saved: int | None = None
+        """the step last saved, completely"""
+        # Orbax logs, with a trace from each of its threads, the very errors that it raises; `report` says them once.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -62,16 +68,20 @@ class Saver:
             self.report(f"a checkpoint could not be written ({error}); training goes on and will try again")
 
     def _finish(self, response: Any, path: Path, facts: dict[str, Any]) -> None:
-        response.result()
-        write_atomic(_manifest_path(path), _canonical({**facts, "files": _file_digests(path)}))
+        try:
+            response.result()
+            write_atomic(_manifest_path(path), _canonical({**facts, "files": _file_digests(path)}))
+        except BaseException:
+            _remove_unfinished(self.folder)  # on a full disk its remains would keep the next from being written
+            raise
+        self.saved = facts["step"]
         self._prune()
 
     def _prune(self) -> None:
         manifests = {path: manifest for path in _checkpoint_paths(self.folder) if (manifest := _read_manifest(path))}
         kept = set(sorted(manifests)[-self.keep_last :])
-        scored = [path for path in manifests if manifests[path].get("score") is not None]
-        if scored:
-            kept.add(min(scored, key=lambda path: manifests[path]["score"]))
+        top = best(self.folder)
+        kept |= {path for path in manifests if int(path.name) == top}
         for path in manifests.keys() - kept:
             _remove(path)
 
@@ -86,10 +96,23 @@ def newest_good(folder: Path, report: Callable[[str], None]) -> int | None:
     return None
 
 
+def discard_after(folder: Path, step: int) -> None:
+    """Removes what later saves left: damaged, or cut off. They would count as the newest ones when old ones are pruned.
+
+    Args:
+        folder: of the checkpoints.
+        step: the one that the run continues from, 0 for none.
+    """
+    for path in _checkpoint_paths(folder):
+        if int(path.name) > step:
+            _remove(path)
+    _remove_unfinished(folder)
+
+
 def best(folder: Path) -> int | None:
     """Returns the step of the best-scored checkpoint, if any has a score."""
     scores = {path: (_read_manifest(path) or {}).get("score") for path in _checkpoint_paths(folder)}
-    scored = {path: score for path, score in scores.items() if score is not None}
+    scored = {path: score for path, score in scores.items() if score is not None and math.isfinite(score)}
     return int(min(scored, key=lambda path: scored[path]).name) if scored else None
 
 
@@ -170,6 +193,11 @@ def _problem(path: Path) -> str | None:
 def _remove(path: Path) -> None:
     _manifest_path(path).unlink(missing_ok=True)  # first, so that a half-removed checkpoint never looks good
     shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for path in folder.glob("*.orbax-checkpoint-tmp"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def abstract_like(tree: Any, shardings: Any) -> Any:

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from research.core import trees
+from research.core.errors import UserError
 from research.core.mesh import batch_sharding
 from research.core.run_directory import CHECKPOINTS
 from research.core.streams import stream
@@ -49,7 +51,7 @@ def fit(
         stop_after: stop after this step as a signal would.
 
     Raises:
-        UserError: the loss is not finite; the last good checkpoint is kept.
+        UserError: the loss is not finite, and the last good checkpoint is kept; or the last state cannot be saved.
     """
     experiment, start = assembly.experiment, int(state.step)
     last = min(experiment.steps, stop_after or experiment.steps)
@@ -58,7 +60,7 @@ def fit(
     saver = Saver(
         log.folder / CHECKPOINTS, keep_last=experiment.keep_last, report=lambda text: log.event(watch.step, text)
     )
-    batches = prefetch(_prepare(assembly), start, last)
+    batches = prefetch(_prepare(assembly), start, last, ahead=_batches_ahead(assembly))
     began = time.perf_counter()
     with interruption() as interrupted:
         try:
@@ -88,11 +90,21 @@ def _prepare(assembly: Assembly) -> Callable[[int], tuple[Any, str]]:
     experiment, sharding = assembly.experiment, batch_sharding(assembly.mesh)
     make = training_batches(assembly.data.splits["train"], batch_size=experiment.batch_size, seed=experiment.seed)
 
+    # On a single CPU there is nowhere to move a batch to, and `device_put` would only take time from tiny steps.
+    stays = assembly.mesh.size == 1 and jax.default_backend() == "cpu"
+
     def prepare(step: int) -> tuple[Any, str]:
         batch = make(step)
-        return jax.device_put(batch, sharding), chain.batch_digest(batch)
+        return batch if stays else jax.device_put(batch, sharding), chain.batch_digest(batch)
 
     return prepare
+
+
+def _batches_ahead(assembly: Assembly) -> int:
+    """Enough batches that tiny steps do not outrun the thread that makes them, and no more than 64 MB of them."""
+    example = assembly.data.splits["train"][0]
+    size = assembly.experiment.batch_size * sum(array.nbytes for array in example.values())
+    return int(np.clip(2**26 // size, 2, 32))
 
 
 def _on_periods(
@@ -130,4 +142,9 @@ def _on_periods(
         saver.save(step, state, {"score": score, "chain": watch.head})
     if stopping:
         saver.wait()
+        if saver.saved != step:
+            raise UserError(
+                f"The last checkpoint, of step {step}, could not be written to {saver.folder}: free space there and "
+                "add --resume to the command, which continues from the newest one."
+            )
     watch.paused(time.perf_counter() - began)

@@ -1,10 +1,12 @@
-"""Optimizers by composition: clip, penalise, scale, decay, follow the schedule; each part one optax transformation.
+"""Optimizers by composition: penalise, clip, scale, decay, follow the schedule; each part one optax transformation.
 
 Rules (pattern, factor) give every parameter, by its path, exactly one factor of the learning rate (0 freezes it) and
 one of the weight decay.
 """
 
 import dataclasses
+import math
+import re
 from typing import Any, Literal
 
 import jax
@@ -50,9 +52,9 @@ class Optimizer:
         decay = trees.match_rules(self.decay_rules, params, what="weight decay")
         rate = trees.match_rules(self.rate_rules, params, what="the learning rate")
         parts = [
+            _penalty(self.l1, self.l2, decay) if self.l1 or self.l2 else optax.identity(),
             _freeze(rate),
             optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
-            _penalty(self.l1, self.l2, decay) if self.l1 or self.l2 else optax.identity(),
             self._direction(),
             _scaled_decay(self.weight_decay, decay) if self.weight_decay else optax.identity(),
             _scale(rate),
@@ -75,21 +77,29 @@ class Optimizer:
 
 
 def _muon(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) for the kernels of linear layers, Adam for embeddings, norms and biases."""
+    """Muon (Jordan et al. 2024) for the kernels inside a model, Adam for embeddings, norms, biases and the head."""
 
     def labels(params: Params) -> Any:
         return trees.map_with_path(
-            lambda path, leaf: "muon" if path.endswith("kernel") and leaf.ndim == 2 else "adam", params
+            lambda path, _: "muon" if re.search(r"(?<!^head)(?<!^output)/kernel$", path) else "adam", params
         )
 
-    # `consistent_rms` gives Muon's updates the size of Adam's, so that one peak rate serves both (Liu et al. 2025).
-    muon = optax.contrib.scale_by_muon()
+    muon = optax.contrib.scale_by_muon(weight_dimension_numbers=lambda kernels: jax.tree.map(_matrix_axes, kernels))
     scaled = optax.chain(muon, optax.stateless(lambda updates, _: jax.tree.map(_like_adam, updates)))
     return optax.partition({"muon": scaled, "adam": optax.scale_by_adam(b1, b2, epsilon)}, labels)
 
 
+def _matrix_axes(kernel: Any) -> optax.contrib.MuonDimensionNumbers:
+    """The axes of a kernel as a matrix: [inputs outputs], [layers inputs outputs] or [rows columns inputs outputs]."""
+    last = kernel.ndim - 1
+    return optax.contrib.MuonDimensionNumbers(tuple(range(0 if kernel.ndim == 4 else last - 1, last)), (last,))
+
+
 def _like_adam(update: Any) -> Any:
-    return 0.2 * max(update.shape) ** 0.5 * update
+    """Gives Muon's update the size of Adam's, so that one peak rate serves both (Liu et al. 2025, eq. 4)."""
+    axes = _matrix_axes(update)
+    inputs = math.prod(update.shape[axis] for axis in axes.reduction_axis)
+    return 0.2 * max(inputs, update.shape[-1]) ** 0.5 * update
 
 
 def _freeze(rate: Any) -> optax.GradientTransformation:

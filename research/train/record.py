@@ -9,6 +9,7 @@ import datetime
 import secrets
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,10 @@ def open_unfinished(name: str, experiment: Any, root: Path) -> RunLog:
     Raises:
         UserError: there is none, or its configuration computes something else (says which fields differ).
     """
-    runs = [run for run in all_runs(root) if run.parent.name == name]
-    unfinished = [run for run in runs if read_record(run)["status"] != "finished"]
-    if not unfinished:
+    records = ((run, read_record(run)) for run in reversed(all_runs(root)) if run.parent.name == name)
+    folder, record = next(((run, record) for run, record in records if _resumable(record)), (None, None))
+    if folder is None or record is None:
         raise UserError(f"There is no unfinished run of {name} under {root}/ to resume: start one without --resume.")
-    folder = unfinished[-1]
-    record = read_record(folder)
     changed = configs.differences(record["config"], configs.to_json(experiment))
     changed = {field: values for field, values in changed.items() if field not in WATCHING}
     if changed:
@@ -93,11 +92,20 @@ def open_unfinished(name: str, experiment: Any, root: Path) -> RunLog:
             "without --resume."
         )
     record["status"] = "running"
+    record.pop("error", None)
     record["git"], record["environment"] = _git(), backend.describe()
     return RunLog(folder, record)
 
 
+def _resumable(record: Mapping[str, Any]) -> bool:
+    # A run whose data or model was refused never began: it must not hide an older run that did.
+    began = "model" in record or record["status"] == "running"
+    return began and record["status"] != "finished"
+
+
 def _command() -> str:
+    if not hasattr(sys.modules["__main__"], "__file__"):
+        return "# from a notebook or an interactive session"
     spec = sys.modules["__main__"].__spec__
     program = f"python -m {spec.name}" if spec else f"python {Path(sys.argv[0]).name}"
     return " ".join([program.removesuffix(".__main__"), *sys.argv[1:]])

@@ -1,10 +1,9 @@
 """A whole run: data, assembly, training, final evaluation, record; new or resumed. Used by launcher and notebooks."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from research.core import backend, configs, trees
 from research.core.errors import UserError
-from research.core.run_directory import CHAIN, CHECKPOINTS, METRICS, read_record, truncate_after
+from research.core.run_directory import CHAIN, CHECKPOINTS, METRICS, read_lines, read_record, truncate_after
 from research.models.flops import layer_table
 from research.train import chain, checkpoints
 from research.train.experiment import Assembly, Experiment, assemble
@@ -59,8 +58,10 @@ def train(
     try:
         return _train(experiment, log, loggers, stop_after)
     except BaseException as error:
-        log.record.update(status="failed", error=f"{type(error).__name__}: {error}", finished=now())
-        log.save()
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        log.record.update(status=status, error=f"{type(error).__name__}: {error}", finished=now())
+        with suppress(OSError):  # on a full disk the record stays as it was
+            log.save()
         raise
 
 
@@ -105,6 +106,7 @@ def _starting_point(assembly: Assembly, log: RunLog) -> tuple[State, str]:
     """The initial state, or the newest good checkpoint's, with the run's files cut back to it."""
     folder = log.folder / CHECKPOINTS
     step = checkpoints.newest_good(folder, lambda text: log.event(0, text))
+    checkpoints.discard_after(folder, step or 0)
     if step is None:
         for file in (CHAIN, METRICS):
             truncate_after(log.folder / file, 0)
@@ -119,8 +121,7 @@ def _starting_point(assembly: Assembly, log: RunLog) -> tuple[State, str]:
 
 
 def _finish(log: RunLog, state: State) -> None:
-    entries = [json.loads(line) for line in (log.folder / METRICS).read_text(encoding="utf-8").splitlines()]
-    last = {entry["name"]: entry for entry in entries if entry["kind"] == "evaluation"}
+    last = {entry["name"]: entry for entry in read_lines(log.folder / METRICS) if entry["kind"] == "evaluation"}
     log.record.update(
         status="finished",
         finished=now(),
@@ -128,7 +129,7 @@ def _finish(log: RunLog, state: State) -> None:
             name: {k: v for k, v in entry.items() if k not in ("step", "kind", "name")} for name, entry in last.items()
         },
         params_sha256=trees.digest(state.params),
-        chain=[json.loads(line)["chain"] for line in (log.folder / CHAIN).read_text(encoding="utf-8").splitlines()][-1],
+        chain=list(read_lines(log.folder / CHAIN))[-1]["chain"],
     )
     log.save()
 

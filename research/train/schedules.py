@@ -17,7 +17,7 @@ class Schedule:
     warmup: int = 0
     """steps of linear warm-up"""
     final: float = 0.0
-    """the factor at the last step (cosine, linear, warmup_stable_decay)"""
+    """the factor that the run ends at (cosine, linear, warmup_stable_decay)"""
     decay_share: float = 0.2
     """share of the steps that warmup_stable_decay spends decaying (Hu et al. 2024)"""
     boundaries: tuple[float, ...] = (0.5, 0.75)

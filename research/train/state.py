@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
 
 from research.core.mesh import replicated, shard
 from research.core.shapes import Params
@@ -18,9 +17,12 @@ from research.core.shapes import Params
 
 @flax.struct.dataclass
 class State:
-    """Step number, parameters, optimizer state, and the moving average of the parameters where one is kept."""
+    """Step number (int32 []), parameters, optimizer state, and the parameters' moving average where one is kept.
 
-    step: Int[Array, ""]
+    The leaves are arrays, or in a tree of the same form their shapes, or their shardings.
+    """
+
+    step: Any
     params: Params
     optimizer: Any
     average: Params | None
@@ -42,6 +44,16 @@ def state_sharding(mesh: Mesh, rules: Any, state: State, optimizer: optax.Gradie
     params = shard(mesh, rules, state.params)
     whole = replicated(mesh)
     moments = optax.tree.map_params(
-        optimizer, lambda _, sharding: sharding, state.optimizer, params, transform_non_params=lambda _: whole
+        optimizer,
+        lambda moment, sharding: moment if _is_absent(moment) else sharding,
+        state.optimizer,
+        params,
+        transform_non_params=lambda _: whole,
+        is_leaf=_is_absent,
     )
     return State(whole, params, moments, None if state.average is None else params)
+
+
+def _is_absent(moment: Any) -> bool:
+    """Whether another of several optimizers keeps the moment of this parameter (`optax.partition`)."""
+    return isinstance(moment, optax.MaskedNode)

@@ -74,7 +74,7 @@ class Watch:
         self._window_steps += 1
         self._window_weight += float(metrics["weight"])
         experiment = self._assembly.experiment
-        if self.step % experiment.log_every == 0 or self.step == experiment.steps:
+        if self.step == experiment.steps or (experiment.log_every and self.step % experiment.log_every == 0):
             self._log_training({name: float(value) for name, value in metrics.items() if name != "random"})
             self.flush()
 

@@ -27,7 +27,12 @@ def language_record(folder: Path, steps: int) -> dict[str, Any]:
             ("feed_forward", 131712, 16_777_216),
         )
     ]
-    example = {"key": "train/3", "before": "“It is a truth  universally", "after": "“It is a truth universally", "reason": ""}
+    example = {
+        "key": "train/3",
+        "before": "“It is a truth  universally",
+        "after": "“It is a truth universally",
+        "reason": "",
+    }
     return {
         "format": 1,
         "name": "gpt_austen",
@@ -43,7 +48,14 @@ def language_record(folder: Path, steps: int) -> dict[str, Any]:
                 "cleaning": {"type": "research.data.cleaning.Cleaning", "unicode": "NFC", "near_duplicates": 0.0},
                 "length": 64,
             },
-            "model": {"type": "research.models.gpt.GPT", "depth": 4, "width": 128, "heads": 4, "context": 64, "tied": True},
+            "model": {
+                "type": "research.models.gpt.GPT",
+                "depth": 4,
+                "width": 128,
+                "heads": 4,
+                "context": 64,
+                "tied": True,
+            },
             "task": {"type": "research.tasks.language_modelling.LanguageModelling", "temperature": 0.8},
             "optimizer": {
                 "type": "research.train.optimizers.Optimizer",

@@ -18,15 +18,24 @@ def attend(
 ) -> Float[Array, "batch length heads head"]:
     """Attention (Vaswani et al. 2017, eq. 1); each group of heads shares a key and a value (Ainslie et al. 2023).
 
-    The softmax runs in float32. A query that may attend to nothing gets the mean of the values; mask its loss.
+    The softmax runs in float32, and divides after the product with the values, which are fewer than the weights. A
+    query that may attend to nothing gets the mean of the values; mask its loss.
     """
     batch, length, heads, head = query.shape
-    groups = key.shape[2]
-    query = (query * head**-0.5).reshape(batch, length, groups, heads // groups, head)
-    scores = jnp.einsum("btgqd,bsgd->bgqts", query, key, preferred_element_type=jnp.float32)
+    groups, keys = key.shape[2], key.shape[1]
+    shared = heads // groups
+    # One plain matrix product for each group: the queries of all its heads, one under the other.
+    query = (query * head**-0.5).reshape(batch, length, groups, shared, head).transpose(0, 2, 3, 1, 4)
+    query = query.reshape(batch, groups, shared * length, head)
+    key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
+    scores = jnp.einsum("bgqd,bgsd->bgqs", query, key, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, groups, shared, length, keys)
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bgqts,bsgd->btgqd", weights, value).reshape(batch, length, heads, head)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    total = weights.sum(-1, keepdims=True).astype(value.dtype)
+    weights = weights.astype(value.dtype).reshape(batch, groups, shared * length, keys)
+    attended = jnp.einsum("bgqs,bgsd->bgqd", weights, value).reshape(batch, groups, shared, length, head) / total
+    return attended.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, head)
 
 
 def causal_mask(length: int, segments: Int[Array, "batch length"] | None = None) -> Bool[Array, "#batch length length"]:

@@ -35,14 +35,19 @@ for (const figure of document.querySelectorAll("figure[data-values]")) {
         tip.append(row);
       };
       line("step", step.toLocaleString("en"));
-      for (const { name, colour, points } of series) {
+      for (const { name, style, colour, points } of series) {
+        if (points[points.length - 1][0] < step) continue;
         const [x, y] = nearest(points, step);
-        const mark = add("mark", colour);
-        mark.style.left = `${100 * x / steps}%`;
-        mark.style.top = `${100 * (1 - height(y))}%`;
-        line(name, y.toLocaleString("en", { maximumSignificantDigits: 5 }));
+        if (style !== "dashed") {
+          const mark = add("mark", colour);
+          mark.style.left = `${100 * x / steps}%`;
+          mark.style.top = `${100 * (1 - height(y))}%`;
+        }
+        const own = x === step || style === "dashed" ? "" : ` at ${x.toLocaleString("en")}`;
+        line(name + own, y.toLocaleString("en", { maximumSignificantDigits: 5 }));
       }
-      if (step > steps / 2) tip.style.right = `${100 * (1 - step / steps) + 2}%`; else tip.style.left = `${100 * step / steps + 2}%`;
+      const place = box.width * step / steps, width = tip.offsetWidth;
+      tip.style.left = `${place + 12 + width <= box.width ? place + 12 : Math.max(-40, place - 12 - width)}px`;
     };
     plot.addEventListener("pointerdown", show);
     plot.addEventListener("pointermove", show);

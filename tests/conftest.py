@@ -1,0 +1,97 @@
+"""What all tests share: one cache for compiled programs and prepared data, reproducible examples, and a tiny run.
+
+The fixtures `tiny_text`, `tiny_language_run` and `tiny_image_run` are configurations and files that train in about a
+second; a test varies them with `dataclasses.replace`.
+"""
+
+import os
+import random
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+from research.data.images import ImageData
+from research.data.text import TextData
+from research.evaluate.evaluators import Evaluator
+from research.models.gpt import GPT
+from research.models.resnet import ResNet
+from research.tasks.classification import Classification
+from research.tasks.language_modelling import LanguageModelling
+from research.train.experiment import Experiment
+from research.train.optimizers import Optimizer
+from research.train.schedules import Schedule
+
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "ontogeny"
+
+os.environ["ONTOGENY_CACHE"] = str(CACHE)  # for the programs that tests start, too
+jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file of 21,000 characters in sections that a split can divide: random words over eight letters."""
+    random_words = random.Random(0)
+    words = ["".join(random_words.choices("abcdefgh", k=4)) for _ in range(4200)]
+    paragraphs = [" ".join(words[start : start + 70]) for start in range(0, len(words), 70)]
+    path = tmp_path_factory.mktemp("text") / "tiny.txt"
+    path.write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_language_run(tiny_text: Path) -> Experiment:
+    """A GPT of one block that trains for 8 steps on `tiny_text`, with every period shorter than that."""
+    return Experiment(
+        data=TextData(train=(str(tiny_text),), length=8, validation_share=0.3),
+        model=GPT(depth=1, width=8, heads=2, context=8),
+        task=LanguageModelling(sample_tokens=8),
+        optimizer=Optimizer("adamw", peak=1e-2, weight_decay=0.1, clip=1.0),
+        schedule=Schedule("cosine", warmup=2, final=0.1),
+        evaluators=(Evaluator("language", batch_size=64, limit=100),),
+        steps=8,
+        batch_size=8,
+        log_every=2,
+        evaluate_every=4,
+        checkpoint_every=3,
+        digest_every=4,
+        sample_every=4,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 48 pictures of 8 x 8 in two classes, dark and bright."""
+    folder, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for name, low in (("bright", 128), ("dark", 0)):
+        (folder / name).mkdir()
+        for index in range(24):
+            pixels = generator.integers(low, low + 128, (8, 8, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_image_run(tiny_pictures: Path) -> Experiment:
+    """A ResNet of one block that trains for 8 steps on `tiny_pictures`."""
+    return Experiment(
+        data=ImageData(folder=str(tiny_pictures), size=8, validation_share=0.25),
+        model=ResNet(stages=(1,), width=4),
+        task=Classification(),
+        optimizer=Optimizer("momentum", peak=0.1),
+        schedule=Schedule("linear"),
+        evaluators=(Evaluator("classification", batch_size=8),),
+        steps=8,
+        batch_size=8,
+        log_every=1,
+        evaluate_every=4,
+        checkpoint_every=3,
+        digest_every=4,
+    )

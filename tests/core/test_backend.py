@@ -1,0 +1,56 @@
+"""The backend is tested before it is trusted, and described for the record."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from research.core import backend
+from research.core.errors import UserError
+
+
+def test_the_backend_in_use_passes_its_self_test():
+    """A right backend is accepted."""
+    backend.self_test()
+
+
+@pytest.mark.parametrize(
+    ("ndim", "kernel"), [(0, "matrix-vector products"), (3, "reductions"), ("product", "batched products")]
+)
+def test_a_wrong_kernel_is_refused_by_name(monkeypatch, ndim, kernel):
+    """Compiled results that are 5 % off, as jaxlib 0.10.2's were 0.2 %, end in one sentence."""
+    compile_right = jax.jit
+    shapes = {0: (), 3: (2, 2, 2), "product": (4, 8, 8)}
+
+    def compile_wrong(function):
+        def wrong(*arguments):
+            result = compile_right(function)(*arguments)
+            return result * 1.05 + 0.05 if jnp.shape(result) == shapes[ndim] else result
+
+        return wrong
+
+    monkeypatch.setattr(jax, "jit", compile_wrong)
+    with pytest.raises(UserError, match=f"computes wrong {kernel}: install the jax release pinned"):
+        backend.self_test()
+
+
+def test_the_description_has_what_the_numbers_depend_on():
+    """Versions, devices and the thread pool are in the record, as JSON values."""
+    facts = backend.describe()
+    assert facts["packages"]["jax"] == jax.__version__
+    assert facts["devices"]["count"] == jax.device_count()
+    assert facts["thread_pool"] >= 1
+
+
+def test_the_thread_pool_is_what_nproc_says(monkeypatch):
+    """`NPROC` goes before the cores."""
+    monkeypatch.setenv("NPROC", "7")
+    assert backend.thread_pool_size() == 7
+
+
+def test_the_cache_folder_is_the_users_choice(monkeypatch, tmp_path):
+    """`ONTOGENY_CACHE` goes before the user's cache folder."""
+    monkeypatch.setenv("ONTOGENY_CACHE", str(tmp_path))
+    assert backend.cache_folder() == tmp_path
+    monkeypatch.delenv("ONTOGENY_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert backend.cache_folder() == tmp_path / "ontogeny"

@@ -1,0 +1,83 @@
+"""Configurations survive the way through JSON, and nothing but configurations comes back."""
+
+import dataclasses
+import importlib
+import json
+
+import pytest
+
+from experiments.__main__ import modules
+from research.core.configs import differences, flatten_config, from_json, to_json, type_name
+from research.core.errors import UserError
+from research.train.experiment import Experiment
+from research.train.optimizers import Optimizer
+
+OPTIMIZER = "research.train.optimizers.Optimizer"
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_experiment_survives_json(name):
+    """`run.json` rebuilds the very configuration of each experiment."""
+    config = importlib.import_module(f"experiments.{name}").CONFIG
+    assert isinstance(config, Experiment)
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_a_configuration_names_its_type_and_all_its_fields():
+    """The JSON form is complete: no field is left to a default that a later version may change."""
+    written = to_json(Optimizer("sgd", peak=0.5))
+    assert written["type"] == OPTIMIZER
+    assert set(written) == {"type", *(field.name for field in dataclasses.fields(Optimizer))}
+    assert written["peak"] == 0.5
+
+
+def test_a_value_that_json_cannot_hold_is_a_bug_that_shows():
+    """An array or a function in a configuration raises where it is written."""
+    with pytest.raises(TypeError, match="not function"):
+        to_json(Experiment(data=lambda: None, model=None, task=None))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"type": "os.path.join"}, "only types of research and experiments are rebuilt"),
+        ({"type": "__main__.Mine"}, "define it in a module there"),
+        ({"type": "researchers.Model"}, "only types of research"),
+        ({}, "only types of research"),
+        ({"type": "research.nothing.Model"}, "not in this project"),
+        ({"type": "research.train.optimizers.Adamw"}, "not in this project"),
+        ({"type": "research.core.configs.from_json"}, "not a configuration class"),
+        ({"type": OPTIMIZER, "speed": 1, "kind": "sgd"}, r"the fields \['speed'\], which it does not have"),
+        ({"type": "research.train.experiment.Experiment"}, "does not fill research.train.experiment.Experiment"),
+    ],
+)
+def test_what_is_no_configuration_of_this_project_is_refused(value, message):
+    """A stranger's run.json can neither run code nor be misread in silence."""
+    with pytest.raises(UserError, match=message):
+        from_json(value)
+
+
+def test_differences_name_the_fields_as_the_command_line_does():
+    """Dotted names, in order; equal fields are not mentioned."""
+    left = {"type": "A", "model": {"type": "M", "depth": 2}, "sizes": [1, 2], "evaluators": [{"split": "test"}]}
+    right = {
+        "type": "A",
+        "model": {"type": "M", "depth": 3},
+        "sizes": [1, 3],
+        "evaluators": [{"split": "train"}],
+        "new": 0,
+    }
+    assert differences(left, right) == {
+        "model.depth": (2, 3),
+        "sizes": ([1, 2], [1, 3]),
+        "evaluators.0.split": ("test", "train"),
+        "new": (None, 0),
+    }
+    assert differences(left, left) == {}
+    assert dict(flatten_config(left))["evaluators.0.split"] == "test"
+
+
+def test_a_class_is_named_by_its_module():
+    """`type_name` gives what `from_json` imports."""
+    assert type_name(Optimizer()) == OPTIMIZER
+    assert isinstance(from_json({"type": OPTIMIZER}), Optimizer)

@@ -1,0 +1,155 @@
+"""The report: one page that needs nothing, trusts nothing, and has every section of every kind of run."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from research.core.errors import UserError
+from research.core.run_directory import METRICS, append_lines, read_record, write_record
+from research.report.html import report, write_report
+
+VOID = {"meta", "link", "img", "br", "input", "wbr", "hr", "path"}
+
+
+class Page(HTMLParser):
+    """Collects the tags and the text of a page, and checks that they nest."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def test_the_page_needs_no_network(language_run, picture_run):
+    """No tag loads anything, styles name no address, and the policy of the page forbids both."""
+    for run in (language_run, picture_run):
+        page = report(run)
+        for tag, attributes in Page(page).tags:
+            assert tag not in ("link", "iframe", "object", "embed")
+            assert (attributes.get("src") or "data:").startswith("data:")
+        assert "url(" not in page and "@import" not in page
+        assert "default-src 'none'; img-src data:;" in page
+
+
+def test_samples_cannot_become_part_of_the_page(language_run):
+    """Markup in a sample, a name, a command or an example of cleaning is shown as text."""
+    attack = "</p><script>alert(1)</script><img src=x onerror=alert(2)>\"'"
+    record = read_record(language_run)
+    record.update(name=attack, command=attack)
+    record["data"] |= {"name": attack, "description": attack, "source": attack}
+    record["data"]["cleaning"][1]["examples"][0]["before"] = attack
+    record["baselines"]["validation"] = {attack: {"loss": 2.0}}
+    write_record(language_run, record)
+    append_lines(language_run / METRICS, [{"step": 2000, "kind": "sample", "text": attack}])
+    page = report(language_run)
+    assert len(re.findall("<script", page)) == 1
+    assert "<img" not in page
+    assert attack.replace('"', "") in Page(page).words.replace('"', "")
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        "gpt_austen",
+        "GPT with 812,160 parameters",
+        "1.3721",
+        "better than every baseline",
+        "3-gram baseline",
+        "python -m experiments.gpt_austen --steps 2000",
+        "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+        "Mr. Darcy was & is.",
+        "254",
+        "41,873",
+        "public domain",
+        "block_3/ feed_forward",
+        "4f3c2b1a0d9e8f7a6b5c4d3e2f1a0b9c8d7e6f5a",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "0.42 %",
+        "4 min 25 s",
+    ],
+)
+def test_a_language_model_has_all_its_sections(language_run, expected):
+    """Headline, baselines, curves, command, digests, samples, cleaning, model and environment are on the page."""
+    assert expected in Page(report(language_run)).words
+
+
+def test_the_curves_are_those_that_training_wrote(language_run):
+    """Loss, accuracy, learning rate, gradient norm and throughput are drawn."""
+    titles = re.findall("<figcaption><strong>(.*?)</strong>", report(language_run))
+    assert titles == ["Loss", "Accuracy", "Learning rate", "Gradient norm", "Throughput"]
+
+
+def test_a_classifier_has_its_matrix_its_classes_and_its_pictures(picture_run):
+    """The confusion matrix has a cell for every pair of classes, and forty pictures are embedded."""
+    page = report(picture_run)
+    assert "91.2 %" in page and "majority class" in page
+    assert len(re.findall('<td class="[a-z]*" style="--share', page)) == 100
+    assert page.count("<tr><td>Ankle boot</td>") == 1
+    assert page.count('src="data:image/png;base64,') == 40
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"status": "interrupted"}, "interrupted at step 2,000 of 2,000. To continue it: python -m"),
+        (
+            {"status": "failed", "error": "UserError: The loss is nan"},
+            "failed after step 2,000 of 2,000: UserError: The loss",
+        ),
+        ({"status": "running"}, "was at step 2,000 of 2,000 when this page was written"),
+    ],
+)
+def test_unfinished_runs_say_so_and_show_what_they_have(language_run, changes, expected):
+    """The page of a run that did not finish says how far it got, and shows its last evaluation."""
+    record = read_record(language_run)
+    for missing in ("metrics", "baselines", "params_sha256", "chain", "finished", "wait_share"):
+        del record[missing]
+    write_record(language_run, {**record, **changes})
+    words = Page(report(language_run)).words
+    assert expected in words
+    assert "Measured at step 2,000, the last evaluation of this unfinished run." in words
+
+
+def test_a_run_that_died_at_once_has_a_page(tmp_path):
+    """A record of the first second, without data, model or any step, still gives a page and a card."""
+    write_record(
+        tmp_path, {"name": "early", "status": "failed", "error": "KeyError: 1", "command": "python -m x", "config": {}}
+    )
+    assert "KeyError: 1" in Page(write_report(tmp_path).read_text(encoding="utf-8")).words
+
+
+def test_events_and_resumes_are_told(language_run):
+    """What went wrong on the way, and every resume, stand in the page in order of time."""
+    record = read_record(language_run)
+    record["events"] = [{"step": 500, "time": "2025-03-01T10:02:00Z", "message": "checkpoint 500 is damaged"}]
+    record["resumes"] = [{"step": 250, "time": "2025-03-01T10:03:00Z"}]
+    write_record(language_run, record)
+    words = Page(report(language_run)).words
+    assert words.index("checkpoint 500 is damaged") < words.index("resumed from this step's checkpoint")
+
+
+def test_a_folder_without_a_record_is_refused(tmp_path):
+    """A folder that is no run directory gives one sentence."""
+    with pytest.raises(UserError, match=r"has no run\.json"):
+        write_report(tmp_path)

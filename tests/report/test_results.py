@@ -1,0 +1,73 @@
+"""Tables of results."""
+
+import pytest
+
+from research.report import results
+
+
+def test_the_best_value_of_each_row_is_marked():
+    """The best is the lowest loss, the highest accuracy; NaN and missing values are never best."""
+    columns = [
+        {"loss": 1.2, "accuracy": 0.7, "roc_auc": float("nan"), "list": [1, 2]},
+        {"loss": 1.5, "accuracy": 0.8, "roc_auc": 0.5},
+        {"loss": 0.9},
+    ]
+    assert {row.metric: row.best for row in results.rows(columns)} == {"loss": 2, "accuracy": 1, "ROC-AUC": None}
+
+
+def test_a_single_column_has_no_best():
+    """Without a baseline nothing is marked."""
+    assert [row.best for row in results.rows([{"loss": 1.0}])] == [None]
+
+
+@pytest.mark.parametrize(
+    ("found", "metric"),
+    [
+        ({"loss": 1.0, "perplexity": 2.7, "accuracy": 0.5}, "loss"),
+        ({"loss": 0.3, "accuracy": 0.9}, "accuracy"),
+        ({"loss": 0.3, "r2": 0.9}, "loss"),
+        ({}, None),
+    ],
+)
+def test_the_main_metric_suits_the_task(found, metric):
+    """A classifier is judged by its accuracy, a language model and a regression by their loss."""
+    assert results.main_metric(found) == metric
+
+
+def test_the_headline_is_honest_about_the_baseline():
+    """A run that does not beat its best baseline is said not to, and the baselines stand in order, the best first."""
+    baselines = {"1-gram": {"loss": 2.9}, "3-gram": {"loss": 1.9}}
+    lost = results.headline("run", "validation", {"loss": 2.0, "perplexity": 7.4}, baselines, ", nats")
+    won = results.headline("run", "validation", {"loss": 1.8, "perplexity": 6.0}, baselines, ", nats")
+    assert lost is not None and lost.beaten is False
+    assert won is not None and won.beaten is True
+    assert [name for name, _, _ in won.bars] == ["run", "3-gram", "1-gram"]
+
+
+def test_unfinished_runs_have_the_results_of_their_last_evaluation():
+    """Without final metrics the last evaluation of each split counts, with its step."""
+    entries = [
+        {"step": 10, "kind": "train", "loss": 3.0},
+        {"step": 10, "kind": "evaluation", "name": "validation", "loss": 2.0},
+        {"step": 20, "kind": "evaluation", "name": "validation", "loss": 1.0},
+    ]
+    assert results.results_of({}, entries) == ({"validation": {"loss": 1.0}}, 20)
+    assert results.results_of({"metrics": {"test": {"loss": 0.5}}}, entries) == ({"test": {"loss": 0.5}}, None)
+
+
+def test_confusions_are_listed_by_number():
+    """The commonest mistakes come first, with their share of the true class; right answers are no mistakes."""
+    matrix = [[8, 2, 0], [5, 4, 1], [0, 0, 0]]
+    assert results.confusions(matrix, ["cat", "dog"]) == [
+        ("dog", "cat", 5, 0.5),
+        ("cat", "dog", 2, 0.2),
+        ("dog", "2", 1, 0.1),
+    ]
+    assert results.matrix_rows(matrix, ["cat", "dog"])[2] == ("2", [(0, 0.0), (0, 0.0), (0, 0.0)])
+
+
+def test_large_confusion_matrices_are_not_drawn():
+    """Of more classes than a page can show, only the commonest confusions are listed."""
+    matrix = [[1] * 50 for _ in range(50)]
+    assert results.matrix_rows(matrix, []) == []
+    assert len(results.confusions(matrix, [])) == results.COMMONEST
