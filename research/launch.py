@@ -15,6 +15,7 @@ from rich.console import Console
 from research.core import command_line
 from research.evaluate.tables import results_table
 from research.report.html import write_report
+from research.report.pictures import picture_predictions
 from research.train.experiment import Experiment
 from research.train.run import train
 
@@ -45,4 +46,5 @@ def _launch(config: Experiment, name: str, description: str) -> None:
         rows = {name: results, **run.record["baselines"][split]}
         console.print(results_table(f"{split} split", rows))
     console.print(f"parameters SHA-256: {run.record['params_sha256']}", soft_wrap=True)
+    picture_predictions(run)
     console.print(f"report: {write_report(run.folder)}", soft_wrap=True)

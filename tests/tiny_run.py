@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 NOVEL = ROOT / "research/data/datasets/austen/raw/persuasion.txt.gz"
 OPTIONS = (
     "--data.length 16 --model.depth 2 --model.width 32 --model.heads 2 --model.context 16 --model.dropout 0.1 "
-    "--optimizer.ema 0.9 --steps 60 --batch-size 4 --accumulate 2 --schedule.warmup 5 --checkpoint-every 5 "
+    "--optimizer.ema 0.9 --steps 40 --batch-size 4 --accumulate 2 --schedule.warmup 5 --checkpoint-every 5 "
     "--log-every 1 --evaluate-every 20 --digest-every 10 --sample-every 0 --evaluators.0.limit 64"
 ).split()
 

@@ -42,13 +42,14 @@ def self_test() -> None:
     x = np.linspace(-1, 1, 2**7 * 3, dtype=np.float32).reshape(2, 2, 2, 2, 2, 2, 6)
     reduced = jax.jit(lambda a: (a * a).sum((0, 2, 4, 6)))(x)
     product = jax.jit(lambda a, b: jnp.einsum("bij,bjk->bik", a, b))(x.reshape(4, 8, 12), x.reshape(4, 12, 8))
+    # The first two are exact or nearly so anywhere; accelerators may round the factors of a product to bfloat16.
     expected = (
-        ("matrix-vector products", total, 1024.0 * 512 * 512),
-        ("reductions", reduced, (x * x).sum((0, 2, 4, 6))),
-        ("batched products", product, x.reshape(4, 8, 12) @ x.reshape(4, 12, 8)),
+        ("matrix-vector products", total, 1024.0 * 512 * 512, 1e-5),
+        ("reductions", reduced, (x * x).sum((0, 2, 4, 6)), 1e-4),
+        ("batched products", product, x.reshape(4, 8, 12) @ x.reshape(4, 12, 8), 2e-2),
     )
-    for name, found, right in expected:
-        if not np.allclose(found, right, rtol=1e-2, atol=1e-3):
+    for name, found, right, tolerance in expected:
+        if not np.allclose(found, right, rtol=tolerance, atol=tolerance):
             raise UserError(
                 f"The backend {jax.default_backend()!r} of jaxlib {importlib.metadata.version('jaxlib')} computes "
                 f"wrong {name}: install the jax release pinned in constraints.txt."

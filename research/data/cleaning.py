@@ -23,6 +23,7 @@ from research.data.quality import quality_fault
 EXAMPLES = 3
 EXCERPT = 80  # characters
 LINE_BREAKS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+PERSONAL_DATA = "personal data"
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ufeff]")
 
 
@@ -74,10 +75,12 @@ def clean(documents: Sequence[Document], steps: Sequence[Step]) -> tuple[list[Do
     current = list(documents)
     if len({document.key for document in current}) < len(current):
         raise UserError("Two documents have the same key; give every document a key of its own, such as path and line.")
+    # Where personal data are removed, no example of any step may show them.
+    mask = remove_personal_data if any(step.name == PERSONAL_DATA for step in steps) else str
     reports: list[StepReport] = []
     for step in steps:
         before, (current, reasons) = current, step.apply(current)
-        reports.append(_report(step.name, before, current, reasons))
+        reports.append(_report(step.name, before, current, reasons, mask))
         if before and not current:
             raise UserError(
                 f"The cleaning step {step.name!r} removed the last {len(before)} of {len(documents)} documents "
@@ -86,15 +89,23 @@ def clean(documents: Sequence[Document], steps: Sequence[Step]) -> tuple[list[Do
     return current, tuple(reports)
 
 
-def _report(name: str, before: Sequence[Document], after: Sequence[Document], reasons: Mapping[str, str]) -> StepReport:
+def _report(
+    name: str,
+    before: Sequence[Document],
+    after: Sequence[Document],
+    reasons: Mapping[str, str],
+    mask: Callable[[str], str],
+) -> StepReport:
     texts = {document.key: document.text for document in after}
     touched = [document for document in before if texts.get(document.key) != document.text]
     examples = []
     for document in touched[:EXAMPLES]:
         if document.key in texts:
-            examples.append(Change(document.key, *_excerpts(document.text, texts[document.key]), reason=""))
+            old, new = _excerpts(document.text, texts[document.key])
+            old = "" if name == PERSONAL_DATA else mask(old)
+            examples.append(Change(document.key, old, mask(new), reason=""))
         else:
-            examples.append(Change(document.key, document.text[:EXCERPT], "", reasons.get(document.key, "")))
+            examples.append(Change(document.key, mask(document.text[:EXCERPT]), "", reasons.get(document.key, "")))
     return StepReport(
         name=name,
         documents_in=len(before),
@@ -211,7 +222,7 @@ class Cleaning:
         if self.white_space:
             steps.append(rewrite("white space", normalise_white_space))
         if self.personal_data:
-            steps.append(rewrite("personal data", remove_personal_data))
+            steps.append(rewrite(PERSONAL_DATA, remove_personal_data))
         if self.minimum_characters > 0:
             steps.append(drop("length", self._length_fault))
         if self.language:

@@ -11,14 +11,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from research.core.run_directory import write_atomic
+from research.data.packing import Rows
+from research.data.pipeline import evaluation_batches, gather
+from research.train.run import Run
 
 PREDICTIONS = "predictions.json"
 COUNT = 20  # pictures of each kind
+
+
+def picture_predictions(run: Run, limit: int = 2000) -> None:
+    """Writes the predictions of a run that classifies pictures, on the split last evaluated; nothing for other runs."""
+    data, task = run.assembly.data, run.assembly.task
+    splits = [evaluator.split for evaluator in run.assembly.experiment.evaluators]
+    example = data.splits["train"][0]
+    if not splits or "labels" not in example or example["inputs"].ndim != 3 or example["inputs"].dtype != np.uint8:
+        return
+    predict = jax.jit(lambda params, batch: task.predict(params, batch)["logits"].argmax(-1))
+    chosen = gather(data.splits[splits[-1]], np.arange(min(limit, len(data.splits[splits[-1]]))))
+    batches = evaluation_batches(Rows(chosen), 100)
+    predicted = np.concatenate([np.asarray(predict(run.state.evaluated, batch)) for batch in batches])
+    predicted = predicted[: len(chosen["labels"])]
+    write_predictions(run.folder, chosen["inputs"], chosen["labels"], predicted, data.class_names, splits[-1])
 
 
 def write_predictions(

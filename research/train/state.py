@@ -25,7 +25,7 @@ class State:
     step: Any
     params: Params
     optimizer: Any
-    average: Params | None
+    average: Any
 
     @property
     def evaluated(self) -> Params:

@@ -158,3 +158,13 @@ def test_an_unknown_language_is_refused() -> None:
     """The error lists the languages that are known."""
     with pytest.raises(UserError, match=r"'english' is not known.* en, es"):
         only(language="english").steps()
+
+
+def test_no_example_of_any_step_shows_personal_data_that_is_removed():
+    """The report of cleaning is published with the run: it must not hold what the run itself may not."""
+    text = "Write  to jane@example.org \u0065\u0301 or call +1 650-253-0000 now."
+    documents = [Document("a", "a", text), Document("b", "b", text)]
+    _, reports = clean(documents, Cleaning().steps())
+    shown = repr(reports)
+    assert "<EMAIL>" in shown and "<PHONE>" in shown
+    assert "jane@example.org" not in shown and "253-0000" not in shown

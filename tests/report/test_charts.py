@@ -5,7 +5,7 @@ import math
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 
 from research.report.charts import Scale, Series, decimate, line_chart, smooth
 
@@ -19,6 +19,7 @@ def chart_of(points, **options):
     return chart
 
 
+@settings(deadline=None)
 @given(st.lists(values, min_size=1, max_size=900), st.integers(20, 200))
 def test_thinning_keeps_the_ends_and_the_extremes(numbers, most):
     """A thinned line is short, part of the line, and keeps its ends, its lowest and its highest value."""
@@ -30,7 +31,10 @@ def test_thinning_keeps_the_ends_and_the_extremes(numbers, most):
     assert {min(numbers), max(numbers)} <= {value for _, value in kept}
 
 
+@settings(deadline=None)
 @given(lines)
+@example([(1, 2e-309), (2, 7e29)])
+@example([(1, 3.0)])
 def test_everything_drawn_is_inside_the_chart(line):
     """Every point and every tick lies within the drawing, on the linear and on the logarithmic scale."""
     for view in chart_of(line, logarithm=True).views:
@@ -69,6 +73,7 @@ def test_values_that_are_not_finite_are_left_out():
     assert line_chart("Loss", [Series("training", [(1, math.nan)]), Series("validation", [])]) is None
 
 
+@settings(deadline=None)
 @given(lines)
 def test_smoothing_stays_within_the_line(line):
     """A smoothed line has the same steps and leaves neither the range of the values nor a constant."""

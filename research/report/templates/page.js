@@ -47,7 +47,8 @@ for (const figure of document.querySelectorAll("figure[data-values]")) {
         line(name + own, y.toLocaleString("en", { maximumSignificantDigits: 5 }));
       }
       const place = box.width * step / steps, width = tip.offsetWidth;
-      tip.style.left = `${place + 12 + width <= box.width ? place + 12 : Math.max(-40, place - 12 - width)}px`;
+      const left = place < box.width / 2 ? Math.min(place + 12, box.width + 10 - width) : Math.max(-40, place - 12 - width);
+      tip.style.left = `${left}px`;
     };
     plot.addEventListener("pointerdown", show);
     plot.addEventListener("pointermove", show);

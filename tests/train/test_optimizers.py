@@ -1,0 +1,223 @@
+"""Optimizers: every kind against its formula, and rules that give every parameter exactly one factor."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec
+
+from research.core.errors import UserError
+from research.core.mesh import MeshConfig
+from research.train.optimizers import Optimizer
+from research.train.schedules import Schedule
+from research.train.state import new_state, state_sharding
+
+KINDS = ("gradient_descent", "sgd", "momentum", "adam", "adamw", "lion", "muon")
+PARAMS = {
+    "token_embedding": jnp.linspace(-1, 1, 20).reshape(5, 4),
+    "block": {"kernel": jnp.linspace(-2, 1, 24).reshape(4, 6), "bias": jnp.linspace(0.1, 1, 6)},
+    "norm": {"scale": jnp.ones(4)},
+    "head": {"kernel": jnp.linspace(1, 2, 20).reshape(4, 5)},
+}
+
+
+def gradients(step: int):
+    leaves, structure = jax.tree.flatten(PARAMS)
+    keys = jax.random.split(jax.random.key(step), len(leaves))
+    return structure.unflatten([jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])
+
+
+def trained(transformation, steps: int = 3, params=PARAMS):
+    state = transformation.init(params)
+    for step in range(steps):
+        updates, state = transformation.update(gradients(step), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def ours(optimizer: Optimizer, schedule=lambda step: 1.0, **options):
+    return trained(optimizer.build(schedule, PARAMS), **options)
+
+
+def assert_close(left, right):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), left, right)
+
+
+def matrices_only(params):
+    return jax.tree.map(lambda leaf: leaf.ndim == 2, params)
+
+
+def decaying(step):
+    return 1 / (step + 1)
+
+
+@pytest.mark.parametrize("kind", ["gradient_descent", "sgd"])
+def test_gradient_descent_subtracts_the_rate_times_the_gradient(kind):
+    """w <- w - rate g, with the rate of the step's own place in the schedule."""
+    found = ours(Optimizer(kind, peak=0.5), decaying, steps=2)
+    expected = jax.tree.map(lambda w, g, h: w - 0.5 * g - 0.25 * h, PARAMS, gradients(0), gradients(1))
+    assert_close(found, expected)
+
+
+def test_momentum_adds_up_gradients():
+    """v <- b v + g; w <- w - rate v (Sutskever et al. 2013, as in PyTorch)."""
+    found = ours(Optimizer("momentum", peak=0.1, b1=0.8), steps=2)
+    step = jax.tree.map(lambda g, h: g + (0.8 * g + h), gradients(0), gradients(1))
+    assert_close(found, jax.tree.map(lambda w, v: w - 0.1 * v, PARAMS, step))
+
+
+def test_adam_follows_its_paper():
+    """Kingma & Ba 2015, algorithm 1, computed by hand for two steps."""
+    b1, b2, epsilon, rate = 0.8, 0.95, 1e-6, 0.01
+    found = ours(Optimizer("adam", peak=rate, b1=b1, b2=b2, epsilon=epsilon), steps=2)
+
+    def expected(w, *series):
+        m = v = jnp.zeros_like(w)
+        for count, g in enumerate(series, start=1):
+            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+            w = w - rate * (m / (1 - b1**count)) / (jnp.sqrt(v / (1 - b2**count)) + epsilon)
+        return w
+
+    assert_close(found, jax.tree.map(expected, PARAMS, gradients(0), gradients(1)))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_adamw_is_optax_adamw(decay):
+    """With decay on matrices only, clipping, and a schedule: the same steps as the library's own composition."""
+    schedule = Schedule("cosine", warmup=2, final=0.1).build(10)
+    found = ours(Optimizer("adamw", peak=0.02, b2=0.95, weight_decay=decay, clip=0.5), schedule, steps=5)
+    adamw = optax.adamw(lambda step: 0.02 * schedule(step), b2=0.95, weight_decay=decay, mask=matrices_only)
+    assert_close(found, trained(optax.chain(optax.clip_by_global_norm(0.5), adamw), steps=5))
+
+
+def test_lion_is_optax_lion():
+    """Chen et al. 2023, algorithm 2, with decoupled decay."""
+    found = ours(Optimizer("lion", peak=0.01, b1=0.9, b2=0.98, weight_decay=0.2))
+    assert_close(found, trained(optax.lion(0.01, 0.9, 0.98, weight_decay=0.2, mask=matrices_only)))
+
+
+def test_muon_turns_hidden_kernels_and_leaves_the_rest_to_adam():
+    """Updates of kernels are near-orthogonal, of 0.2 sqrt(max(inputs, outputs)); all others are Adam's."""
+    updates = jax.tree.map(lambda new, old: new - old, ours(Optimizer("muon", peak=1.0), steps=1), PARAMS)
+    singular = jnp.linalg.svd(updates["block"]["kernel"], compute_uv=False) / (0.2 * 6**0.5)
+    assert (singular > 0.6).all()
+    assert (singular < 1.2).all()
+    adam = jax.tree.map(lambda new, old: new - old, ours(Optimizer("adam", peak=1.0), steps=1), PARAMS)
+    assert_close({**updates, "block": updates["block"]["bias"]}, {**adam, "block": adam["block"]["bias"]})
+
+
+def test_muon_is_the_librarys_own_with_consistent_size():
+    """On kernels alone, our scaling equals `optax.contrib.muon(consistent_rms=0.2)` (Liu et al. 2025)."""
+    found = ours(Optimizer("muon", peak=0.1))["block"]["kernel"]
+    library = trained(optax.contrib.muon(0.1, consistent_rms=0.2, weight_decay=0.0))["block"]["kernel"]
+    np.testing.assert_allclose(found, library, rtol=1e-5, atol=1e-6)
+
+
+def test_muon_turns_each_layer_of_a_stack_and_the_matrix_of_a_convolution():
+    """Scanned layers move as unrolled ones do; a convolution's kernel is a matrix of (rows columns inputs, outputs)."""
+    stack, unrolled = {"up": {"kernel": jnp.zeros((3, 4, 6))}}, {"up": {"kernel": jnp.zeros((4, 6))}}
+    convolution, flat = {"conv": {"kernel": jnp.zeros((3, 3, 4, 6))}}, {"conv": {"kernel": jnp.zeros((36, 6))}}
+
+    def update(params, gradient):
+        transformation = Optimizer("muon", peak=1.0).build(lambda step: 1.0, params)
+        tree = jax.tree.map(lambda _: gradient, params)
+        return jax.tree.leaves(transformation.update(tree, transformation.init(params), params)[0])[0]
+
+    gradient = jax.random.normal(jax.random.key(0), (3, 4, 6))
+    layers = [update(unrolled, layer) for layer in gradient]
+    np.testing.assert_allclose(update(stack, gradient), jnp.stack(layers), rtol=1e-4, atol=1e-5)
+    gradient = jax.random.normal(jax.random.key(1), (3, 3, 4, 6))
+    folded = update(flat, gradient.reshape(36, 6)).reshape(gradient.shape)
+    np.testing.assert_allclose(update(convolution, gradient), folded, rtol=1e-4, atol=1e-5)
+
+
+def test_clipping_shortens_only_long_gradients():
+    """The direction stays; a gradient within the norm is untouched."""
+    norm = optax.global_norm(gradients(0))
+    clipped = ours(Optimizer("sgd", peak=1.0, clip=0.5), steps=1)
+    assert_close(clipped, jax.tree.map(lambda w, g: w - g * 0.5 / norm, PARAMS, gradients(0)))
+    assert_close(ours(Optimizer("sgd", clip=100.0)), ours(Optimizer("sgd")))
+
+
+def test_penalties_are_part_of_the_loss():
+    """L1 and L2 add the gradient of `l1 |w| + l2/2 w^2` of kernels and embeddings, before the clipping."""
+    found = ours(Optimizer("sgd", peak=1.0, l1=0.3, l2=0.2, clip=0.5), steps=1)
+
+    def penalty(params):
+        weights = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
+        return sum(0.3 * jnp.abs(w).sum() + 0.1 * jnp.square(w).sum() for w in weights)
+
+    total = jax.tree.map(jnp.add, gradients(0), jax.grad(penalty)(PARAMS))
+    scale = 0.5 / optax.global_norm(total)
+    assert_close(found, jax.tree.map(lambda w, g: w - scale * g, PARAMS, total))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_rate_of_zero_freezes_to_the_bit(kind):
+    """Frozen parameters keep their bits under decay and penalties, and do not count for the clipping norm."""
+    options = {"kind": kind, "peak": 0.1, "weight_decay": 0.1, "l1": 0.1, "l2": 0.1, "clip": 1.0}
+    rules = ((r"^block/", 0.0), (r"^(?!block/)", 1.0))
+    found = ours(Optimizer(**options, rate_rules=rules))
+    for name in ("kernel", "bias"):
+        np.testing.assert_array_equal(found["block"][name], PARAMS["block"][name])
+    assert not np.array_equal(found["head"]["kernel"], PARAMS["head"]["kernel"])
+
+
+def test_frozen_parameters_do_not_shorten_the_others_gradient():
+    """Clipping takes the norm of what learns."""
+    rules = ((r"^block/", 0.0), (r"^(?!block/)", 1.0))
+    found = ours(Optimizer("sgd", peak=1.0, clip=0.5, rate_rules=rules), steps=1)
+    learning = {name: leaf for name, leaf in gradients(0).items() if name != "block"}
+    scale = 0.5 / optax.global_norm(learning)
+    np.testing.assert_allclose(found["norm"]["scale"], 1 - scale * learning["norm"]["scale"], rtol=1e-5)
+
+
+def test_rate_rules_scale_the_whole_update():
+    """A factor of one half halves step and decay of its parameters alone."""
+    rules = ((r"^head/", 0.5), (r"^(?!head/)", 1.0))
+    options = {"kind": "adamw", "peak": 0.1, "weight_decay": 0.5}
+    half, whole = ours(Optimizer(**options, rate_rules=rules), steps=1), ours(Optimizer(**options), steps=1)
+    move = jax.tree.map(lambda new, old: new - old, (half, whole), (PARAMS, PARAMS))
+    np.testing.assert_allclose(move[0]["head"]["kernel"], 0.5 * move[1]["head"]["kernel"], rtol=1e-4)
+    np.testing.assert_array_equal(half["block"]["kernel"], whole["block"]["kernel"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decay_leaves_biases_and_norms_alone(kind):
+    """By default weight decay, L1 and L2 act on kernels and embeddings only."""
+    plain, decayed = ours(Optimizer(kind)), ours(Optimizer(kind, weight_decay=0.5))
+    for path in (("block", "bias"), ("norm", "scale")):
+        np.testing.assert_array_equal(plain[path[0]][path[1]], decayed[path[0]][path[1]])
+    for path in (("block", "kernel"), ("head", "kernel")):
+        assert not np.array_equal(plain[path[0]][path[1]], decayed[path[0]][path[1]])
+    assert not np.array_equal(plain["token_embedding"], decayed["token_embedding"])
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"decay_rules": ((r"kernel$", 1.0),)}, "matched by no rule for weight decay"),
+        ({"rate_rules": ((r"", 1.0), (r"head", 0.0))}, "'head/kernel' is matched by the rules '', 'head'"),
+    ],
+)
+def test_rules_that_do_not_fit_the_model_are_refused(rules, message):
+    """Every parameter has exactly one decay and one rate, or the launch fails."""
+    with pytest.raises(UserError, match=message):
+        Optimizer(**rules).build(lambda step: 1.0, PARAMS)
+
+
+@settings(max_examples=20)
+@given(kind=st.sampled_from(KINDS), clip=st.sampled_from([0.0, 1.0]), l2=st.sampled_from([0.0, 0.1]))
+def test_every_composition_has_a_place_for_its_state(kind, clip, l2):
+    """The moments of each parameter live where the parameter lives, whatever the optimizer is composed of."""
+    optimizer = Optimizer(kind, clip=clip, l2=l2).build(lambda step: 1.0, PARAMS)
+    state = jax.eval_shape(lambda: new_state(PARAMS, optimizer, averaged=True))
+    rules = [(r"kernel$", PartitionSpec("fsdp", "tensor")), (r"(embedding|bias|scale)$", PartitionSpec())]
+    mesh = MeshConfig(1, 2, 2).build(jax.devices()[:1] * 4)
+    shardings = state_sharding(mesh, rules, state, optimizer)
+    assert jax.tree.structure(shardings) == jax.tree.structure(state)
+    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
+        assert sharding.is_fully_replicated == (leaf.shape not in ((4, 6), (4, 5)))

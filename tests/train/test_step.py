@@ -1,0 +1,195 @@
+"""The training step: exact sums over unequal micro-batches, running statistics, moving average, reproducible bits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from research.core.precision import cast
+from research.core.streams import stream
+from research.data.dataset import Data
+from research.data.packing import Rows
+from research.models.gpt import GPT
+from research.tasks.language_modelling import LanguageModelling
+from research.tasks.task import Loss, Mean, Task
+from research.train.state import new_state
+from research.train.step import accumulated, make_step, update_statistics
+
+ROWS = 8
+SGD = optax.sgd(1.0)
+
+
+def batch_with(weights: list[int], length: int = 6) -> dict[str, np.ndarray]:
+    """Rows of random tokens of which the first `weights` count."""
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(0, 11, (len(weights), length + 1)).astype(np.int32)
+    mask = (np.arange(length) < np.array(weights)[:, None]).astype(np.float32)
+    return {"inputs": tokens[:, :-1], "targets": tokens[:, 1:], "mask": mask}
+
+
+def language_task(**options) -> Task:
+    example = Rows(batch_with([6]))
+    return LanguageModelling().build(
+        GPT(depth=2, width=16, heads=2, context=6, **options), Data({"train": example}, 11)
+    )
+
+
+def linear_task() -> Task:
+    """Squared error of `w x`, with the mean of x as a running statistic, and its batch's random number as a metric."""
+
+    def loss(params, batch, key, train):
+        errors = params["w"] * batch["inputs"] - batch["targets"]
+        weight = batch["mask"].sum()
+        statistics = {"norm": {"mean": Mean(batch["inputs"].sum(), jnp.float32(batch["inputs"].size))}}
+        draw = Mean(jax.random.uniform(key) * weight, weight)
+        return Loss((errors**2 * batch["mask"]).sum(), weight, {"draw": draw}, statistics)
+
+    def init(_):
+        return {"w": jnp.float32(0.5), "norm": {"mean": jnp.float32(0.0), "scale": jnp.float32(1.0)}}
+
+    return Task(init, loss, None)
+
+
+def linear_batch() -> dict[str, np.ndarray]:
+    return {
+        "inputs": np.array([1.0, 2.0, 3.0, 4.0], np.float32),
+        "targets": np.array([1.0, 1.0, 1.0, 9.0], np.float32),
+        "mask": np.array([1.0, 1.0, 1.0, 0.0], np.float32),
+    }
+
+
+def one_step(task: Task, batch, optimizer=SGD, averaged: bool = False, **options):
+    state = new_state(task.init(jax.random.key(0)), optimizer, averaged=averaged)
+    return jax.jit(make_step(task, optimizer, seed=0, **options))(state, batch)
+
+
+@settings(max_examples=10)
+@given(weights=st.lists(st.integers(0, 6), min_size=ROWS, max_size=ROWS).filter(any), parts=st.sampled_from([2, 4, 8]))
+def test_micro_batches_of_unequal_weight_add_up_to_the_whole_batch(weights, parts):
+    """Loss, weight and gradient of the accumulated batch are those of the undivided one, whatever the masks."""
+    batch, task = batch_with(weights), language_task()
+
+    def objective(params, batch, key):
+        loss = task.loss(params, batch, key, True)
+        return loss.sum, loss
+
+    params, gradient = task.init(jax.random.key(0)), jax.grad(objective, has_aux=True)
+    compiled = jax.jit(
+        lambda batch, parts: accumulated(gradient, params, batch, jax.random.key(1), parts), static_argnums=1
+    )
+    whole, whole_loss = compiled(batch, 1)
+    total, loss = compiled(batch, parts)
+    np.testing.assert_allclose(loss.sum, whole_loss.sum, rtol=1e-6)
+    assert loss.weight == whole_loss.weight == sum(weights)
+    assert loss.metrics["accuracy"].sum == whole_loss.metrics["accuracy"].sum
+    scale = optax.global_norm(whole)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x / scale, y / scale, atol=2e-6), total, whole)
+
+
+def test_means_of_means_would_not_pass_the_parity_test():
+    """The masks above are unequal enough: averaging the parts' means gives another gradient."""
+    task, batch = linear_task(), linear_batch()
+    batch["mask"] = np.array([1.0, 1.0, 0.0, 1.0], np.float32)
+    whole = one_step(task, batch)[1]["loss"]
+    halves = [one_step(task, {name: rows[part::2] for name, rows in batch.items()})[1]["loss"] for part in (0, 1)]
+    assert abs(np.mean(halves) - whole) > 0.1
+
+
+def test_a_step_is_the_gradient_of_the_mean_over_what_counts():
+    """By hand: d/dw of mean((w x - y)^2) over the three examples with weight."""
+    state, metrics = one_step(linear_task(), linear_batch())
+    errors = np.array([0.5 - 1, 1.0 - 1, 1.5 - 1])
+    np.testing.assert_allclose(metrics["loss"], (errors**2).mean(), rtol=1e-6)
+    slope = (2 * errors * np.array([1, 2, 3])).mean()
+    np.testing.assert_allclose(state.params["w"], 0.5 - slope, rtol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"], abs(slope), rtol=1e-6)
+    assert metrics["weight"] == 3
+    assert set(metrics) == {"loss", "weight", "gradient_norm", "random", "draw"}
+    assert state.step == 1
+
+
+def test_a_batch_without_weight_changes_nothing():
+    """All padding: the loss is 0 and no parameter moves."""
+    batch = {**linear_batch(), "mask": np.zeros(4, np.float32)}
+    state, metrics = one_step(linear_task(), batch)
+    assert (metrics["loss"], state.params["w"]) == (0, 0.5)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_running_statistics_move_by_the_whole_batchs_mean(parts):
+    """decay x old + (1 - decay) x mean, also where the batch is cut; nothing else under its path moves."""
+    state, _ = one_step(linear_task(), linear_batch(), accumulate=parts, statistics_decay=0.75)
+    np.testing.assert_allclose(state.params["norm"]["mean"], 0.25 * 2.5, rtol=1e-6)
+    assert state.params["norm"]["scale"] == 1
+
+
+def test_statistics_of_a_part_of_the_tree_leave_the_rest():
+    """Models without running statistics, and layers beside those with them, are untouched."""
+    params = {"a": {"mean": jnp.float32(2), "kernel": jnp.float32(3)}, "b": jnp.float32(4)}
+    assert update_statistics(params, {}, 0.9) is params
+    found = update_statistics(params, {"a": {"mean": Mean(jnp.float32(6), jnp.float32(2))}}, 0.5)
+    assert found == {"a": {"mean": 2.5, "kernel": 3}, "b": 4}
+
+
+def test_the_moving_average_follows_the_parameters():
+    """average <- decay average + (1 - decay) params, and evaluation uses it."""
+    state, _ = one_step(linear_task(), linear_batch(), averaged=True, average_decay=0.9)
+    expected = 0.9 * 0.5 + 0.1 * state.params["w"]
+    np.testing.assert_allclose(state.evaluated["w"], expected, rtol=1e-6)
+    assert one_step(linear_task(), linear_batch())[0].average is None
+
+
+def test_sums_are_float32_under_bfloat16():
+    """More tokens than bfloat16 can count are counted; parameters, gradients and moments stay float32."""
+    task, batch = language_task(), batch_with([6] * 50)
+    state, metrics = one_step(task, batch, optax.adam(1e-3), compute="bfloat16", accumulate=2)
+    assert metrics["weight"] == 300  # bfloat16 has no 300 + 1: its next number is 302
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim} == {jnp.dtype("float32")}
+    exact = one_step(task, batch)[1]["loss"]
+    np.testing.assert_allclose(metrics["loss"], exact, rtol=1e-2)
+    assert metrics["loss"] != exact
+
+
+def test_accumulation_sums_small_gradients_without_rounding_them_away():
+    """Sixty-four micro-batches in bfloat16 give the mean gradient, which a bfloat16 sum would miss by per cents."""
+
+    def loss(params, batch, key, train):
+        return Loss((params["w"] * batch["inputs"]).sum(), batch["mask"].sum())
+
+    task = Task(lambda _: {"w": jnp.float32(1)}, loss, None)
+    inputs = np.asarray(cast(jnp.asarray(np.linspace(1, 1.3, 64, dtype=np.float32)), "bfloat16"), np.float32)
+    state, _ = one_step(task, {"inputs": inputs, "mask": np.ones(64, np.float32)}, compute="bfloat16", accumulate=64)
+    np.testing.assert_allclose(1 - state.params["w"], inputs.mean(), rtol=1e-5)
+
+
+def test_micro_batches_draw_apart():
+    """Each part of a batch has its own key: dropout does not repeat."""
+    whole, parts = (one_step(linear_task(), linear_batch(), accumulate=count)[1]["draw"] for count in (1, 2))
+    keys = [jax.random.fold_in(stream(0, "train", 0), index) for index in range(2)]
+    draws = [float(jax.random.uniform(key)) for key in keys]
+    np.testing.assert_allclose(whole, jax.random.uniform(stream(0, "train", 0)), rtol=1e-6)
+    np.testing.assert_allclose(parts, (draws[0] * 2 + draws[1]) / 3, rtol=1e-5)  # weights 2 and 1
+
+
+def test_dropout_follows_the_step_and_the_seed():
+    """The same state steps to the same bits; another step number draws another mask."""
+    task, batch = language_task(dropout=0.5), batch_with([6] * 4)
+    step = jax.jit(make_step(task, SGD, seed=3))
+    state = new_state(task.init(jax.random.key(0)), SGD, averaged=False)
+    first, again, later = step(state, batch), step(state, batch), step(state.replace(step=jnp.int32(1)), batch)
+    assert first[1]["loss"] == again[1]["loss"] != later[1]["loss"]
+    jax.tree.map(np.testing.assert_array_equal, first[0].params, again[0].params)
+
+
+def test_the_state_is_given_to_the_step():
+    """Donated buffers are reused, also where the moving average starts as a copy of the parameters."""
+    task, batch = linear_task(), linear_batch()
+    step = jax.jit(make_step(task, SGD, seed=0, average_decay=0.9), donate_argnums=0)
+    before = jax.jit(lambda: new_state(task.init(jax.random.key(0)), SGD, averaged=True))()
+    after, _ = step(before, batch)
+    assert before.params["w"].is_deleted()
+    assert float(step(after, batch)[0].step) == 2
