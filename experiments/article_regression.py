@@ -2,7 +2,7 @@
 
     python -m experiments.article_regression
 
-Adam at 1e-3, 1000 epochs of 100 examples in batches of 10; some seconds on two cores.
+Adam at 1e-3, 1000 epochs of 100 examples in batches of 50; two seconds on two cores.
 """
 
 from research.data.synthetic import LineData
@@ -21,13 +21,13 @@ CONFIG = Experiment(
     optimizer=Optimizer("adam", peak=1e-3),
     schedule=Schedule("constant"),
     evaluators=(Evaluator("regression", split="train"), Evaluator("regression")),
-    steps=10_000,
-    batch_size=10,
+    steps=2000,
+    batch_size=50,
     log_every=100,
-    evaluate_every=2500,
-    checkpoint_every=5000,
+    evaluate_every=500,
+    checkpoint_every=1000,
 )
-EXPECTED = {"train.loss": (0.0, 0.005)}
+EXPECTED = {"train.loss": (0.001, 0.009)}
 
 if __name__ == "__main__":
     launch(CONFIG)

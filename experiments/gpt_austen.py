@@ -26,5 +26,7 @@ CONFIG = Experiment(
     sample_every=500,
 )
 
+EXPECTED = {"validation.loss": (1.2, 1.5), "validation.bits_per_character": (1.7, 2.2)}
+
 if __name__ == "__main__":
     launch(CONFIG)

@@ -19,7 +19,7 @@ TABLE = Path(__file__).parent / "RESULTS.md"
 HEADER = """# Results
 
 Written by `make results`: every experiment with its fixed seed, as `python -m experiments.NAME` runs it. Seconds are
-wall time of the whole command on the machine named below and vary; metrics and hashes do not, on the same kind of
+wall time without the imports on the machine named below and vary; metrics and hashes do not, on the same kind of
 processor with the versions of `constraints.txt`.
 
 """
@@ -36,7 +36,7 @@ def read_rows() -> dict[tuple[str, str], list[str]]:
     """Returns the rows of RESULTS.md by (experiment, metric)."""
     if not TABLE.exists():
         return {}
-    lines = [line for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")][1:]
+    lines = [line for line in TABLE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")][2:]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {(row[0], row[1]): row for row in rows}
 
@@ -49,7 +49,8 @@ def run_experiment(name: str) -> list[list[str]]:
     record = read_record([run for run in all_runs(Path("runs")) if run.parent.name == name][-1])
     environment = record["environment"]
     machine = f"{environment['thread_pool']} threads, {environment['devices']['kind']}"
-    facts = [f"{sum(record['stages'].values()):.0f}", f"`{record['params_sha256']}`", machine]
+    seconds = sum(took for stage, took in record["stages"].items() if stage != "first_step")  # part of "train"
+    facts = [f"{seconds:.0f}", f"`{record['params_sha256']}`", machine]
     return [
         [name, metric, f"{low:g} to {high:g}", f"{measured(record, metric):.4f}", *facts]
         for metric, (low, high) in expected.items()

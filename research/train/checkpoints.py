@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as orbax
 
 from research.core import trees
@@ -136,17 +137,16 @@ def _check_same_model(path: Path, abstract: Any) -> None:
     saved = trees.flatten(orbax.metadata(path).metadata)
     expected = trees.flatten(abstract)
     for name in [*expected, *saved]:
-        found = tuple(saved[name].shape) if name in saved else None
-        wanted = tuple(expected[name].shape) if name in expected else None
+        found, wanted = _form(saved.get(name)), _form(expected.get(name))
         if found != wanted:
             raise UserError(
-                f"The checkpoint {path} is of another model: {name!r} is {_shape(found)} there and {_shape(wanted)} in "
+                f"The checkpoint {path} is of another model: {name!r} is {found} there and {wanted} in "
                 "this configuration; use the configuration that the run was trained with."
             )
 
 
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "absent" if shape is None else f"of shape {list(shape)}"
+def _form(leaf: Any) -> str:
+    return "absent" if leaf is None else f"{np.dtype(leaf.dtype)} of shape {list(leaf.shape)}"
 
 
 def _checkpoint_paths(folder: Path) -> list[Path]:

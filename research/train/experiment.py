@@ -91,7 +91,7 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
     params = jax.eval_shape(task.init, stream(experiment.seed, "init"))
     optimizer = experiment.optimizer.build(schedule, params)
     state = jax.eval_shape(_init(experiment, task, optimizer))
-    shardings = state_sharding(mesh, model.sharding, state, optimizer)
+    shardings = state_sharding(mesh, model.sharding, state)
     step = make_step(
         task,
         optimizer,

@@ -1,6 +1,6 @@
 """Where numbers go while a run trains: `metrics.jsonl` always, the terminal, and TensorBoard or W&B where asked for.
 
-A logger is a function of one entry, `{"step", "kind": "train" | "evaluation" | "sample", ...}`.
+A logger is a function of one entry, `{"step", "kind": "compiled" | "train" | "evaluation" | "sample", ...}`.
 """
 
 import importlib
@@ -47,6 +47,8 @@ class Terminal:
                 if not self.console.is_terminal:
                     left = f"{entry['seconds_left']:.0f} s left"
                     self.console.print(f"step {entry['step']}/{self._steps}  {status}  {left}", highlight=False)
+            case "compiled":
+                self.console.print(f"first step after {entry['seconds']:.1f} s, most of them for compilation")
             case "evaluation":
                 numbers = "  ".join(f"{name} {value:.4f}" for name, value in scalars(entry).items())
                 self.console.print(f"step {entry['step']}  {entry['name']}: {numbers}", highlight=False)

@@ -72,7 +72,9 @@ def fit(
                 watch.stepped(done, metrics, digest)
                 if done == start + 1:
                     jax.block_until_ready(metrics)
-                    log.record["stages"]["first_step"] = round(time.perf_counter() - began, 3)
+                    seconds = round(time.perf_counter() - began, 3)
+                    log.record["stages"]["first_step"] = seconds
+                    watch.emit({"step": done, "kind": "compiled", "seconds": seconds})
                     watch.restart_clocks()
                 stopping = done == last or interrupted() is not None
                 _on_periods(assembly, state, watch, saver, evaluators, stopping=stopping)

@@ -60,7 +60,7 @@ def train(
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         log.record.update(status=status, error=f"{type(error).__name__}: {error}", finished=now())
-        with suppress(OSError):  # on a full disk the record stays as it was
+        with suppress(UserError):  # on a full disk the record stays as it was
             log.save()
         raise
 

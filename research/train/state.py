@@ -9,8 +9,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
+from research.core import trees
 from research.core.mesh import replicated, shard
 from research.core.shapes import Params
 
@@ -39,21 +40,19 @@ def new_state(params: Params, optimizer: optax.GradientTransformation, *, averag
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average)
 
 
-def state_sharding(mesh: Mesh, rules: Any, state: State, optimizer: optax.GradientTransformation) -> Any:
-    """Returns the shardings of an (abstract) state: the optimizer's moments live where their parameters live."""
-    params = shard(mesh, rules, state.params)
-    whole = replicated(mesh)
-    moments = optax.tree.map_params(
-        optimizer,
-        lambda moment, sharding: moment if _is_absent(moment) else sharding,
-        state.optimizer,
-        params,
-        transform_non_params=lambda _: whole,
-        is_leaf=_is_absent,
-    )
+def state_sharding(mesh: Mesh, rules: Any, state: State) -> State:
+    """Returns the shardings of an (abstract) state: the optimizer's moments live where their parameters live.
+
+    A moment is a leaf whose path ends with a parameter's path and whose shape is the parameter's.
+    """
+    params, whole = shard(mesh, rules, state.params), replicated(mesh)
+    shapes, shardings = trees.flatten(state.params), trees.flatten(params)
+
+    def place(path: str, leaf: Any) -> NamedSharding:
+        parts = path.split("/")
+        endings = ("/".join(parts[start:]) for start in range(len(parts)))
+        name = next((ending for ending in endings if ending in shapes), None)
+        return shardings[name] if name is not None and shapes[name].shape == leaf.shape else whole
+
+    moments = trees.map_with_path(place, state.optimizer)
     return State(whole, params, moments, None if state.average is None else params)
-
-
-def _is_absent(moment: Any) -> bool:
-    """Whether another of several optimizers keeps the moment of this parameter (`optax.partition`)."""
-    return isinstance(moment, optax.MaskedNode)

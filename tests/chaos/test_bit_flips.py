@@ -65,7 +65,7 @@ def test_a_run_falls_back_and_ends_in_the_same_bits(
     shutil.copytree(interrupted / "runs", runs)
     run = only_run(tmp_path)
     newest = run / "checkpoints" / "00000013"
-    flip(max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size), random)
+    flip(max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size), random.Random(0))
     assert run_module("experiments.gpt_austen", *options(interrupted), "--runs", str(runs), "--resume") == 0
     error = capsys.readouterr().err
     assert "checkpoint of step 13 is not used" in error and "has changed since it was written" in error
@@ -80,7 +80,7 @@ def test_without_any_good_checkpoint_a_run_begins_anew(interrupted: Path, tmp_pa
     runs = tmp_path / "runs"
     shutil.copytree(interrupted / "runs", runs)
     for manifest in (only_run(tmp_path) / "checkpoints").glob("*.json"):
-        flip(manifest, random)
+        flip(manifest, random.Random(0))
     assert run_module("experiments.gpt_austen", *options(interrupted), "--runs", str(runs), "--resume") == 0
     finished = record(only_run(tmp_path))
     assert finished["resumes"] == [] and len(finished["events"]) == 2
