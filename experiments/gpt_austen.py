@@ -15,17 +15,20 @@ from research.train.optimizers import Optimizer
 from research.train.schedules import Schedule
 
 CONFIG = Experiment(
-    data=TextData(dataset="austen", length=64),
-    model=GPT(depth=4, width=128, heads=4, context=64),
-    task=LanguageModelling(),
-    optimizer=Optimizer("adamw", peak=1e-3, b2=0.99, weight_decay=0.1, clip=1.0),
+    data=TextData(dataset="austen", length=128),
+    model=GPT(
+        depth=4, width=128, heads=4, context=128, positions="rotary", activation="swiglu", norm="rms", bias=False
+    ),
+    task=LanguageModelling(sample_tokens=300),
+    optimizer=Optimizer("adamw", peak=3e-3, b2=0.99, weight_decay=0.1, clip=1.0),
     schedule=Schedule("cosine", warmup=100, final=0.1),
     evaluators=(Evaluator("language", split="validation"),),
-    steps=2000,
-    batch_size=32,
-    sample_every=500,
+    steps=1600,
+    batch_size=16,
+    evaluate_every=400,
+    checkpoint_every=200,
+    sample_every=400,
 )
-
 EXPECTED = {"validation.loss": (1.2, 1.5), "validation.bits_per_character": (1.7, 2.2)}
 
 if __name__ == "__main__":

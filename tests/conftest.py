@@ -8,6 +8,8 @@ import os
 import random
 from pathlib import Path
 
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # read when JAX is imported: XLA's warnings would bury a failure's report
+
 import jax
 import numpy as np
 import pytest
@@ -26,7 +28,6 @@ from research.train.optimizers import Optimizer
 from research.train.schedules import Schedule
 
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "ontogeny"
-
 os.environ["ONTOGENY_CACHE"] = str(CACHE)  # for the programs that tests start, too
 jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

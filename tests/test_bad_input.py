@@ -1,6 +1,7 @@
 """Promises to a user who makes a mistake: one clear sentence, exit code 2, no trace, and nothing lost."""
 
 import dataclasses
+import json
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_run import only_run, options, process, record, run_module, write_texts
+from tiny_run import Program, only_run, options, record, run_module, write_texts
 
 from research.core.configs import from_json
 from research.train import checkpoints
@@ -75,8 +76,8 @@ def test_an_unknown_or_ill_typed_option_names_the_right_one(
 
 def test_a_mistake_in_a_real_process_is_one_line(tmp_path: Path) -> None:
     """As a program: exit code 2, and nothing is printed but the sentence."""
-    with process("experiments.gpt_austen", "--data.train", str(tmp_path / "none.txt"), "--runs", str(tmp_path)) as run:
-        output, _ = run.communicate(timeout=120)
+    with Program("experiments.gpt_austen", "--data.train", str(tmp_path / "none.txt"), "--runs", str(tmp_path)) as run:
+        output = run.output()
     assert run.returncode == 2
     assert output.count("\n") == 1 and output.startswith("error: ") and "none.txt matches no file" in output
 
@@ -153,8 +154,8 @@ def test_a_batch_that_eight_devices_cannot_share_is_refused(tmp_path: Path) -> N
     """On eight devices a batch of 12 is refused with the nearest size that works."""
     devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     wrong = ["--batch-size", "12", "--accumulate", "1"]
-    with process("experiments.gpt_austen", *options(tmp_path), *wrong, **devices) as run:
-        output, _ = run.communicate(timeout=120)
+    with Program("experiments.gpt_austen", *options(tmp_path), *wrong, **devices) as run:
+        output = run.output()
     assert run.returncode == 2
     assert "batch of 12 is not divisible by 8 data-parallel devices" in output and "--batch-size 16" in output
 
@@ -183,13 +184,17 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, interrupted: Path, r
     assert record(run)["params_sha256"] == record(only_run(interrupted / "clean"))["params_sha256"]
 
 
-def test_a_disk_with_no_room_for_a_line_stops_the_run(tmp_path: Path, interrupted: Path, refusal: Refusal) -> None:
-    """No room even for the metrics: one sentence that asks for space, and a run that --resume can continue."""
-    tiny = [*options(interrupted), "--runs", str(tmp_path / "runs"), "--checkpoint-every", "0"]
-    metrics = tmp_path / "runs" / "gpt_austen"
-    with full_disk(12_000):
-        message = refusal("experiments.gpt_austen", *tiny)
+def test_a_disk_with_no_room_for_a_line_stops_the_run(interrupted: Path, runs: Path, refusal: Refusal) -> None:
+    """No room even for the metrics: one sentence that asks for space; with room, --resume ends in equal bits."""
+    run = only_run(runs.parent)
+    with open(run / "metrics.jsonl", "a", encoding="utf-8") as metrics:  # the one file near the limit
+        metrics.write(json.dumps({"step": 1, "kind": "padding", "text": "." * 400_000}) + "\n")
+    again = [*options(interrupted), "--runs", str(runs), "--resume"]
+    with full_disk((run / "metrics.jsonl").stat().st_size + 1000):
+        message = refusal("experiments.gpt_austen", *again)
     assert "File too large" in message and "free space" in message and "--resume" in message
+    assert run_module("experiments.gpt_austen", *again) == 0
+    assert record(run)["params_sha256"] == record(only_run(interrupted / "clean"))["params_sha256"]
 
 
 def test_resuming_with_a_changed_configuration_says_which_fields(
@@ -284,7 +289,7 @@ def test_a_checkpoint_of_another_model_is_refused(interrupted: Path, runs: Path,
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path, refusal: Refusal) -> None:
     """A learning rate far too high: the step, what to lower, and a good checkpoint from before it."""
-    diverging = "--optimizer.kind gradient_descent --optimizer.peak 3 --steps 200 --checkpoint-every 2".split()
+    diverging = ["--optimizer.kind", "gradient_descent", "--optimizer.peak", "3", "--checkpoint-every", "2"]
     message = refusal("experiments.article_regression", *diverging, "--runs", str(tmp_path / "runs"))
     run = only_run(tmp_path, "article_regression")
     assert "at step " in message and "--optimizer.peak" in message and str(run / "checkpoints") in message

@@ -6,10 +6,9 @@ import os
 import runpy
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,10 +16,12 @@ from unittest.mock import patch
 ROOT = Path(__file__).parents[1]
 NOVEL = ROOT / "research/data/datasets/austen/raw/persuasion.txt.gz"
 OPTIONS = (
-    "--data.length 16 --model.depth 2 --model.width 32 --model.heads 2 --model.context 16 --model.dropout 0.1 "
-    "--optimizer.ema 0.9 --steps 40 --batch-size 4 --accumulate 2 --schedule.warmup 5 --checkpoint-every 5 "
-    "--log-every 1 --evaluate-every 20 --digest-every 10 --sample-every 0 --evaluators.0.limit 64"
-).split()
+    *("--data.length", "16", "--batch-size", "4", "--accumulate", "2", "--steps", "40", "--schedule.warmup", "5"),
+    *("--model.depth", "2", "--model.width", "32", "--model.heads", "2", "--model.context", "16"),
+    *("--model.dropout", "0.1", "--optimizer.ema", "0.9"),
+    *("--log-every", "1", "--evaluate-every", "20", "--evaluators.0.limit", "64", "--sample-every", "0"),
+    *("--checkpoint-every", "5", "--digest-every", "10"),
+)
 
 
 def write_texts(folder: Path) -> list[str]:
@@ -48,19 +49,25 @@ def run_module(module: str, *arguments: str) -> int:
     return 0
 
 
-@contextmanager
-def process(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """Starts `python -m ARGUMENTS` as a process of its own, with output and errors in one pipe; ends it at the end."""
-    command = [sys.executable, "-m", *arguments]
-    pipe = subprocess.PIPE
-    environment = {**os.environ, **variables}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True
-    ) as started:
-        try:
-            yield started
-        finally:
-            started.kill()
+class Program(subprocess.Popen[str]):
+    """`python -m ARGUMENTS` as a process of its own, killed at the end of a `with` block if it still runs."""
+
+    def __init__(self, *arguments: str, **variables: str):
+        # A file, since a pipe that nobody reads stops the program once it is full.
+        descriptor, self._printed = tempfile.mkstemp()
+        command, environment = [sys.executable, "-m", *arguments], {**os.environ, **variables}
+        super().__init__(command, cwd=ROOT, env=environment, stdout=descriptor, stderr=subprocess.STDOUT)
+        os.close(descriptor)
+
+    def output(self) -> str:
+        """Waits for the end and returns all that was printed."""
+        self.wait(timeout=300)
+        return Path(self._printed).read_text(encoding="utf-8")
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+        super().__exit__(*error)
+        Path(self._printed).unlink()
 
 
 def only_run(folder: Path, experiment: str = "gpt_austen") -> Path:
@@ -74,11 +81,11 @@ def record(run: Path) -> dict[str, Any]:
     return json.loads((run / "run.json").read_text(encoding="utf-8"))
 
 
-def wait_for_step(folder: Path, step: int, started: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_for_step(folder: Path, step: int, started: Program, seconds: float = 120) -> None:
     """Waits until the run under `folder` has noted `step` in its chain."""
     deadline = time.monotonic() + seconds
     while steps_noted(folder) < step:
-        assert started.poll() is None, f"ended before step {step}: {started.stdout.read()[-2000:]}"
+        assert started.poll() is None, f"ended before step {step}: {started.output()[-2000:]}"
         assert time.monotonic() < deadline, f"step {step} not reached in {seconds} s"
         time.sleep(0.002)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from research.core import backend, configs, trees
@@ -135,7 +136,8 @@ def _finish(log: RunLog, state: State) -> None:
 
 
 def _model_facts(assembly: Assembly, example: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    inputs = jax.ShapeDtypeStruct(example["inputs"].shape, example["inputs"].dtype)
+    kind = jnp.int32 if assembly.data.tokenizer else jnp.float32  # tokens; or what the task makes of pixels, for one
+    inputs = jax.ShapeDtypeStruct(example["inputs"].shape, kind)
     rows = layer_table(assembly.model, assembly.state.params, inputs)
     return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(assembly.state.params)), "layers": rows}
 

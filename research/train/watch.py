@@ -29,7 +29,6 @@ class Watch:
         self._unread: tuple[Any, str] | None = None
         self._entries: list[dict[str, Any]] = []
         self._waited = 0.0
-        self._paused = 0.0
         self.restart_clocks()
 
     def restart_clocks(self) -> None:

@@ -6,17 +6,17 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_run import only_run, options, process, record, run_module, steps_noted, wait_for_step
+from tiny_run import Program, only_run, options, record, run_module, steps_noted, wait_for_step
 
 INTERVAL = 20  # steps between the checkpoints of the long test: a save takes about ten steps
 
 
 def stop(folder: Path, command: list[str], step: int, sent: signal.Signals) -> tuple[int, str]:
     """Starts the command and sends the signal once the run has noted `step`; returns exit code and output."""
-    with process(*command) as started:
+    with Program(*command) as started:
         wait_for_step(folder, step, started)
         started.send_signal(sent)
-        output, _ = started.communicate(timeout=120)
+        output = started.output()
         return started.returncode, output
 
 
@@ -49,7 +49,7 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     command = ["experiments.gpt_austen", *options(tmp_path), *longer]
     seen, resumes, cut_off, repeated = 0, [], [], {False: [0], True: [0]}
     for kill in range(10):
-        with process(*command, *(["--resume"] if kill else [])) as started:
+        with Program(*command, *(["--resume"] if kill else [])) as started:
             if kill in (3, 6):  # while it starts, or reads the checkpoint
                 time.sleep(dice.uniform(0, 6))
             else:

@@ -10,6 +10,9 @@ from torch.nn import functional
 from research.core import trees
 from research.models.mlp import MLP
 from research.models.resnet import ResNet
+from research.tasks.supervised import as_means
+from research.tasks.task import Mean
+from research.train.step import update_statistics
 
 pytestmark = pytest.mark.peer
 
@@ -108,21 +111,19 @@ def test_resnet_agrees(name, train):
 
 
 def test_running_statistics_agree():
-    """The batch's means and variances are PyTorch's; the variance is the biased one, where PyTorch keeps n/(n-1) of it."""
+    """A step moves means and variances as PyTorch does, but for the variance: PyTorch keeps n / (n - 1) of ours."""
     config, shape = RESNETS["cifar-basic"]
     model, images, params = initial(config, shape)
     tensors = as_tensors(params)
     torch_resnet(config, tensors, torch.tensor(np.asarray(images)), True)
-    _, statistics = model.apply(params, images, train=True)
-    before = trees.flatten(params)
-    pairs = jax.tree.map(lambda pair: pair, statistics, is_leaf=lambda node: isinstance(node, tuple))
-    leaves, _ = jax.tree_util.tree_flatten_with_path(pairs, is_leaf=lambda node: isinstance(node, tuple))
-    assert len(leaves) == sum(path.endswith(("mean", "variance")) for path in before)
-    for keys, (total, weight) in leaves:
-        path = jax.tree_util.keystr(keys, simple=True, separator="/")
-        bessel = weight / (weight - 1) if path.endswith("variance") else 1
-        found = 0.9 * before[path] + 0.1 * total / weight * bessel
-        np.testing.assert_allclose(found, tensors[path], rtol=1e-4, atol=1e-5, err_msg=path)
+    statistics = as_means(jax.jit(lambda params: model.apply(params, images, train=True)[1])(params))
+    is_mean = {"is_leaf": lambda node: isinstance(node, Mean)}
+    positions = trees.flatten(jax.tree.map(lambda mean: mean.weight, statistics, **is_mean))
+    before, after = trees.flatten(params), trees.flatten(update_statistics(params, statistics, 0.9))
+    assert len(positions) == sum(path.endswith(("mean", "variance")) for path in before)
+    for path, n in positions.items():
+        moved = (after[path] - 0.9 * before[path]) * (n / (n - 1) if path.endswith("variance") else 1)
+        np.testing.assert_allclose(0.9 * before[path] + moved, tensors[path], rtol=1e-4, atol=1e-5, err_msg=path)
 
 
 def test_mlp_agrees():

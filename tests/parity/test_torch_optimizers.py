@@ -87,7 +87,7 @@ def test_clipping_agrees():
 
 @pytest.mark.parametrize(("steps", "tolerance"), [(1, 0.02), (STEPS, 0.1)])
 def test_muon_agrees(steps, tolerance):
-    """Kernels follow PyTorch's Muon with rates matched to Adam's, up to its bfloat16 and, later, our bias correction."""
+    """Kernels follow PyTorch's Muon, rates matched to Adam's, up to its bfloat16 and, later, our bias correction."""
 
     def make(kernel, _):
         return torch.optim.Muon([kernel], lr=0.1, momentum=0.95, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")

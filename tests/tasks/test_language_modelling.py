@@ -1,0 +1,121 @@
+"""Language modelling: the loss by hand, packed rows, and samples that are functions of the key."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.core.errors import UserError
+from research.data.dataset import Data
+from research.data.packing import Windows, pack_documents
+from research.data.tokenizers import Characters
+from research.models.gpt import GPT
+from research.tasks.language_modelling import LanguageModelling, sample
+
+KEY = jax.random.key(0)
+LENGTH = 5
+STREAM = np.random.default_rng(0).integers(1, 6, 60).astype(np.int32)
+ALPHABET = Characters("abcde")
+DATA = Data(
+    {"train": Windows(STREAM, LENGTH, stride=1), "validation": Windows(STREAM[:20], LENGTH, stride=LENGTH)},
+    outputs=ALPHABET.vocabulary_size,
+    tokenizer=ALPHABET,
+)
+MODEL = GPT(depth=1, width=8, heads=2, context=LENGTH)
+
+
+def build(data=DATA, **options):
+    task = LanguageModelling(**options).build(MODEL, data)
+    compiled = task._replace(loss=jax.jit(task.loss, static_argnums=3), predict=jax.jit(task.predict))
+    return compiled, jax.jit(task.init)(KEY)
+
+
+def test_the_loss_is_the_masked_sum_of_negative_log_probabilities():
+    """Sum, weight and accuracy by hand from the logits, whatever stands under the mask."""
+    task, params = build()
+    batch = DATA.splits["train"].gather(np.arange(3))
+    batch["mask"] = np.float32([[1, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]])
+    scores = np.asarray(task.predict(params, batch)["logits"], np.float64)
+    logs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+    right = np.take_along_axis(logs, batch["targets"][..., None], -1)[..., 0]
+    loss = task.loss(params, batch, KEY, True)
+    np.testing.assert_allclose(loss.sum, -(right * batch["mask"]).sum(), rtol=1e-5)
+    assert loss.weight == loss.metrics["accuracy"].weight == 5
+    hits = (scores.argmax(-1) == batch["targets"]) * batch["mask"]
+    assert loss.metrics["accuracy"].sum == hits.sum()
+    hidden = {**batch, "targets": np.where(batch["mask"] > 0, batch["targets"], 0)}
+    assert task.loss(params, hidden, KEY, True).sum == loss.sum
+
+
+def test_packed_documents_weigh_like_separate_ones():
+    """Rows packed from documents have the loss of each document by itself."""
+    documents = [STREAM[:3], STREAM[3:6], STREAM[6:10]]
+    packed = pack_documents(documents, LENGTH)
+    task, params = build(Data({"train": packed, "validation": packed}, outputs=6))
+    whole = task.loss(params, packed.gather(np.arange(len(packed))), KEY, False)
+    rows = [pack_documents([document], LENGTH) for document in documents]
+    parts = [task.loss(params, row.gather(np.arange(1)), KEY, False) for row in rows]
+    np.testing.assert_allclose(whole.sum, sum(part.sum for part in parts), rtol=1e-5)
+    assert whole.weight == 7
+
+
+def test_a_sample_is_a_function_of_the_key():
+    """Equal keys write equal text of the length asked for; another key another text."""
+    task, params = build(sample_tokens=12)
+    first, again, other = (task.sample(params, jax.random.key(seed)) for seed in (0, 0, 1))
+    assert first == again != other
+    assert len(first) == 12
+    assert set(first) <= set(ALPHABET.alphabet) | {"\ufffd"}
+
+
+def counting(params, inputs):
+    """A model that is sure of the next token: one more than the sum of all it sees, modulo 11."""
+    following = (jnp.cumsum(inputs, 1) + 1) % 11
+    return 50 * jax.nn.one_hot(following, 11), {}
+
+
+@pytest.mark.parametrize("length", [3, 4, 20])
+def test_each_token_follows_from_the_last_ones_in_the_window(length):
+    """The window fills from the left, then slides: a sure model writes what the same rule writes by hand."""
+    prompt = np.int32([2, 5])
+    found = jax.jit(partial(sample, counting, length=length, tokens=9, temperature=1.0))({}, KEY, jnp.asarray(prompt))
+    text = list(prompt)
+    for _ in range(9):
+        text.append((sum(text[-length:]) + 1) % 11)
+    assert found.tolist() == text[2:]
+
+
+def test_temperature_sharpens_the_choice():
+    """Near 0 the likeliest token is always drawn; at 1 tokens are drawn by their probabilities."""
+    logits = jnp.log(jnp.array([0.1, 0.6, 0.3]))
+
+    def fixed(params, inputs):
+        return jnp.broadcast_to(logits, (*inputs.shape, 3)), {}
+
+    def drawn(temperature):
+        draw = partial(sample, fixed, length=2, tokens=3000, temperature=temperature)
+        return np.bincount(np.asarray(jax.jit(draw)({}, KEY, jnp.zeros(1, jnp.int32))), minlength=3) / 3000
+
+    np.testing.assert_array_equal(drawn(0.01), [0, 1, 0])
+    np.testing.assert_allclose(drawn(1.0), [0.1, 0.6, 0.3], atol=0.03)
+
+
+def test_data_without_a_tokenizer_gives_no_sample():
+    """Token streams without text can be learned, but not shown."""
+    assert build(dataclasses.replace(DATA, tokenizer=None))[0].sample is None
+
+
+def test_rows_longer_than_the_context_are_refused():
+    """Both numbers, and the option for each."""
+    long = dataclasses.replace(DATA, splits={"train": Windows(STREAM, 9, stride=1)})
+    with pytest.raises(UserError, match=r"rows of 9 tokens .* context of 5: set --model.context 9 or --data.length 5"):
+        build(long)
+
+
+def test_a_temperature_of_zero_is_refused():
+    """Instead of a division by it."""
+    with pytest.raises(UserError, match="The temperature is 0"):
+        build(temperature=0.0)

@@ -1,0 +1,99 @@
+"""Promises of an experiment's command line: every field is an option, and a run leaves all it says it leaves."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_run import only_run, options, record, run_module
+
+from research.core.run_directory import all_runs
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished tiny run."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert run_module("experiments.gpt_austen", *options(folder)) == 0
+    return folder
+
+
+def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    """--help gives the module's own words, and the fields of every part with their defaults."""
+    assert run_module("experiments.gpt_austen", "--help") == 0
+    shown = capsys.readouterr().out
+    assert "learns to write like Jane Austen" in shown
+    for option in ("--steps", "--model.depth", "--optimizer.peak", "--schedule.warmup", "--mesh.fsdp", "--data.length"):
+        assert option in shown
+    assert "default: 2000" in shown
+
+
+def test_options_reach_the_record(finished: Path) -> None:
+    """What was given on the command line is what the record says was run, with the command itself."""
+    written = record(only_run(finished))
+    config = written["config"]
+    assert (config["steps"], config["accumulate"], config["model"]["width"], config["model"]["dropout"]) == (
+        40,
+        2,
+        32,
+        0.1,
+    )
+    assert config["data"]["train"] == [str(finished / "train.txt")]
+    assert config["optimizer"]["b2"] == 0.99, "what was not given stays as in the experiment"
+    assert written["command"].startswith("python -m experiments.gpt_austen --data.train ")
+
+
+def test_a_run_leaves_its_directory(finished: Path) -> None:
+    """Record, curves, chain, checkpoints, tokenizer, report and card; the record is complete."""
+    run = only_run(finished)
+    for name in ("metrics.jsonl", "chain.jsonl", "tokenizer.json", "report.html", "MODEL_CARD.md"):
+        assert (run / name).stat().st_size
+    written = record(run)
+    assert written["status"] == "finished" and written["name"] == "gpt_austen" and written["id"] == run.name
+    assert {"data", "assembly", "first_step", "train", "baselines"} <= written["stages"].keys()
+    assert len(written["params_sha256"]) == 64
+    assert {"1-gram", "2-gram", "3-gram"} <= written["baselines"]["validation"].keys()
+    chain = [json.loads(line) for line in (run / "chain.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [entry["step"] for entry in chain] == list(range(1, 41)) and chain[-1]["chain"] == written["chain"]
+    assert [entry["step"] for entry in chain if "params" in entry] == [10, 20, 30, 40]
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [entry["step"] for entry in entries if entry["kind"] == "evaluation"] == [20, 40]
+    last = {"step": 40, "kind": "evaluation", "name": "validation", **written["metrics"]["validation"]}
+    assert last in entries
+    assert sorted(path.name for path in (run / "checkpoints").iterdir() if path.is_dir())[-2:] == [
+        "00000035",
+        "00000040",
+    ]
+
+
+def test_evaluation_alone_gives_what_training_printed(
+    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python -m research.evaluate latest` finds the run, repeats its numbers, and changes no file of it."""
+    run = only_run(finished)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    monkeypatch.chdir(finished)
+    assert run_module("research.evaluate", "latest") == 0
+    assert "equal to what training printed" in capsys.readouterr().out
+    assert json.loads((run / "evaluate/00000040.json").read_text(encoding="utf-8")) == {
+        "step": 40,
+        "metrics": record(run)["metrics"],
+    }
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_the_best_checkpoint_and_other_splits_are_evaluated(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--best takes the checkpoint of the lowest validation loss, --split another split than the configuration's."""
+    run = str(only_run(finished))
+    assert run_module("research.evaluate", run, "--best", "--split", "train") == 0
+    assert "train split" in capsys.readouterr().out
+    assert run_module("research.evaluate", run, "--split", "test") == 2
+    assert "no split 'test'" in capsys.readouterr().err
+
+
+def test_runs_of_one_name_lie_side_by_side(finished: Path, tmp_path: Path) -> None:
+    """Every start has a directory of its own, and `latest` is the one started last."""
+    short = [*options(finished), "--steps", "8", "--evaluate-every", "0", "--runs", str(tmp_path)]
+    for _ in range(2):
+        assert run_module("experiments.gpt_austen", *short) == 0
+    first, second = all_runs(tmp_path)
+    assert first.name < second.name and record(first)["params_sha256"] == record(second)["params_sha256"]

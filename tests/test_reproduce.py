@@ -1,0 +1,114 @@
+"""Promises of `python -m research.reproduce RUN`: identical where nothing changed, else the first step that differs."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import Program, only_run, options, record, run_module
+
+from research.core import backend
+from research.core.configs import from_json
+from research.train.run import train
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished tiny run."""
+    folder = tmp_path_factory.mktemp("original")
+    assert run_module("experiments.gpt_austen", *options(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def run(original: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may change."""
+    shutil.copytree(original / "runs", tmp_path / "copy" / "runs")
+    return only_run(tmp_path / "copy")
+
+
+def reproduce(run: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Reproduces a run beside it; returns exit code and output."""
+    code = run_module("research.reproduce", str(run), "--runs", str(run.parents[2] / "again"))
+    return code, capsys.readouterr().out
+
+
+def change_line(path: Path, number: int, **changes: Any) -> None:
+    """Changes values in one JSON line of a file."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[number] = json.dumps({**json.loads(lines[number]), **changes})
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_another_process_reproduces_a_run_to_the_bit(original: Path, tmp_path: Path) -> None:
+    """Run again in a process of its own, a run has an equal chain and equal parameters, and is left as it was."""
+    run = only_run(original)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with Program("research.reproduce", str(run), "--runs", str(tmp_path / "runs")) as started:
+        output = started.output()
+    assert started.returncode == 0, output[-2000:]
+    assert f"identical: {record(run)['params_sha256']}" in output
+    again = only_run(tmp_path)
+    assert (again / "chain.jsonl").read_bytes() == (run / "chain.jsonl").read_bytes()
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("part", ["batch", "random", "result", "params"])
+def test_the_first_step_that_differs_is_named(run: Path, capsys: pytest.CaptureFixture[str], part: str) -> None:
+    """Where a chain differs from step 20 on, that step is named, the part that differs, and the environment."""
+    change_line(run / "chain.jsonl", 19, chain="0" * 64, **{part: "0" * 16})
+    changed = record(run)
+    changed["environment"]["packages"]["jax"] = "0.0.1"
+    (run / "run.json").write_text(json.dumps(changed), encoding="utf-8")
+    code, output = reproduce(run, capsys)
+    assert code == 1
+    assert f"different from step 20 on, first in: {part} (" in " ".join(output.split())
+    assert f"environment.packages.jax: 0.0.1 then, {backend.describe()['packages']['jax']} now" in output
+
+
+def test_other_parameters_at_the_end_are_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An equal chain with other final parameters is not called identical."""
+    changed = record(run) | {"params_sha256": "0" * 64}
+    (run / "run.json").write_text(json.dumps(changed), encoding="utf-8")
+    code, output = reproduce(run, capsys)
+    assert code == 1 and "different from step 40 on, first in: params" in output and "identical" not in output
+
+
+def test_a_changed_seed_shows_in_the_first_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A record with another seed than the run had differs from step 1 on, in data and randomness."""
+    changed = record(run)
+    changed["config"]["seed"] = 1
+    (run / "run.json").write_text(json.dumps(changed), encoding="utf-8")
+    code, output = reproduce(run, capsys)
+    assert code == 1 and "different from step 1 on, first in: batch, random, result" in output
+
+
+def test_an_unfinished_run_is_not_reproduced(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was interrupted is refused, and --resume recommended."""
+    config = from_json(record(only_run(original))["config"])
+    run = train(config, name="gpt_austen", root=tmp_path, stop_after=3).folder
+    assert run_module("research.reproduce", str(run), "--runs", str(tmp_path)) == 2
+    assert "is interrupted, not finished: finish it with --resume" in capsys.readouterr().err
+
+
+def test_the_recorded_thread_pool_is_used(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of another thread-pool size is reproduced in a program with that size, on which the bits depend."""
+    changed = record(run)
+    changed["environment"]["thread_pool"] = 3
+    (run / "run.json").write_text(json.dumps(changed), encoding="utf-8")
+    started: list[Any] = []
+
+    def execve(*arguments: Any) -> None:
+        started.extend(arguments)
+        raise SystemExit(0)
+
+    monkeypatch.setattr(os, "execve", execve)
+    assert run_module("research.reproduce", str(run)) == 0
+    program, arguments, environment = started
+    assert (program, arguments[1:]) == (sys.executable, ["-m", "research.reproduce", str(run)])
+    assert environment["NPROC"] == "3"

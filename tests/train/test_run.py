@@ -1,0 +1,187 @@
+"""Whole runs: stopped and resumed at any step they end in the same bits, and every period and number is kept."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from research.core import trees
+from research.core.errors import UserError
+from research.core.run_directory import CHAIN, METRICS, read_lines, read_record
+from research.train import checkpoints
+from research.train.chain import PARTS
+from research.train.loggers import scalars
+from research.train.run import load_run, train
+
+
+def lines(run, file=METRICS):
+    return list(read_lines(run.folder / file))
+
+
+def comparable(run):
+    """The log entries without what a clock says."""
+    clock = ("rate", "seconds_left", "seconds")
+    kept = [entry for entry in lines(run) if entry["kind"] != "compiled"]
+    return [{name: value for name, value in entry.items() if name not in clock} for entry in kept]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_language_run, tmp_path_factory):
+    """The tiny GPT, trained without interruption; shared, so do not change it."""
+    return train(tiny_language_run, name="tiny", root=tmp_path_factory.mktemp("finished"))
+
+
+def assert_resumes_exactly(experiment, whole, root, stops):
+    """Trains with a stop after each of `stops`; the end must be that of the uninterrupted run `whole`."""
+    for place, stop in enumerate(stops):
+        run = train(experiment, name="tiny", root=root, resume=place > 0, stop_after=stop)
+        assert run.record["status"] == "interrupted"
+        assert run.state.step == stop
+    run = train(experiment, name="tiny", root=root, resume=True)
+    assert run.record["params_sha256"] == whole.record["params_sha256"]
+    assert lines(run, CHAIN) == lines(whole, CHAIN)
+    assert trees.digest(run.state) == trees.digest(whole.state)
+    assert comparable(run) == comparable(whole)
+    assert run.record["metrics"] == whole.record["metrics"]
+    assert [resume["step"] for resume in run.record["resumes"]] == list(stops)
+
+
+def test_stopped_anywhere_a_run_ends_the_same(finished, tiny_language_run, tmp_path):
+    """On and off the periods of checkpoints, digests and log entries; twice in a row."""
+    assert_resumes_exactly(tiny_language_run, finished, tmp_path, stops=(1, 3, 7))
+
+
+VARIANTS = {
+    "average": lambda e: dataclasses.replace(e, optimizer=dataclasses.replace(e.optimizer, ema=0.9)),
+    "dropout, cut batches": lambda e: dataclasses.replace(
+        e, model=dataclasses.replace(e.model, dropout=0.3), accumulate=2, compute="bfloat16"
+    ),
+    "muon, packed, scanned": lambda e: dataclasses.replace(
+        e,
+        optimizer=dataclasses.replace(e.optimizer, kind="muon"),
+        model=dataclasses.replace(e.model, positions="rotary", scan=True, remat=True),
+        data=dataclasses.replace(e.data, packing="documents"),
+    ),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_part_of_the_state_is_resumed(variant, tiny_language_run, tmp_path):
+    """Moving averages, dropout's randomness, micro-batches, partitioned optimizers and packed rows continue exactly."""
+    experiment = VARIANTS[variant](tiny_language_run)
+    whole = train(experiment, name="tiny", root=tmp_path / "whole")
+    assert_resumes_exactly(experiment, whole, tmp_path / "parts", stops=(5,))
+
+
+def test_running_statistics_are_resumed(tiny_image_run, tmp_path):
+    """Batch normalisation's running averages are parameters, so a ResNet continues exactly as well."""
+    whole = train(tiny_image_run, name="tiny", root=tmp_path / "whole")
+    means = {path: leaf for path, leaf in trees.flatten(whole.state.params).items() if path.endswith("mean")}
+    assert all(np.any(leaf != 0) for leaf in means.values())
+    assert_resumes_exactly(tiny_image_run, whole, tmp_path / "parts", stops=(4,))
+
+
+def test_two_runs_of_one_seed_have_equal_chains_and_another_seed_another(finished, tiny_language_run, tmp_path):
+    """The chain's entries cover batch, randomness, result and, where digested, parameters."""
+    again = train(tiny_language_run, name="tiny", root=tmp_path)
+    assert lines(again, CHAIN) == lines(finished, CHAIN)
+    other = train(dataclasses.replace(tiny_language_run, seed=1), name="tiny", root=tmp_path, stop_after=2)
+    first, right = lines(other, CHAIN)[0], lines(finished, CHAIN)[0]
+    assert all(first[part] != right[part] for part in PARTS if part in right)
+    assert other.record["id"] != again.record["id"]
+
+
+def test_everything_happens_on_its_period_and_at_the_end(finished):
+    """8 steps: log every 2, evaluate and sample every 4, digest every 4; chain entries for all."""
+    steps = {
+        kind: [entry["step"] for entry in lines(finished) if entry["kind"] == kind] for kind in ("train", "sample")
+    }
+    assert steps == {"train": [2, 4, 6, 8], "sample": [4, 8]}
+    assert [entry["step"] for entry in lines(finished) if entry["kind"] == "evaluation"] == [4, 8]
+    chain = lines(finished, CHAIN)
+    assert [entry["step"] for entry in chain] == list(range(1, 9))
+    assert [entry["step"] for entry in chain if "params" in entry] == [4, 8]
+    assert chain[-1]["params"] == finished.record["params_sha256"] == trees.digest(finished.state.params)
+    assert chain[-1]["chain"] == finished.record["chain"]
+
+
+def test_checkpoints_come_on_their_period_and_at_the_end(finished):
+    """Every 3 and at 8, of which the newest two stay; the best is the only one with a score."""
+    folder = finished.folder / "checkpoints"
+    assert sorted(int(path.name) for path in folder.iterdir() if path.is_dir()) == [6, 8]
+    assert checkpoints.best(folder) == 8
+
+
+def test_training_entries_say_what_a_step_did(finished, tiny_language_run):
+    """Loss, gradient norm, weight, accuracy, the rate that the step used, and the speed with its unit."""
+    first = next(entry for entry in lines(finished) if entry["kind"] == "train")
+    assert {"loss", "gradient_norm", "accuracy", "seconds_left"} <= set(first)
+    assert (first["weight"], first["unit"]) == (64, "tokens")
+    np.testing.assert_allclose(first["learning_rate"], 1e-2 * 2 / 3, rtol=1e-6)  # the second of two warm-up steps
+    assert "random" not in scalars(first)
+
+
+def test_the_record_has_what_a_reader_needs(finished, tiny_language_run):
+    """Config, data, model, environment, stages, metrics beside baselines: JSON on disk as in memory."""
+    record = read_record(finished.folder)
+    assert record == json.loads(json.dumps(finished.record))
+    assert record["status"] == "finished"
+    assert {"data", "assembly", "first_step", "train", "baselines"} <= set(record["stages"])
+    assert set(record["metrics"]["validation"]) == set(record["baselines"]["validation"]["3-gram"]) | {"accuracy"}
+    leaves = jax.tree.leaves(finished.state.params)
+    assert record["model"]["parameters"] == sum(leaf.size for leaf in leaves)
+    assert sum(row["parameters"] for row in record["model"]["layers"]) == record["model"]["parameters"]
+
+
+def test_a_loaded_run_measures_what_training_printed(finished):
+    """The state of the newest checkpoint, evaluated alone, gives the very numbers of the last evaluation."""
+    run = load_run(finished.folder)
+    assert trees.digest(run.state) == trees.digest(finished.state)
+    evaluator = run.assembly.experiment.evaluators[0].build(run.assembly.task, run.assembly.data)
+    assert evaluator.measure(run.state.evaluated) == finished.record["metrics"]["validation"]
+    assert load_run(finished.folder, best=True).state.step == 8
+
+
+def test_a_logger_of_ones_own_sees_every_entry(tiny_language_run, tmp_path):
+    """A notebook plots what `metrics.jsonl` holds, as it comes."""
+    seen = []
+    run = train(tiny_language_run, name="tiny", root=tmp_path, loggers=(seen.append,), stop_after=4)
+    assert json.loads(json.dumps(seen)) == lines(run)
+
+
+def test_watching_less_changes_nothing_that_is_computed(finished, tiny_language_run, tmp_path):
+    """No log entries, evaluations, samples or checkpoints on the way, and the same parameters at the end."""
+    quiet = dataclasses.replace(tiny_language_run, log_every=0, evaluate_every=0, checkpoint_every=0, sample_every=0)
+    run = train(quiet, name="tiny", root=tmp_path)
+    assert run.record["params_sha256"] == finished.record["params_sha256"]
+    assert lines(run, CHAIN) == lines(finished, CHAIN)
+    assert [entry["step"] for entry in lines(run) if entry["kind"] == "train"] == [8]
+
+
+def test_a_loss_that_is_not_finite_names_its_step_and_leaves_good_checkpoints(tiny_language_run, tmp_path):
+    """A rate far too high: the run fails with a sentence, and no checkpoint holds a NaN."""
+    wild = dataclasses.replace(tiny_language_run.optimizer, kind="sgd", peak=1e30, clip=0.0)
+    experiment = dataclasses.replace(tiny_language_run, optimizer=wild, checkpoint_every=1, sample_every=0)
+    with pytest.raises(UserError, match=r"(loss|gradient norm) is (nan|inf) at step \d+: lower --optimizer.peak"):
+        train(experiment, name="tiny", root=tmp_path)
+    (folder,) = (tmp_path / "tiny").iterdir()
+    assert read_record(folder)["status"] == "failed"
+    state = load_run(folder).state
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def test_resuming_what_computes_something_else_is_refused(finished, tiny_language_run, tmp_path):
+    """The changed fields are named with both values; fields of watching may differ."""
+    train(tiny_language_run, name="tiny", root=tmp_path, stop_after=1)
+    deeper = dataclasses.replace(tiny_language_run, model=dataclasses.replace(tiny_language_run.model, depth=2), seed=4)
+    with pytest.raises(UserError, match=r"model.depth was 1 and is now 2; seed was 0 and is now 4\. Resume with"):
+        train(deeper, name="tiny", root=tmp_path, resume=True)
+    with pytest.raises(UserError, match="There is no unfinished run of other"):
+        train(tiny_language_run, name="other", root=tmp_path, resume=True)
+    watched = dataclasses.replace(tiny_language_run, log_every=1, keep_last=5)
+    run = train(watched, name="tiny", root=tmp_path, resume=True)
+    assert run.record["params_sha256"] == finished.record["params_sha256"]
+    with pytest.raises(UserError, match="There is no unfinished run of tiny"):
+        train(tiny_language_run, name="tiny", root=tmp_path, resume=True)
