@@ -44,7 +44,7 @@ def test_stopped_in_three_ways_a_run_ends_as_if_undisturbed(tmp_path: Path) -> N
 def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     """Ten kills, some amid a save: same SHA-256; one interval is repeated at most, two where a save was cut off."""
     dice = random.Random(0)
-    longer = ["--steps", "400", "--checkpoint-every", str(INTERVAL)]
+    longer = ["--steps", "1500", "--checkpoint-every", str(INTERVAL)]
     assert run_module("experiments.gpt_austen", *options(tmp_path / "clean"), *longer) == 0
     command = ["experiments.gpt_austen", *options(tmp_path), *longer]
     seen, resumes, cut_off, repeated = 0, [], [], {False: [0], True: [0]}

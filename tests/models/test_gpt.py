@@ -146,14 +146,14 @@ def test_rematerialisation_changes_neither_loss_nor_gradient(scan):
 
 
 def test_rematerialisation_is_there():
-    """The backward pass of a rematerialised model computes the blocks again."""
+    """The gradient of a rematerialised model computes the products of its blocks again."""
 
-    def program(remat):
+    def products(remat):
         model, params = build(remat=remat)
-        return str(jax.make_jaxpr(jax.grad(lambda p: model.apply(p, jnp.asarray(tokens(1, LENGTH)))[0].sum()))(params))
+        gradient = jax.grad(lambda params: model.apply(params, jnp.asarray(tokens(1, LENGTH)))[0].sum())
+        return str(jax.make_jaxpr(gradient)(params)).count("dot_general")
 
-    assert "checkpoint" in program(True)
-    assert "checkpoint" not in program(False)
+    assert products(True) >= products(False) + 5 * TINY.depth  # all but the last product of each block
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
