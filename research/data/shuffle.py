@@ -26,8 +26,9 @@ def _feistel(
 ) -> UInt64[np.ndarray, " batch"]:
     """Permutes the numbers below 4**bits."""
     mask = (np.uint64(1) << bits) - np.uint64(1)
+    rounds = ROUNDS if bits > 3 else 2 * ROUNDS  # halves of few bits mix too little: some orders would be likelier
     left, right = values >> bits, values & mask
-    for index in range(ROUNDS):
+    for index in range(rounds):
         left, right = right, left ^ (_mix(keys + np.uint64(index) ^ right << np.uint64(8)) & mask)
     return left << bits | right
 

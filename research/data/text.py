@@ -53,7 +53,7 @@ class TextData:
             share = self.validation_share
             documents = splitting.split(documents["train"], {"train": 1 - share, "validation": share}, self.salt)
         splitting.check_no_leak(documents, self.leak_threshold)
-        tokenizer = self.tokenizer.train(document.text for document in documents["train"])
+        tokenizer = self.tokenizer.train([*(document.text for document in documents["train"]), SEPARATOR])
         streams = {name: tokenizer.encode(_join(members)) for name, members in documents.items()}
         splits = {name: self._rows(name, members, streams[name], tokenizer) for name, members in documents.items()}
         facts["cleaning"] = [dataclasses.asdict(report) for _, reports in cleaned.values() for report in reports]

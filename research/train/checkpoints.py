@@ -97,15 +97,16 @@ def newest_good(folder: Path, report: Callable[[str], None]) -> int | None:
     return None
 
 
-def discard_after(folder: Path, step: int) -> None:
-    """Removes what later saves left: damaged, or cut off. They would count as the newest ones when old ones are pruned.
+def discard_remains(folder: Path, step: int) -> None:
+    """Removes what a save or a removal that was cut off has left, and damaged checkpoints.
 
     Args:
         folder: of the checkpoints.
-        step: the one that the run continues from, 0 for none.
+        step: the one that the run continues from, 0 for none. Any later one was passed over as damaged; left here, it
+            would count as the newest when old ones are pruned.
     """
     for path in _checkpoint_paths(folder):
-        if int(path.name) > step:
+        if int(path.name) > step or _read_manifest(path) is None:
             _remove(path)
     _remove_unfinished(folder)
 

@@ -107,7 +107,7 @@ def _starting_point(assembly: Assembly, log: RunLog) -> tuple[State, str]:
     """The initial state, or the newest good checkpoint's, with the run's files cut back to it."""
     folder = log.folder / CHECKPOINTS
     step = checkpoints.newest_good(folder, lambda text: log.event(0, text))
-    checkpoints.discard_after(folder, step or 0)
+    checkpoints.discard_remains(folder, step or 0)
     if step is None:
         for file in (CHAIN, METRICS):
             truncate_after(log.folder / file, 0)

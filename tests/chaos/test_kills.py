@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_run import Program, only_run, options, record, run_module, steps_noted, wait_for_step
 
-INTERVAL = 20  # steps between the checkpoints of the long test: a save takes about ten steps
+INTERVAL = 50  # steps between the checkpoints of the long test, in which a save takes about 20
 
 
 def stop(folder: Path, command: list[str], step: int, sent: signal.Signals) -> tuple[int, str]:

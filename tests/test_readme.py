@@ -1,0 +1,46 @@
+"""The README keeps its word: what it shows a newcomer to write is written to a copy of the project, and runs."""
+
+import random
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY = "--steps 2 --schedule.warmup 1 --batch-size 4 --evaluators.0.limit 8 --sample-every 0".split()
+
+
+def snippets() -> dict[str, str]:
+    """Returns {path: code} of the README's Python blocks that begin with the path of a file."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    named = (re.match(r"# (\S+\.py).*\n", block) for block in blocks)
+    return {match[1]: block[match.end() :] for match, block in zip(named, blocks, strict=True) if match}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the project with the README's files in it, and verses for its data set."""
+    for package in ("research", "experiments"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "*.zip"))
+    for path, code in snippets().items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(code, encoding="utf-8")
+    folder = tmp_path / "research/data/datasets/haiku"
+    choose = random.Random(0).choice
+    verses = [" ".join(choose(("frog", "pond", "moon", "snow", "plum", "rain")) for _ in range(17)) for _ in range(200)]
+    (folder / "haiku.txt").write_text("\n\n".join(verses), encoding="utf-8")
+    (folder / "__init__.py").touch()
+    (folder / "README.md").write_text("Verses drawn at random.\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["convolution_austen", "gpt_haiku"])
+def test_a_new_architecture_and_a_new_data_set_take_the_files_shown_and_no_other(name: str, project: Path):
+    """One new file and one new experiment, as the README shows them, train and leave a report."""
+    command = [sys.executable, "-m", f"experiments.{name}", *TINY]
+    ended = subprocess.run(command, cwd=project, env=None, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert list(project.glob(f"runs/{name}/*/report.html"))
