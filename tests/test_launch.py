@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tiny_run import only_run, options, record, run_module
 
+from experiments import gpt_austen
 from research.core.run_directory import all_runs
 
 
@@ -24,7 +25,7 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert "learns to write like Jane Austen" in shown
     for option in ("--steps", "--model.depth", "--optimizer.peak", "--schedule.warmup", "--mesh.fsdp", "--data.length"):
         assert option in shown
-    assert "default: 2000" in shown
+    assert f"default: {gpt_austen.CONFIG.steps}" in shown
 
 
 def test_options_reach_the_record(finished: Path) -> None:

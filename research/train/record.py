@@ -9,7 +9,6 @@ import datetime
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +79,8 @@ def open_unfinished(name: str, experiment: Any, root: Path) -> RunLog:
         UserError: there is none, or its configuration computes something else (says which fields differ).
     """
     records = ((run, read_record(run)) for run in reversed(all_runs(root)) if run.parent.name == name)
-    folder, record = next(((run, record) for run, record in records if _resumable(record)), (None, None))
-    if folder is None or record is None:
+    folder, record = next(((run, record) for run, record in records if record["status"] != "finished"), (root, {}))
+    if not record:
         raise UserError(f"There is no unfinished run of {name} under {root}/ to resume: start one without --resume.")
     changed = configs.differences(record["config"], configs.to_json(experiment))
     changed = {field: values for field, values in changed.items() if field not in WATCHING}
@@ -95,12 +94,6 @@ def open_unfinished(name: str, experiment: Any, root: Path) -> RunLog:
     record.pop("error", None)
     record["git"], record["environment"] = _git(), backend.describe()
     return RunLog(folder, record)
-
-
-def _resumable(record: Mapping[str, Any]) -> bool:
-    # A run whose data or model was refused never began: it must not hide an older run that did.
-    began = "model" in record or record["status"] == "running"
-    return began and record["status"] != "finished"
 
 
 def _command() -> str:

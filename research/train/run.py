@@ -2,14 +2,13 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from research.core import backend, configs, trees
 from research.core.errors import UserError
@@ -55,9 +54,21 @@ def train(
         UserError: anything in the configuration, the data or the folder that the user can mend.
     """
     backend.start()
-    log = open_unfinished(name, experiment, root) if resume else open_new(name, experiment, root)
+    unfinished = open_unfinished(name, experiment, root) if resume else None
+    stages: dict[str, float] = {}
+    with _stage(stages, "data"):
+        data = experiment.data.build()
+    with _stage(stages, "assembly"):
+        assembly = assemble(experiment, data)
+        evaluations = [evaluator.build(assembly.task, data) for evaluator in experiment.evaluators]
+        model = _model_facts(assembly)
+    # What cannot work has failed by now, and has left no run behind.
+    log = unfinished or open_new(name, experiment, root)
+    log.record.update(data=data.summary, model=model)
+    log.record["stages"].update(stages)
+    log.save()
     try:
-        return _train(experiment, log, loggers, stop_after)
+        return _train(assembly, evaluations, log, loggers, stop_after)
     except BaseException as error:
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         log.record.update(status=status, error=f"{type(error).__name__}: {error}", finished=now())
@@ -66,18 +77,12 @@ def train(
         raise
 
 
-def _train(experiment: Experiment, log: RunLog, extra: tuple[Logger, ...], stop_after: int | None) -> Run:
-    with _stage(log, "data"):
-        data = experiment.data.build()
-        if data.tokenizer is not None:
-            data.tokenizer.save(log.folder / "tokenizer.json")
-    log.record["data"] = data.summary
-    with _stage(log, "assembly"):
-        assembly = assemble(experiment, data)
-        example = jax.tree.map(lambda leaf: leaf[None], dict(data.splits["train"][0]))
-        log.record["model"] = _model_facts(assembly, example)
-        evaluations = [evaluator.build(assembly.task, data) for evaluator in experiment.evaluators]
-    log.save()
+def _train(
+    assembly: Assembly, evaluations: Sequence[Any], log: RunLog, extra: tuple[Logger, ...], stop_after: int | None
+) -> Run:
+    experiment = assembly.experiment
+    if assembly.data.tokenizer is not None:
+        assembly.data.tokenizer.save(log.folder / "tokenizer.json")
     state, head = _starting_point(assembly, log)
     start = int(state.step)
     with Terminal(experiment.steps, start) as terminal:
@@ -97,7 +102,7 @@ def _train(experiment: Experiment, log: RunLog, extra: tuple[Logger, ...], stop_
         log.record.update(status="interrupted", finished=now())
         log.save()
         return Run(log.folder, assembly, state, log.record)
-    with _stage(log, "baselines"):
+    with _stage(log.record["stages"], "baselines"):
         log.record["baselines"] = {evaluation.name: evaluation.baselines() for evaluation in evaluations}
     _finish(log, state)
     return Run(log.folder, assembly, state, log.record)
@@ -135,18 +140,18 @@ def _finish(log: RunLog, state: State) -> None:
     log.save()
 
 
-def _model_facts(assembly: Assembly, example: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _model_facts(assembly: Assembly) -> dict[str, Any]:
     kind = jnp.int32 if assembly.data.tokenizer else jnp.float32  # tokens; or what the task makes of pixels, for one
-    inputs = jax.ShapeDtypeStruct(example["inputs"].shape, kind)
+    inputs = jax.ShapeDtypeStruct((1, *assembly.data.splits["train"][0]["inputs"].shape), kind)
     rows = layer_table(assembly.model, assembly.state.params, inputs)
     return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(assembly.state.params)), "layers": rows}
 
 
 @contextmanager
-def _stage(log: RunLog, name: str) -> Iterator[None]:
+def _stage(stages: MutableMapping[str, float], name: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
-    log.record["stages"][name] = round(time.perf_counter() - began, 3)
+    stages[name] = round(time.perf_counter() - began, 3)
 
 
 def load_run(folder: Path, *, best: bool = False) -> Run:

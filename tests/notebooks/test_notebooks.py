@@ -1,4 +1,4 @@
-"""The notebooks, and the README's Python, run as they stand, on the public interface alone."""
+"""The notebooks, and the README's lines for one, run as they stand, on the public interface alone."""
 
 import ast
 import contextlib
@@ -25,8 +25,9 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def readme_python():
-    return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
+def readme_snippet():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.search(r"```python\n(from research import .*?)```", readme, re.DOTALL)[1]
 
 
 def imports(source):
@@ -73,9 +74,9 @@ def test_committed_notebooks_show_what_they_did(path):
 
 
 def test_the_readme_snippet_runs(tmp_path, monkeypatch):
-    """The README's Python, word for word, trains, and prints metrics and a sample."""
+    """The README's lines for a notebook, word for word, trains, and prints metrics and a sample."""
     monkeypatch.chdir(tmp_path)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(readme_python(), "README.md", "exec"), {})
+        exec(compile(readme_snippet(), "README snippet", "exec"), {})
     assert "bits_per_character" in printed.getvalue()
     assert len(list(tmp_path.glob("runs/first/*/run.json"))) == 1
