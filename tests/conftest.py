@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
+from tiny_run import only_run, options, record, run_module
 
+from research.core.configs import from_json
 from research.data.images import ImageData
 from research.data.text import TextData
 from research.evaluate.evaluators import Evaluator
@@ -25,6 +27,7 @@ from research.tasks.classification import Classification
 from research.tasks.language_modelling import LanguageModelling
 from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer
+from research.train.run import train
 from research.train.schedules import Schedule
 
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "ontogeny"
@@ -96,3 +99,13 @@ def tiny_image_run(tiny_pictures: Path) -> Experiment:
         checkpoint_every=3,
         digest_every=4,
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run of `tiny_run.py` finished under `clean/runs`, and interrupted at step 13 under `runs`."""
+    folder = tmp_path_factory.mktemp("tiny_runs")
+    assert run_module("experiments.gpt_austen", *options(folder), "--runs", str(folder / "clean/runs")) == 0
+    config = from_json(record(only_run(folder / "clean"))["config"])
+    train(config, name="gpt_austen", root=folder / "runs", stop_after=13)
+    return folder

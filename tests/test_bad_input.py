@@ -16,7 +16,6 @@ from tiny_run import Program, only_run, options, record, run_module, write_texts
 from research.core.configs import from_json
 from research.train import checkpoints
 from research.train.experiment import assemble
-from research.train.run import train
 
 Refusal = Callable[..., str]
 
@@ -34,20 +33,10 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Refusal:
     return refused
 
 
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny run finished under `clean`, and interrupted at step 13 under `runs`."""
-    folder = tmp_path_factory.mktemp("interrupted")
-    assert run_module("experiments.gpt_austen", *options(folder), "--runs", str(folder / "clean/runs")) == 0
-    config = from_json(record(only_run(folder / "clean"))["config"])
-    train(config, name="gpt_austen", root=folder / "runs", stop_after=13)
-    return folder
-
-
 @pytest.fixture
-def runs(interrupted: Path, tmp_path: Path) -> Path:
+def runs(tiny_runs: Path, tmp_path: Path) -> Path:
     """A copy of the interrupted run's `runs` that a test may damage."""
-    return shutil.copytree(interrupted / "runs", tmp_path / "runs")
+    return shutil.copytree(tiny_runs / "runs", tmp_path / "runs")
 
 
 @contextmanager
@@ -172,48 +161,46 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, refusal: Refu
     assert "cannot be written (File too large)" in message
 
 
-def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, interrupted: Path, refusal: Refusal) -> None:
+def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, tiny_runs: Path, refusal: Refusal) -> None:
     """No room for a checkpoint: the run says so and is not called finished; with room, --resume ends in equal bits."""
-    tiny = [*options(interrupted), "--runs", str(tmp_path / "runs")]
+    tiny = [*options(tiny_runs), "--runs", str(tmp_path / "runs")]
     with full_disk(60_000):
         message = refusal("experiments.gpt_austen", *tiny)
     run = only_run(tmp_path)
     assert "last checkpoint, of step 40, could not be written" in message and "--resume" in message
     assert record(run)["status"] == "failed"
     assert run_module("experiments.gpt_austen", *tiny, "--resume") == 0
-    assert record(run)["params_sha256"] == record(only_run(interrupted / "clean"))["params_sha256"]
+    assert record(run)["params_sha256"] == record(only_run(tiny_runs / "clean"))["params_sha256"]
 
 
-def test_a_disk_with_no_room_for_a_line_stops_the_run(interrupted: Path, runs: Path, refusal: Refusal) -> None:
+def test_a_disk_with_no_room_for_a_line_stops_the_run(tiny_runs: Path, runs: Path, refusal: Refusal) -> None:
     """No room even for the metrics: one sentence that asks for space; with room, --resume ends in equal bits."""
     run = only_run(runs.parent)
     with open(run / "metrics.jsonl", "a", encoding="utf-8") as metrics:  # the one file near the limit
         metrics.write(json.dumps({"step": 1, "kind": "padding", "text": "." * 400_000}) + "\n")
-    again = [*options(interrupted), "--runs", str(runs), "--resume"]
+    again = [*options(tiny_runs), "--runs", str(runs), "--resume"]
     with full_disk((run / "metrics.jsonl").stat().st_size + 1000):
         message = refusal("experiments.gpt_austen", *again)
     assert "File too large" in message and "free space" in message and "--resume" in message
     assert run_module("experiments.gpt_austen", *again) == 0
-    assert record(run)["params_sha256"] == record(only_run(interrupted / "clean"))["params_sha256"]
+    assert record(run)["params_sha256"] == record(only_run(tiny_runs / "clean"))["params_sha256"]
 
 
-def test_resuming_with_a_changed_configuration_says_which_fields(
-    interrupted: Path, runs: Path, refusal: Refusal
-) -> None:
+def test_resuming_with_a_changed_configuration_says_which_fields(tiny_runs: Path, runs: Path, refusal: Refusal) -> None:
     """Each field that differs, with both values; fields that only watch the run may differ."""
     before = (only_run(runs.parent) / "run.json").read_bytes()
-    again = [*options(interrupted), "--runs", str(runs), "--resume"]
+    again = [*options(tiny_runs), "--runs", str(runs), "--resume"]
     message = refusal("experiments.gpt_austen", *again, "--model.width", "64", "--seed", "3", "--log-every", "2")
     assert "model.width was 32 and is now 64; seed was 0 and is now 3." in message and "log_every" not in message
     assert (only_run(runs.parent) / "run.json").read_bytes() == before
 
 
 def test_a_refused_start_does_not_hide_the_run_to_resume(
-    interrupted: Path, runs: Path, refusal: Refusal, capsys: pytest.CaptureFixture[str]
+    tiny_runs: Path, runs: Path, refusal: Refusal, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A later command that was refused before its first step is not what --resume continues."""
     run = only_run(runs.parent)
-    again = [*options(interrupted), "--runs", str(runs)]
+    again = [*options(tiny_runs), "--runs", str(runs)]
     refusal("experiments.gpt_austen", *again, "--model.width", "33")
     assert run_module("experiments.gpt_austen", *again, "--resume") == 0
     assert record(run)["status"] == "finished"
@@ -245,11 +232,11 @@ def test_a_damaged_record_is_refused(tmp_path: Path, refusal: Refusal, stage: st
     assert str(tmp_path / "run.json") in message and "restore it" in message
 
 
-def test_a_damaged_record_does_not_resume(interrupted: Path, runs: Path, refusal: Refusal) -> None:
+def test_a_damaged_record_does_not_resume(tiny_runs: Path, runs: Path, refusal: Refusal) -> None:
     """--resume with the newest run's record cut short."""
     path = only_run(runs.parent) / "run.json"
     path.write_text(path.read_text(encoding="utf-8")[:1000], encoding="utf-8")
-    message = refusal("experiments.gpt_austen", *options(interrupted), "--runs", str(runs), "--resume")
+    message = refusal("experiments.gpt_austen", *options(tiny_runs), "--runs", str(runs), "--resume")
     assert str(path) in message and "restore it" in message
 
 
@@ -273,7 +260,7 @@ def test_damaged_checkpoints_are_named(
     assert last.startswith(f"error: {run} has no good checkpoint")
 
 
-def test_a_checkpoint_of_another_model_is_refused(interrupted: Path, runs: Path, refusal: Refusal) -> None:
+def test_a_checkpoint_of_another_model_is_refused(tiny_runs: Path, runs: Path, refusal: Refusal) -> None:
     """A checkpoint of a wider model: the first parameter that differs, with both shapes."""
     run = only_run(runs.parent)
     config = from_json(record(run)["config"])
@@ -281,7 +268,7 @@ def test_a_checkpoint_of_another_model_is_refused(interrupted: Path, runs: Path,
     saver = checkpoints.Saver(run / "checkpoints", keep_last=1, report=print)
     saver.save(14, assemble(wider, wider.data.build()).initial_state(), {"score": None})
     saver.wait()
-    again = [*options(interrupted), "--runs", str(runs), "--resume"]
+    again = [*options(tiny_runs), "--runs", str(runs), "--resume"]
     for message in (refusal("experiments.gpt_austen", *again), refusal("research.evaluate", str(run))):
         assert "is of another model: 'params/block_0/attention/" in message
         assert "[48" in message and "[32" in message

@@ -4,18 +4,18 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_run import only_run, options, record, run_module
+from tiny_run import only_run, record, run_module
 
 from experiments import gpt_austen
+from research.core.configs import from_json
 from research.core.run_directory import all_runs
+from research.train.run import train
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished tiny run."""
-    folder = tmp_path_factory.mktemp("finished")
-    assert run_module("experiments.gpt_austen", *options(folder)) == 0
-    return folder
+@pytest.fixture
+def finished(tiny_runs: Path) -> Path:
+    """The directory of a finished tiny run."""
+    return only_run(tiny_runs / "clean")
 
 
 def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,9 +28,9 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"default: {gpt_austen.CONFIG.steps}" in shown
 
 
-def test_options_reach_the_record(finished: Path) -> None:
+def test_options_reach_the_record(finished: Path, tiny_runs: Path) -> None:
     """What was given on the command line is what the record says was run, with the command itself."""
-    written = record(only_run(finished))
+    written = record(finished)
     config = written["config"]
     assert (config["steps"], config["accumulate"], config["model"]["width"], config["model"]["dropout"]) == (
         40,
@@ -38,63 +38,60 @@ def test_options_reach_the_record(finished: Path) -> None:
         32,
         0.1,
     )
-    assert config["data"]["train"] == [str(finished / "train.txt")]
+    assert config["data"]["train"] == [str(tiny_runs / "train.txt")]
     assert config["optimizer"]["b2"] == 0.99, "what was not given stays as in the experiment"
     assert written["command"].startswith("python -m experiments.gpt_austen --data.train ")
 
 
 def test_a_run_leaves_its_directory(finished: Path) -> None:
     """Record, curves, chain, checkpoints, tokenizer, report and card; the record is complete."""
-    run = only_run(finished)
     for name in ("metrics.jsonl", "chain.jsonl", "tokenizer.json", "report.html", "MODEL_CARD.md"):
-        assert (run / name).stat().st_size
-    written = record(run)
-    assert written["status"] == "finished" and written["name"] == "gpt_austen" and written["id"] == run.name
+        assert (finished / name).stat().st_size
+    written = record(finished)
+    assert written["status"] == "finished" and written["name"] == "gpt_austen" and written["id"] == finished.name
     assert {"data", "assembly", "first_step", "train", "baselines"} <= written["stages"].keys()
     assert len(written["params_sha256"]) == 64
     assert {"1-gram", "2-gram", "3-gram"} <= written["baselines"]["validation"].keys()
-    chain = [json.loads(line) for line in (run / "chain.jsonl").read_text(encoding="utf-8").splitlines()]
+    chain = [json.loads(line) for line in (finished / "chain.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [entry["step"] for entry in chain] == list(range(1, 41)) and chain[-1]["chain"] == written["chain"]
     assert [entry["step"] for entry in chain if "params" in entry] == [10, 20, 30, 40]
-    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    entries = [json.loads(line) for line in (finished / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [entry["step"] for entry in entries if entry["kind"] == "evaluation"] == [20, 40]
     last = {"step": 40, "kind": "evaluation", "name": "validation", **written["metrics"]["validation"]}
     assert last in entries
-    assert sorted(path.name for path in (run / "checkpoints").iterdir() if path.is_dir())[-2:] == [
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir() if path.is_dir())[-2:] == [
         "00000035",
         "00000040",
     ]
 
 
 def test_evaluation_alone_gives_what_training_printed(
-    finished: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    finished: Path, tiny_runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`python -m research.evaluate latest` finds the run, repeats its numbers, and changes no file of it."""
-    run = only_run(finished)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    monkeypatch.chdir(finished)
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    monkeypatch.chdir(tiny_runs / "clean")
     assert run_module("research.evaluate", "latest") == 0
     assert "equal to what training printed" in capsys.readouterr().out
-    assert json.loads((run / "evaluate/00000040.json").read_text(encoding="utf-8")) == {
+    assert json.loads((finished / "evaluate/00000040.json").read_text(encoding="utf-8")) == {
         "step": 40,
-        "metrics": record(run)["metrics"],
+        "metrics": record(finished)["metrics"],
     }
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_the_best_checkpoint_and_other_splits_are_evaluated(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--best takes the checkpoint of the lowest validation loss, --split another split than the configuration's."""
-    run = str(only_run(finished))
-    assert run_module("research.evaluate", run, "--best", "--split", "train") == 0
+    assert run_module("research.evaluate", str(finished), "--best", "--split", "train") == 0
     assert "train split" in capsys.readouterr().out
-    assert run_module("research.evaluate", run, "--split", "test") == 2
+    assert run_module("research.evaluate", str(finished), "--split", "test") == 2
     assert "no split 'test'" in capsys.readouterr().err
 
 
 def test_runs_of_one_name_lie_side_by_side(finished: Path, tmp_path: Path) -> None:
-    """Every start has a directory of its own, and `latest` is the one started last."""
-    short = [*options(finished), "--steps", "8", "--evaluate-every", "0", "--runs", str(tmp_path)]
-    for _ in range(2):
-        assert run_module("experiments.gpt_austen", *short) == 0
-    first, second = all_runs(tmp_path)
-    assert first.name < second.name and record(first)["params_sha256"] == record(second)["params_sha256"]
+    """Every start has a directory of its own, the newest last, and the same first steps."""
+    config = from_json(record(finished)["config"])
+    started = [train(config, name="gpt_austen", root=tmp_path, stop_after=2).folder for _ in range(2)]
+    assert all_runs(tmp_path) == started
+    chains = [(run / "chain.jsonl").read_text(encoding="utf-8").splitlines() for run in (*started, finished)]
+    assert chains[0] == chains[1] == chains[2][:2]

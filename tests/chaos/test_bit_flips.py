@@ -7,19 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_run import only_run, options, record, run_module
 
-from research.core.configs import from_json
 from research.train import checkpoints
-from research.train.run import train
-
-
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny run finished under `clean`, and interrupted at step 13 with two checkpoints."""
-    folder = tmp_path_factory.mktemp("flips")
-    assert run_module("experiments.gpt_austen", *options(folder), "--runs", str(folder / "clean/runs")) == 0
-    config = from_json(record(only_run(folder / "clean"))["config"])
-    train(config, name="gpt_austen", root=folder / "runs", stop_after=13)
-    return folder
 
 
 def flip(path: Path, dice: random.Random) -> None:
@@ -29,9 +17,9 @@ def flip(path: Path, dice: random.Random) -> None:
     path.write_bytes(data)
 
 
-def test_one_flipped_bit_is_found_in_100_of_100_trials(interrupted: Path) -> None:
+def test_one_flipped_bit_is_found_in_100_of_100_trials(tiny_runs: Path) -> None:
     """One bit flipped in any file of the newest checkpoint: it is passed over with a message, for the one before."""
-    folder, dice = only_run(interrupted) / "checkpoints", random.Random(0)
+    folder, dice = only_run(tiny_runs) / "checkpoints", random.Random(0)
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and "00000013" in str(path)]
     files = [path for path in files if path.stat().st_size]  # an empty file has no bit to flip
     for trial in range(100):
@@ -44,10 +32,10 @@ def test_one_flipped_bit_is_found_in_100_of_100_trials(interrupted: Path) -> Non
     assert checkpoints.newest_good(folder, messages.append) == 13
 
 
-def test_a_missing_or_added_file_is_found(interrupted: Path, tmp_path: Path) -> None:
+def test_a_missing_or_added_file_is_found(tiny_runs: Path, tmp_path: Path) -> None:
     """A checkpoint that lost any one of its files, or gained one, is passed over."""
     copy = tmp_path / "checkpoints"
-    shutil.copytree(only_run(interrupted) / "checkpoints", copy)
+    shutil.copytree(only_run(tiny_runs) / "checkpoints", copy)
     for path in [path for path in copy.rglob("*") if path.is_file() and "00000013" in str(path)]:
         original = path.read_bytes()
         path.unlink()
@@ -58,33 +46,33 @@ def test_a_missing_or_added_file_is_found(interrupted: Path, tmp_path: Path) -> 
 
 
 def test_a_run_falls_back_and_ends_in_the_same_bits(
-    interrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Resumed with its newest checkpoint damaged, a run says so, repeats from the one before, and ends the same."""
     runs = tmp_path / "runs"
-    shutil.copytree(interrupted / "runs", runs)
+    shutil.copytree(tiny_runs / "runs", runs)
     run = only_run(tmp_path)
     newest = run / "checkpoints" / "00000013"
     flip(
         max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size),
         random.Random(0),
     )
-    assert run_module("experiments.gpt_austen", *options(interrupted), "--runs", str(runs), "--resume") == 0
+    assert run_module("experiments.gpt_austen", *options(tiny_runs), "--runs", str(runs), "--resume") == 0
     error = capsys.readouterr().err
     assert "checkpoint of step 13 is not used" in error and "has changed since it was written" in error
     assert [entry["step"] for entry in record(run)["resumes"]] == [10]
     assert any("step 13 is not used" in event["message"] for event in record(run)["events"])
-    assert record(run)["params_sha256"] == record(only_run(interrupted / "clean"))["params_sha256"]
+    assert record(run)["params_sha256"] == record(only_run(tiny_runs / "clean"))["params_sha256"]
     assert not newest.exists(), "damaged checkpoints would count as the newest ones"
 
 
-def test_without_any_good_checkpoint_a_run_begins_anew(interrupted: Path, tmp_path: Path) -> None:
+def test_without_any_good_checkpoint_a_run_begins_anew(tiny_runs: Path, tmp_path: Path) -> None:
     """With every checkpoint damaged the run starts from its first step, and ends the same."""
     runs = tmp_path / "runs"
-    shutil.copytree(interrupted / "runs", runs)
+    shutil.copytree(tiny_runs / "runs", runs)
     for manifest in (only_run(tmp_path) / "checkpoints").glob("*.json"):
         flip(manifest, random.Random(0))
-    assert run_module("experiments.gpt_austen", *options(interrupted), "--runs", str(runs), "--resume") == 0
+    assert run_module("experiments.gpt_austen", *options(tiny_runs), "--runs", str(runs), "--resume") == 0
     finished = record(only_run(tmp_path))
     assert finished["resumes"] == [] and len(finished["events"]) == 2
-    assert finished["params_sha256"] == record(only_run(interrupted / "clean"))["params_sha256"]
+    assert finished["params_sha256"] == record(only_run(tiny_runs / "clean"))["params_sha256"]

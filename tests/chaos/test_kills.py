@@ -20,10 +20,9 @@ def stop(folder: Path, command: list[str], step: int, sent: signal.Signals) -> t
         return started.returncode, output
 
 
-def test_stopped_in_three_ways_a_run_ends_as_if_undisturbed(tmp_path: Path) -> None:
+def test_stopped_in_three_ways_a_run_ends_as_if_undisturbed(tmp_path: Path, tiny_runs: Path) -> None:
     """SIGTERM and Ctrl-C save the very step and exit with 0, kill -9 does not; resumed, the run ends in equal bits."""
-    assert run_module("experiments.gpt_austen", *options(tmp_path / "clean")) == 0
-    command = ["experiments.gpt_austen", *options(tmp_path)]
+    command = ["experiments.gpt_austen", *options(tiny_runs), "--runs", str(tmp_path / "runs")]
     for step, sent in ((7, signal.SIGTERM), (17, signal.SIGINT)):
         code, output = stop(tmp_path, command, step, sent)
         run, reached = only_run(tmp_path), steps_noted(tmp_path)
@@ -35,7 +34,7 @@ def test_stopped_in_three_ways_a_run_ends_as_if_undisturbed(tmp_path: Path) -> N
     assert record(run)["status"] == "running"
     assert record(run)["resumes"][-1]["step"] == reached, "a polite stop repeats no step"
     assert run_module(*command) == 0
-    clean = record(only_run(tmp_path / "clean"))
+    clean = record(only_run(tiny_runs / "clean"))
     assert record(run)["params_sha256"] == clean["params_sha256"]
     assert record(run)["chain"] == clean["chain"]
 

@@ -53,6 +53,17 @@ def test_stopped_anywhere_a_run_ends_the_same(finished, tiny_language_run, tmp_p
     assert_resumes_exactly(tiny_language_run, finished, tmp_path, stops=(1, 3, 7))
 
 
+def test_what_a_killed_run_wrote_after_its_checkpoint_is_not_kept_twice(finished, tiny_language_run, tmp_path):
+    """Resumed from an older step, metrics and chain are cut back to it and continue without a seam."""
+    run = train(tiny_language_run, name="tiny", root=tmp_path, stop_after=7)
+    (run.folder / "checkpoints" / "00000007.json").unlink()  # as if killed while step 7 was being saved
+    run = train(tiny_language_run, name="tiny", root=tmp_path, resume=True)
+    assert [resume["step"] for resume in run.record["resumes"]] == [6]
+    assert "checkpoint of step 7 is not used" in run.record["events"][0]["message"]
+    assert lines(run, CHAIN) == lines(finished, CHAIN)
+    assert comparable(run) == comparable(finished)
+
+
 VARIANTS = {
     "average": lambda e: dataclasses.replace(e, optimizer=dataclasses.replace(e.optimizer, ema=0.9)),
     "dropout, cut batches": lambda e: dataclasses.replace(
