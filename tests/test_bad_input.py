@@ -186,6 +186,14 @@ def test_a_disk_with_no_room_for_a_line_stops_the_run(tiny_runs: Path, runs: Pat
     assert record(run)["params_sha256"] == record(only_run(tiny_runs / "clean"))["params_sha256"]
 
 
+def test_a_disk_with_no_room_for_the_report_is_said(tiny_runs: Path, tmp_path: Path, refusal: Refusal) -> None:
+    """A full disk under any stage, not only under training."""
+    run = shutil.copytree(only_run(tiny_runs / "clean"), tmp_path / "run")
+    with full_disk(20_000):
+        message = refusal("research.report", str(run))
+    assert "File too large" in message and "free space" in message
+
+
 def test_resuming_with_a_changed_configuration_says_which_fields(tiny_runs: Path, runs: Path, refusal: Refusal) -> None:
     """Each field that differs, with both values; fields that only watch the run may differ."""
     before = (only_run(runs.parent) / "run.json").read_bytes()

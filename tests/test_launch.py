@@ -7,6 +7,7 @@ import pytest
 from tiny_run import only_run, record, run_module
 
 from experiments import gpt_austen
+from research.core import command_line
 from research.core.configs import from_json
 from research.core.run_directory import all_runs
 from research.train.run import train
@@ -95,3 +96,15 @@ def test_runs_of_one_name_lie_side_by_side(finished: Path, tmp_path: Path) -> No
     assert all_runs(tmp_path) == started
     chains = [(run / "chain.jsonl").read_text(encoding="utf-8").splitlines() for run in (*started, finished)]
     assert chains[0] == chains[1] == chains[2][:2]
+
+
+def test_ctrl_c_before_the_first_step_leaves_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    """Interrupted while it still prepares, a program ends with 130, as a shell expects, and without a stack trace."""
+
+    def prepare() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(prepare)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted\n"

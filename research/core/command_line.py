@@ -1,10 +1,9 @@
 """The command line: typed options from frozen dataclasses, and one sentence for a user's mistake.
 
 `parse` turns a configuration into options (`--model.depth 6`), `run` calls a program's main function and turns
-`UserError`, or a full disk, into a message on standard error and exit code 2. Every stage and experiment starts here.
+`UserError` into a message on standard error and exit code 2. Every stage and every experiment starts here.
 """
 
-import errno
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -14,7 +13,6 @@ import tyro
 from research.core.errors import UserError
 
 T = TypeVar("T")
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def parse(cls: type[T], default: T | None = None, *, description: str = "", args: Sequence[str] | None = None) -> T:
@@ -24,15 +22,11 @@ def parse(cls: type[T], default: T | None = None, *, description: str = "", args
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a program; a `UserError` or a full disk ends it with one sentence and exit code 2, Ctrl-C with 130."""
+    """Runs a program; a `UserError` ends it with one sentence and exit code 2, Ctrl-C with 130, as shells expect."""
     try:
         main()
     except UserError as error:
         _fail(str(error), 2)
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        _fail(f"{error}: free space on that disk and repeat the command, with --resume where it was training.", 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
 

@@ -4,6 +4,7 @@ import random
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 from tiny_run import only_run, options, record, run_module
 
@@ -76,3 +77,22 @@ def test_without_any_good_checkpoint_a_run_begins_anew(tiny_runs: Path, tmp_path
     finished = record(only_run(tmp_path))
     assert finished["resumes"] == [] and len(finished["events"]) == 2
     assert finished["params_sha256"] == record(only_run(tiny_runs / "clean"))["params_sha256"]
+
+
+def test_damaged_checkpoints_do_not_crowd_out_good_ones(tmp_path: Path) -> None:
+    """After falling back, what was damaged or cut off is gone, so that the newest ones kept are good ones."""
+    saver = checkpoints.Saver(tmp_path, keep_last=3, report=pytest.fail)
+    for step in (10, 20, 30):
+        saver.save(step, {"weight": jnp.ones(3)}, {"score": None})
+        saver.wait()
+    for step in (20, 30):
+        (tmp_path / f"{step:08d}/state/manifest.ocdbt").write_bytes(b"")
+    (tmp_path / "00000005").mkdir()  # a removal that was cut off
+    (tmp_path / "00000040.orbax-checkpoint-tmp").mkdir()  # a save that was cut off
+    step = checkpoints.newest_good(tmp_path, lambda _: None)
+    checkpoints.discard_remains(tmp_path, step)
+    for later in (11, 12):
+        saver.save(later, {"weight": jnp.ones(3)}, {"score": None})
+        saver.wait()
+    assert step == 10
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["00000010", "00000011", "00000012"]
