@@ -36,7 +36,7 @@ def read_text(paths: Sequence[str]) -> list[Document]:
     files = matching_files(paths)
     texts = [_text_of(file) for file in files]
     if len(files) == 1:
-        keys = [f"{files[0]}:section {number:05d}" for number, _ in enumerate(sections(texts[0]), start=1)]
+        keys = [f"{files[0].name}:section {number:05d}" for number, _ in enumerate(sections(texts[0]), start=1)]
         return [Document(key, key, text) for key, text in zip(keys, sections(texts[0]), strict=True)]
     return [Document(str(file), str(file), text) for file, text in zip(files, texts, strict=True)]
 

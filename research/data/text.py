@@ -31,7 +31,7 @@ class TextData:
     text: str = "text"
     """the field or column that holds the text"""
     group: tuple[str, ...] = ("book", "chapter")
-    """the fields that name the group which a split never divides; none: each record by itself"""
+    """the fields that name the group which a split never divides (one for your own files); none: each by itself"""
     validation_share: float = 0.1
     salt: str = ""
     """another salt gives another split of the same groups"""
@@ -81,18 +81,18 @@ class TextData:
         digests = {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest() for paths in found.values() for path in paths
         }
-        sources = {side: [d for path in paths for d in self._documents_in(path)] for side, paths in found.items()}
+        sources = {side: self._documents_in(paths) for side, paths in found.items()}
         return sources, {"name": "your files", "files": digests}
 
-    def _documents_in(self, path: Path) -> list[Document]:
+    def _documents_in(self, paths: Sequence[Path]) -> list[Document]:
         group = self.group[0] if len(self.group) == 1 else ""
-        match path.suffix.lower():
-            case ".jsonl" | ".ndjson":
-                return files.read_json_lines([str(path)], self.text, group)
-            case ".csv" | ".tsv":
-                return files.read_table_text(str(path), self.text, group)
-            case _:
-                return files.read_text([str(path)])
+        kinds = {path: path.suffix.lower() for path in paths}
+        lines = [str(path) for path in paths if kinds[path] in (".jsonl", ".ndjson")]
+        tables = [str(path) for path in paths if kinds[path] in (".csv", ".tsv")]
+        texts = [str(path) for path in paths if str(path) not in (*lines, *tables)]
+        documents = files.read_json_lines(lines, self.text, group) if lines else []
+        documents += [document for table in tables for document in files.read_table_text(table, self.text, group)]
+        return documents + (files.read_text(texts) if texts else [])
 
     def _documents_of(self, name: str) -> list[Document]:
         documents = []

@@ -63,6 +63,10 @@ class GPT:
     def build(self, outputs: int) -> Model:
         """Builds the model for a vocabulary of `outputs` tokens."""
         groups = self.groups or self.heads
+        if min(self.depth, self.width, self.heads, groups) < 1:
+            raise UserError(
+                "A GPT needs at least one block, head and group, and a width: set --model.depth and the like."
+            )
         if self.width % self.heads:
             raise UserError(
                 f"The width {self.width} is not divisible by {self.heads} heads: set --model.width or --model.heads "

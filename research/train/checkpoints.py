@@ -59,12 +59,15 @@ class Saver:
             return
         self._pending = self._thread.submit(self._finish, response, path, {"step": step, **facts})
 
-    def wait(self) -> None:
-        """Waits for the save under way; reports it if it failed."""
+    def wait(self, seconds: float | None = None) -> None:
+        """Waits for the save under way, at most `seconds` where given; reports it if it failed."""
         if self._pending is None:
             return
-        pending, self._pending = self._pending, None
-        error = pending.exception()
+        try:
+            error = self._pending.exception(seconds)
+        except TimeoutError:
+            return
+        self._pending = None
         if error is not None:
             self.report(f"a checkpoint could not be written ({error}); training goes on and will try again")
 

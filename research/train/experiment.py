@@ -47,6 +47,7 @@ class Experiment:
     log_every: int = 10
     evaluate_every: int = 250
     checkpoint_every: int = 250
+    """steps between checkpoints, and the most that a kill makes a run repeat (but for those during a long save)"""
     digest_every: int = 250
     """steps between digests of the parameters in the hash chain"""
     sample_every: int = 0

@@ -26,6 +26,10 @@ from research.train.record import RunLog
 from research.train.state import State
 from research.train.watch import Watch
 
+# A save that ends within so many seconds is waited for, so that a kill repeats no more than the steps since the one
+# before; a larger state is written while training goes on.
+PATIENCE = 2.0
+
 Evaluate = Callable[[Any], Mapping[str, Any]]
 
 
@@ -142,6 +146,7 @@ def _on_periods(
         watch.flush()
         score = next((result["loss"] for result in results.values()), None)
         saver.save(step, state, {"score": score, "chain": watch.head})
+        saver.wait(PATIENCE)
     if stopping:
         saver.wait()
         if saver.saved != step:

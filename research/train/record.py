@@ -6,6 +6,8 @@ compared and resumed.
 
 import dataclasses
 import datetime
+import fcntl
+import os
 import secrets
 import subprocess
 import sys
@@ -22,14 +24,19 @@ WATCHING = ("log_every", "evaluate_every", "checkpoint_every", "sample_every", "
 
 @dataclasses.dataclass
 class RunLog:
-    """An open run: its folder and its record, which `save` writes."""
+    """An open run: its folder, its record, which `save` writes, and the lock that keeps others out until `close`."""
 
     folder: Path
     record: dict[str, Any]
+    lock: int
 
     def save(self) -> None:
         """Writes the record as it stands."""
         write_record(self.folder, self.record)
+
+    def close(self) -> None:
+        """Lets others open the run; the end of the process, however it ends, does so too."""
+        os.close(self.lock)
 
     def event(self, step: int, message: str) -> None:
         """Notes something a reader of the report must know, and says it on standard error."""
@@ -63,13 +70,14 @@ def open_new(name: str, experiment: Any, root: Path) -> RunLog:
     }
     try:
         (folder / CHECKPOINTS).mkdir(parents=True)
+        lock = _lock(folder)
         write_record(folder, record)
     except OSError as error:
         raise UserError(
             f"The run directory {folder} cannot be written ({error.strerror}): free space there or choose another "
             "place with --runs DIR."
         ) from None
-    return RunLog(folder, record)
+    return RunLog(folder, record, lock)
 
 
 def open_unfinished(name: str, experiment: Any, root: Path) -> RunLog:
@@ -90,10 +98,26 @@ def open_unfinished(name: str, experiment: Any, root: Path) -> RunLog:
             f"The configuration of {folder} has changed: {listed}. Resume with the recorded values, or start a new run "
             "without --resume."
         )
-    record["status"] = "running"
+    log = RunLog(folder, record, _lock(folder))
+    now_here = {"git": _git(), "environment": backend.describe()}
+    moved = configs.differences({part: record[part] for part in now_here}, now_here)
+    record.update(now_here, status="running")
     record.pop("error", None)
-    record["git"], record["environment"] = _git(), backend.describe()
-    return RunLog(folder, record)
+    if moved:
+        listed = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in moved.items())
+        log.event(0, f"resumed under other conditions, on which the bits may depend: {listed}")
+    return log
+
+
+def _lock(folder: Path) -> int:
+    """Locks a run and returns the open file that holds the lock; raises UserError where another process trains it."""
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise UserError(f"{folder} is being trained by another process: wait for it, or stop it first.") from None
+    return lock
 
 
 def _command() -> str:

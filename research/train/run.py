@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,27 +54,28 @@ def train(
         UserError: anything in the configuration, the data or the folder that the user can mend.
     """
     backend.start()
-    unfinished = open_unfinished(name, experiment, root) if resume else None
-    stages: dict[str, float] = {}
-    with _stage(stages, "data"):
-        data = experiment.data.build()
-    with _stage(stages, "assembly"):
-        assembly = assemble(experiment, data)
-        evaluations = [evaluator.build(assembly.task, data) for evaluator in experiment.evaluators]
-        model = _model_facts(assembly)
-    # What cannot work has failed by now, and has left no run behind.
-    log = unfinished or open_new(name, experiment, root)
-    log.record.update(data=data.summary, model=model)
-    log.record["stages"].update(stages)
-    log.save()
-    try:
-        return _train(assembly, evaluations, log, loggers, stop_after)
-    except BaseException as error:
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        log.record.update(status=status, error=f"{type(error).__name__}: {error}", finished=now())
-        with suppress(UserError):  # on a full disk the record stays as it was
-            log.save()
-        raise
+    with ExitStack() as opened:
+        unfinished = opened.enter_context(closing(open_unfinished(name, experiment, root))) if resume else None
+        stages: dict[str, float] = {}
+        with _stage(stages, "data"):
+            data = experiment.data.build()
+        with _stage(stages, "assembly"):
+            assembly = assemble(experiment, data)
+            evaluations = [evaluator.build(assembly.task, data) for evaluator in experiment.evaluators]
+            model = _model_facts(assembly)
+        # What cannot work has failed by now, and has left no run behind.
+        log = unfinished or opened.enter_context(closing(open_new(name, experiment, root)))
+        log.record.update(data=data.summary, model=model)
+        log.record["stages"].update(stages)
+        log.save()
+        try:
+            return _train(assembly, evaluations, log, loggers, stop_after)
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            log.record.update(status=status, error=f"{type(error).__name__}: {error}", finished=now())
+            with suppress(UserError):  # on a full disk the record stays as it was
+                log.save()
+            raise
 
 
 def _train(

@@ -9,10 +9,11 @@ import pytest
 
 from research.core import trees
 from research.core.errors import UserError
-from research.core.run_directory import CHAIN, METRICS, read_lines, read_record
+from research.core.run_directory import CHAIN, METRICS, read_lines, read_record, write_record
 from research.train import checkpoints
 from research.train.chain import PARTS
 from research.train.loggers import scalars
+from research.train.record import open_unfinished
 from research.train.run import load_run, train
 
 
@@ -196,3 +197,24 @@ def test_resuming_what_computes_something_else_is_refused(finished, tiny_languag
     assert run.record["params_sha256"] == finished.record["params_sha256"]
     with pytest.raises(UserError, match="There is no unfinished run of tiny"):
         train(tiny_language_run, name="tiny", root=tmp_path, resume=True)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tiny_language_run, tmp_path):
+    """A second process that would resume the same run is refused while the first one trains."""
+    train(tiny_language_run, name="tiny", root=tmp_path, stop_after=3)
+    first = open_unfinished("tiny", tiny_language_run, tmp_path)
+    with pytest.raises(UserError, match="trained by another process"):
+        open_unfinished("tiny", tiny_language_run, tmp_path)
+    first.close()
+    assert train(tiny_language_run, name="tiny", root=tmp_path, resume=True).record["status"] == "finished"
+
+
+def test_resuming_under_other_conditions_is_said(tiny_language_run, tmp_path, capsys):
+    """Another release or thread count may change the bits: the record and the terminal name what changed."""
+    run = train(tiny_language_run, name="tiny", root=tmp_path, stop_after=3)
+    record = read_record(run.folder)
+    record["environment"]["packages"]["jax"] = "0.1"
+    write_record(run.folder, record)
+    resumed = train(tiny_language_run, name="tiny", root=tmp_path, resume=True)
+    assert "environment.packages.jax was '0.1'" in resumed.record["events"][0]["message"]
+    assert "environment.packages.jax was '0.1'" in capsys.readouterr().err
