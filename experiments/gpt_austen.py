@@ -23,11 +23,11 @@ CONFIG = Experiment(
     optimizer=Optimizer("adamw", peak=3e-3, b2=0.99, weight_decay=0.1, clip=1.0),
     schedule=Schedule("cosine", warmup=100, final=0.1),
     evaluators=(Evaluator("language", split="validation"),),
-    steps=1600,
+    steps=1400,
     batch_size=16,
-    evaluate_every=400,
-    checkpoint_every=200,
-    sample_every=400,
+    evaluate_every=700,
+    checkpoint_every=175,
+    sample_every=350,
 )
 EXPECTED = {"validation.loss": (1.2, 1.5), "validation.bits_per_character": (1.7, 2.2)}
 

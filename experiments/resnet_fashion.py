@@ -19,14 +19,15 @@ from research.train.schedules import Schedule
 CONFIG = Experiment(
     data=ImageData("fashion_mnist/full", validation_share=0.05),
     model=ResNet("cifar", stages=(1, 1, 1), width=16),
-    task=Classification(label_smoothing=0.1, augmentation=Augmentation(crop=2, flip=True)),
-    optimizer=Optimizer("momentum", peak=0.2, l2=5e-4),
-    schedule=Schedule("linear", warmup=200, final=0.0),
-    evaluators=(Evaluator("classification", split="validation"), Evaluator("classification", split="test")),
-    steps=2400,
-    batch_size=128,
-    evaluate_every=400,
-    checkpoint_every=400,
+    task=Classification(label_smoothing=0.05, augmentation=Augmentation(crop=2, flip=True)),
+    optimizer=Optimizer("momentum", peak=0.1, l2=5e-4),
+    schedule=Schedule("linear", warmup=300, final=0.0),
+    evaluators=(Evaluator("classification"), Evaluator("classification", split="test")),
+    steps=6200,
+    batch_size=64,
+    log_every=50,
+    evaluate_every=3100,
+    checkpoint_every=775,
 )
 EXPECTED = {"test.accuracy": (0.91, 0.95)}
 

@@ -17,7 +17,6 @@ RECORD = "run.json"
 METRICS = "metrics.jsonl"
 CHAIN = "chain.jsonl"
 CHECKPOINTS = "checkpoints"
-SAMPLES = "samples"
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -33,6 +33,7 @@ class Watch:
 
     def restart_clocks(self) -> None:
         """Starts measuring anew, once the first step is compiled."""
+        self._uncounted = self.step  # took the time of its compilation
         self._began = self._window_began = time.perf_counter()
         self._waited = self._window_weight = 0.0
         self._window_steps = 0
@@ -70,8 +71,9 @@ class Watch:
         entry = chain.next_entry(self.head, self.step, batch, metrics, params)
         self.head = entry["chain"]
         self._entries.append(entry)
-        self._window_steps += 1
-        self._window_weight += float(metrics["weight"])
+        if self.step > self._uncounted:
+            self._window_steps += 1
+            self._window_weight += float(metrics["weight"])
         experiment = self._assembly.experiment
         if self.step == experiment.steps or (experiment.log_every and self.step % experiment.log_every == 0):
             self._log_training({name: float(value) for name, value in metrics.items() if name != "random"})
@@ -98,7 +100,7 @@ class Watch:
                 "learning_rate": float(experiment.optimizer.peak * self._assembly.schedule(self.step - 1)),
                 "rate": self._window_weight / seconds,
                 "unit": "tokens" if self._assembly.data.tokenizer else "examples",
-                "seconds_left": (experiment.steps - self.step) * seconds / self._window_steps,
+                "seconds_left": (experiment.steps - self.step) * seconds / max(self._window_steps, 1),
             }
         )
         self._window_began, self._window_steps, self._window_weight = now, 0, 0.0

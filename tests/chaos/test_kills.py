@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_run import Program, only_run, options, record, run_module, steps_noted, wait_for_step
 
-INTERVAL = 50  # steps between the checkpoints of the long test, in which a save takes about 20
+INTERVAL = 50  # steps between the checkpoints of the long test
 
 
 def stop(folder: Path, command: list[str], step: int, sent: signal.Signals) -> tuple[int, str]:
@@ -41,12 +41,12 @@ def test_stopped_in_three_ways_a_run_ends_as_if_undisturbed(tmp_path: Path, tiny
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
-    """Ten kills, some amid a save: same SHA-256; one interval is repeated at most, two where a save was cut off."""
+    """Ten kills, some amid a save: the same SHA-256, and never more repeated than one checkpoint interval."""
     dice = random.Random(0)
     longer = ["--steps", "1500", "--checkpoint-every", str(INTERVAL)]
     assert run_module("experiments.gpt_austen", *options(tmp_path / "clean"), *longer) == 0
     command = ["experiments.gpt_austen", *options(tmp_path), *longer]
-    seen, resumes, cut_off, repeated = 0, [], [], {False: [0], True: [0]}
+    seen, resumes, cut_off, repeated = 0, [], [], []
     for kill in range(10):
         with Program(*command, *(["--resume"] if kill else [])) as started:
             if kill in (3, 6):  # while it starts, or reads the checkpoint
@@ -58,15 +58,14 @@ def test_ten_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
         run, before = only_run(tmp_path), resumes
         resumes = [entry["step"] for entry in record(run)["resumes"]]
         if len(resumes) > len(before):
-            repeated[cut_off[-1]].append(seen - resumes[-1])
+            repeated.append(seen - resumes[-1])
         seen = steps_noted(tmp_path)
         cut_off.append(has_unfinished_save(run))
     assert run_module(*command, "--resume") == 0
     assert record(run)["params_sha256"] == record(only_run(tmp_path / "clean"))["params_sha256"]
-    print(f"steps repeated: {repeated[False]}, after a save cut off: {repeated[True]}")
+    print(f"steps repeated: {repeated}; kills that fell into a save: {cut_off}")
     assert any(cut_off), "no kill fell into a save: choose another seed"
-    assert max(repeated[False]) <= INTERVAL, repeated
-    assert max(repeated[True]) <= 2 * INTERVAL, repeated
+    assert max(repeated) <= INTERVAL, repeated
     assert not has_unfinished_save(run), "remains of a save that was cut off are left"
 
 
