@@ -2,7 +2,8 @@
 
     python -m experiments.gpt_austen
 
-Expected: see RESULTS.md.
+Expected: 1.26 nats per character on the validation chapters, where the 3-gram has 1.90. Three to four minutes on two
+cores.
 """
 
 from research.data.text import TextData

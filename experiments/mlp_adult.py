@@ -2,7 +2,7 @@
 
     python -m experiments.mlp_adult
 
-Ten seconds on two cores. The test split is UCI's own.
+Expected: 85.3 % of the test rows told rightly. Twenty seconds on two cores. The test split is UCI's own.
 """
 
 from research.data.tables import TableData
@@ -26,7 +26,12 @@ CONFIG = Experiment(
     log_every=50,
     evaluate_every=250,
 )
-EXPECTED = {"test.accuracy": (0.85, 0.87)}
+EXPECTED = {
+    "test.accuracy": (0.85, 0.87),
+    "test.precision": (0.65, 0.8),
+    "test.recall": (0.5, 0.7),
+    "test.f1": (0.6, 0.72),
+}
 
 if __name__ == "__main__":
     launch(CONFIG)

@@ -47,6 +47,8 @@ def run_experiment(name: str) -> list[list[str]]:
     if subprocess.run([sys.executable, "-m", f"experiments.{name}"]).returncode:
         raise UserError(f"The experiment {name} failed: see its message above.")
     record = read_record([run for run in all_runs(Path("runs")) if run.parent.name == name][-1])
+    if record["status"] != "finished":
+        raise UserError(f"The experiment {name} is {record['status']}, not finished: start make results again.")
     environment = record["environment"]
     machine = f"{environment['thread_pool']} threads, {environment['devices']['kind']}"
     seconds = sum(took for stage, took in record["stages"].items() if stage != "first_step")  # part of "train"

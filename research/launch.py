@@ -41,6 +41,7 @@ def _launch(config: Experiment, name: str, description: str) -> None:
     console = Console()
     if run.record["status"] == "interrupted":
         console.print(f"Interrupted at step {int(run.state.step)}, saved: add --resume to the command to continue.")
+        console.print(f"report so far: {write_report(run.folder)}", soft_wrap=True)
         return
     for split, results in run.record["metrics"].items():
         rows = {name: results, **run.record["baselines"][split]}

@@ -54,8 +54,9 @@ def main() -> None:
 
 def environment_differences(left: dict[str, Any], right: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns {name: (left, right)} of what differs in the environments and the code of two records."""
-    parts = ("environment", "git")
-    return configs.differences({part: left[part] for part in parts}, {part: right[part] for part in parts})
+    parts = ("environment", "git", "data")
+    first, second = ({part: record.get(part) for part in parts} for record in (left, right))
+    return configs.differences(first, second)
 
 
 def _use_thread_pool(size: int) -> None:

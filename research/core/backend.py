@@ -16,7 +16,7 @@ import numpy as np
 
 from research.core.errors import UserError
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "tokenizers", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "tokenizers", "numpy")
 
 
 def cache_folder() -> Path:
@@ -74,4 +74,9 @@ def describe() -> dict[str, Any]:
 
 def thread_pool_size() -> int:
     """XLA's CPU thread pool, on whose size the bits depend: `NPROC`, else the larger of the cores and the devices."""
-    return int(os.environ.get("NPROC") or max(len(os.sched_getaffinity(0)), jax.local_device_count()))
+    return int(os.environ.get("NPROC") or max(_cores(), jax.local_device_count()))
+
+
+def _cores() -> int:
+    """The cores this process may use; systems that do not tell have it use all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

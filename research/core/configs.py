@@ -76,7 +76,7 @@ def _resolve(name: str) -> Any:
 
 
 def flatten_config(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted field, value) pairs of a configuration's JSON form, types left out where a field says enough."""
+    """Yields (dotted field, value) pairs of a configuration's JSON form."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from flatten_config(item, f"{prefix}.{name}" if prefix else name)

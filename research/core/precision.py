@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-ComputeType = Literal["float32", "bfloat16", "float16"]
+ComputeType = Literal["float32", "bfloat16"]
 
 
 def cast(tree: Any, dtype: ComputeType) -> Any:

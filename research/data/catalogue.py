@@ -59,7 +59,15 @@ def load(name: str, *, cache: Path | None = None) -> dict[str, Records]:
     """
     builder = _prepared_builder(name, cache or cache_folder())
     try:
-        return dict(builder.as_data_source())
+        splits = dict(builder.as_data_source())
+        for records in splits.values():
+            records[0]  # decoding fails here, not later, where it needs TensorFlow
+        return splits
+    except ImportError:
+        raise UserError(
+            f"The records of {name!r} need TensorFlow to be decoded, which this project does without: export them to "
+            "files, for example pictures to a folder with a sub-folder for each class, and give those."
+        ) from None
     except NotImplementedError:
         raise UserError(
             f"The data set {name!r} was prepared in {builder.data_path} as {builder.info.file_format.value}, which "

@@ -6,6 +6,7 @@ own is one line, such as `rewrite("lower case", str.lower)` or `drop("drafts", r
 
 import dataclasses
 import functools
+import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,11 @@ class Document:
     key: str
     group: str
     text: str
+
+
+def content_group(text: str) -> str:
+    """Returns the group of a text that belongs to no named one: its digest, so that wherever it moves, it stays put."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

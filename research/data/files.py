@@ -16,16 +16,16 @@ from jaxtyping import Int32, UInt8
 from PIL import Image, ImageOps
 
 from research.core.errors import UserError
-from research.data.cleaning import Document
+from research.data.cleaning import Document, content_group
 
 SECTION = 4000  # characters
 
 
 def read_text(paths: Sequence[str]) -> list[Document]:
-    """Reads text files, one document and group each; a single file is divided into sections so that it can be split.
+    """Reads text files, divided into sections so that few files can be split too; each section is its own group.
 
-    A section ends at the first blank line after 4,000 characters, or at a line end after 8,000; its sections joined
-    are the file. Text added to the end leaves the earlier sections, and so their split, as they are.
+    A section ends at the first blank line after 4,000 characters, or at a line end after 8,000; a file's sections
+    joined are the file. Files added, or text added at the end, leave the earlier sections on their side of the split.
 
     Args:
         paths: files or globs; `**` stands for any folders.
@@ -33,12 +33,11 @@ def read_text(paths: Sequence[str]) -> list[Document]:
     Raises:
         UserError: a file is missing, empty, binary or not UTF-8.
     """
-    files = matching_files(paths)
-    texts = [_text_of(file) for file in files]
-    if len(files) == 1:
-        keys = [f"{files[0].name}:section {number:05d}" for number, _ in enumerate(sections(texts[0]), start=1)]
-        return [Document(key, key, text) for key, text in zip(keys, sections(texts[0]), strict=True)]
-    return [Document(str(file), str(file), text) for file, text in zip(files, texts, strict=True)]
+    return [
+        Document(f"{file}:section {number:05d}", content_group(section), section)
+        for file in matching_files(paths)
+        for number, section in enumerate(sections(_text_of(file)), start=1)
+    ]
 
 
 def sections(text: str) -> Iterator[str]:
@@ -72,7 +71,9 @@ def read_json_lines(paths: Sequence[str], text: str = "text", group: str = "") -
             if line.strip():
                 key = f"{file}:{number}"
                 record = _json_record(line, key, [text, group] if group else [text])
-                documents.append(Document(key, str(record[group]) if group else key, record[text]))
+                documents.append(
+                    Document(key, str(record[group]) if group else content_group(record[text]), record[text])
+                )
     return documents
 
 
@@ -87,7 +88,8 @@ def read_table_text(path: str, text: str = "text", group: str = "") -> list[Docu
         if column not in table:
             raise UserError(f"{path} has no column {column!r}; it has {', '.join(table)}: name one of those.")
     keys = [f"{path}:row {number}" for number, _ in enumerate(table[text], start=1)]
-    return [Document(*row) for row in zip(keys, table[group] if group else keys, table[text], strict=True)]
+    groups = table[group] if group else [content_group(value) for value in table[text]]
+    return [Document(*row) for row in zip(keys, groups, table[text], strict=True)]
 
 
 def read_table(path: str) -> dict[str, list[str]]:

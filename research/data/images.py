@@ -50,6 +50,12 @@ class ImageData:
 
     def _read_dataset(self) -> tuple[dict[str, Rows], tuple[str, ...], dict[str, Any]]:
         splits = {}
+        facts = catalogue.info(self.dataset)
+        if self.label not in facts["labels"]:
+            raise UserError(
+                f"The field {self.label!r} of {self.dataset!r} names no classes; those that do are "
+                f"{', '.join(facts['labels']) or 'none'}: choose one with --data.label, or another data set."
+            )
         for name, source in catalogue.load(self.dataset).items():
             missing = {self.image, self.label} - set(source[0])
             if missing:
@@ -58,12 +64,17 @@ class ImageData:
                     "name the right ones with --data.image and --data.label."
                 )
             records = [source[index] for index in range(len(source))]
+            shapes = {np.shape(record[self.image]) for record in records}
+            if len(shapes) > 1:
+                raise UserError(
+                    f"The pictures of {self.dataset!r} have {len(shapes)} shapes, such as {min(shapes)}: write them to "
+                    "a folder with a sub-folder for each class and give --data.folder, which brings them to one size."
+                )
             images = np.stack([record[self.image] for record in records])
             splits[name] = _rows(images, np.array([record[self.label] for record in records], np.int32))
         if "validation" not in splits and self.validation_share:
             keys = [f"{self.dataset}/train/{index}" for index in range(len(splits["train"]))]
             splits = {**self._divide(splits["train"], keys), **{n: r for n, r in splits.items() if n != "train"}}
-        facts = catalogue.info(self.dataset)
         return splits, tuple(facts["labels"][self.label]), facts
 
     def _read_folder(self) -> tuple[dict[str, Rows], tuple[str, ...], dict[str, Any]]:
@@ -72,6 +83,8 @@ class ImageData:
         return self._divide(_rows(images, labels), names), class_names, {"name": self.folder, "digest": digest}
 
     def _divide(self, rows: Rows, keys: Any) -> dict[str, Rows]:
+        if not self.validation_share:
+            return {"train": rows}
         shares = {"train": 1 - self.validation_share, "validation": self.validation_share}
         sides = np.array([split_of(key, shares) for key in keys])
         return {side: Rows(rows.gather(np.flatnonzero(sides == side))) for side in shares}

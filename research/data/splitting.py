@@ -45,6 +45,8 @@ def split(documents: Sequence[Document], fractions: Mapping[str, float], salt: s
     Raises:
         UserError: a split asked for stays empty, or the fractions are wrong.
     """
+    if not fractions.get("train", 1) > 0:
+        raise UserError(f"The split fractions are {dict(fractions)}, which leaves nothing to train on: give less away.")
     splits: dict[str, list[Document]] = {name: [] for name, share in fractions.items() if share > 0}
     for document in documents:
         splits[split_of(document.group, fractions, salt)].append(document)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -36,9 +37,9 @@ class TableData:
     kind: Literal["binary", "classes", "numbers"] = "binary"
     """what the target is: one of two classes, one of several, or a number"""
     ignore: tuple[str, ...] = ()
-    """columns not to use"""
+    """columns not to use; names that your own table does not have are passed over"""
     logarithm: tuple[str, ...] = ()
-    """columns of numbers above -1 that span orders of magnitude, taken as log(1 + x)"""
+    """columns of numbers above -1 that span orders of magnitude, taken as log(1 + x); names as above"""
     validation_share: float = 0.1
     """share of the training rows held out, by a hash of their content"""
 
@@ -49,7 +50,7 @@ class TableData:
         train = tables["train"]
         self._check_columns(tables)
         columns = [name for name in train if name != self.target and name not in self.ignore]
-        categories = {name: _categories(train[name]) for name in columns}
+        categories = {name: _categories(name, train[name]) for name in columns}
         numbers = [name for name in columns if categories[name] is None]
         scales = {name: self._scale(name, train[name]) for name in numbers}
         classes = () if self.kind == "numbers" else tuple(sorted(set(map(str, train[self.target]))))
@@ -91,12 +92,15 @@ class TableData:
         return {side: dict(zip(table, zip(*members, strict=True), strict=True)) for side, members in chosen.items()}
 
     def _check_columns(self, tables: Mapping[str, Table]) -> None:
-        for name in (self.target, *self.ignore, *self.logarithm):
+        absent = [name for name in (*self.ignore, *self.logarithm) if name not in tables["train"]]
+        if absent and self.train:  # as in an experiment whose own table has them
+            print(f"{self.train} has no column {', '.join(map(repr, absent))}, passed over", file=sys.stderr)
+        for name in (self.target, *(() if self.train else absent)):
             if name not in tables["train"]:
                 raise UserError(f"There is no column {name!r}: the table has {', '.join(tables['train'])}.")
         for split, table in tables.items():
-            if absent := [name for name in tables["train"] if name not in table and name not in self.ignore]:
-                raise UserError(f"The {split} rows have no column {absent[0]!r}: they have {', '.join(table)}.")
+            if missing := [name for name in tables["train"] if name not in table and name not in self.ignore]:
+                raise UserError(f"The {split} rows have no column {missing[0]!r}: they have {', '.join(table)}.")
 
     def _scale(self, name: str, values: Sequence[Any]) -> tuple[float, float]:
         numbers = self._numbers(name, values)
@@ -134,13 +138,25 @@ class TableData:
         return {"labels": np.array([classes.index(str(value)) for value in values], np.int32)}
 
 
-def _categories(values: Sequence[Any]) -> tuple[str, ...] | None:
-    """The distinct values of a column, or None where all are numbers."""
+def _categories(name: str, values: Sequence[Any]) -> tuple[str, ...] | None:
+    """The distinct values of a column, or None where all are numbers; raises UserError where nearly all are."""
+    others = [value for value in values if not _is_number(value)]
+    if not others:
+        return None
+    if len(others) < len(values) / 2:
+        raise UserError(
+            f"The column {name!r} holds numbers but for {len(others)} values such as {others[0]!r}: fill them in, "
+            f"or add --data.ignore {name}."
+        )
+    return tuple(sorted(set(map(str, values))))
+
+
+def _is_number(value: Any) -> bool:
     try:
-        np.array(values, np.float64)
+        float(value)
     except ValueError:
-        return tuple(sorted(set(map(str, values))))
-    return None
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from research.core.errors import UserError
 from research.data import catalogue, files, splitting
-from research.data.cleaning import Cleaning, Document, clean
+from research.data.cleaning import Cleaning, Document, clean, content_group
 from research.data.dataset import Data, Records, Tokenizer
 from research.data.packing import Windows, pack_documents
 from research.data.tokenizers import TokenizerConfig
@@ -105,9 +105,9 @@ class TextData:
                         f"The records of {name!r} have no field {missing[0]!r}, they have {', '.join(record)}: name "
                         "the right ones with --data.text and --data.group."
                     )
-                key = f"{split}/{index}"
-                group = "/".join(_string(record[field]) for field in self.group) or key
-                documents.append(Document(key, group, _string(record[self.text])))
+                text = _string(record[self.text])
+                group = "/".join(_string(record[field]) for field in self.group) or content_group(text)
+                documents.append(Document(f"{split}/{index}", group, text))
         return documents
 
     def _rows(self, split: str, documents: Sequence[Document], stream: np.ndarray, tokenizer: Tokenizer) -> Records:

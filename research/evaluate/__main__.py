@@ -33,11 +33,11 @@ class Options:
 def main() -> None:
     options = command_line.parse(Options, description=__doc__ or "")
     run = load_run(find(options.run), best=options.best)
-    evaluators = run.assembly.experiment.evaluators
+    evaluators = [each for each in run.assembly.experiment.evaluators if each.split in run.assembly.data.splits]
     if not evaluators:
         raise UserError(f"{run.folder} has no evaluators in its configuration: train it with one.")
     if options.split:
-        evaluators = (dataclasses.replace(evaluators[0], split=options.split),)
+        evaluators = [dataclasses.replace(evaluators[0], split=options.split)]
     step = int(run.state.step)
     results = {}
     for evaluator in evaluators:
@@ -46,11 +46,11 @@ def main() -> None:
         rows = {f"{run.record['name']} at step {step}": results[evaluation.name], **evaluation.baselines()}
         Console().print(results_table(f"{evaluation.name} split", rows))
     (run.folder / "evaluate").mkdir(exist_ok=True)
-    path = run.folder / "evaluate" / f"{step:08d}.json"
+    path = run.folder / "evaluate" / f"{step:08d}{'-' if options.split else ''}{options.split}.json"
     write_atomic(path, json.dumps({"step": step, "metrics": results}, indent=1) + "\n")
     recorded = run.record.get("metrics", {})
     if step == run.assembly.experiment.steps and not options.split and recorded:
-        same = json.loads(json.dumps(results)) == recorded
+        same = json.dumps(results) == json.dumps(recorded)  # as text, in which NaN equals NaN
         print("equal to what training printed" if same else "DIFFERS from what training printed (see run.json)")
     print(f"written to {path}")
 

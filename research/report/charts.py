@@ -1,4 +1,4 @@
-"""Line charts as geometry: scales, ticks and paths in Python, drawn by the template `chart.html`.
+"""Line charts as geometry: scales, ticks and paths in Python, drawn by the template `parts.html`.
 
 A chart stretches to any width: paths live in a square of 1000 units that the page scales, labels are text placed by
 percentage. Values travel along with the paths, so that the page can show them under the pointer.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
+from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.tasks.supervised import as_means, example_inputs, in_parameter_type, masked_mean, standardise
@@ -19,6 +20,10 @@ class BinaryClassification:
 
     def build(self, model: Any, data: Data) -> Task:
         """Builds the task for a model configuration, which gets one output, and its data."""
+        if data.outputs != 1:
+            raise UserError(
+                f"Binary classification predicts one number, these data want {data.outputs}: use another task."
+            )
         functions = model.build(1)
 
         def init(key: Key[Array, ""]) -> Params:

@@ -61,7 +61,7 @@ class LanguageModelling:
         tokenizer = data.tokenizer
         if tokenizer is None:
             return Task(init, loss, predict)
-        prompt = jnp.asarray(data.splits["validation"][0]["inputs"][:1])
+        prompt = jnp.asarray(data.splits.get("validation", data.splits["train"])[0]["inputs"][:1])
         return Task(init, loss, predict, lambda params, key: tokenizer.decode(generate(params, key, prompt)))
 
 

@@ -11,6 +11,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from research.core.errors import UserError
 from research.core.mesh import MeshConfig, check_batch
 from research.core.precision import ComputeType
 from research.core.streams import stream
@@ -84,6 +85,8 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
     Raises:
         UserError: parts that do not fit one another: sizes, rules, mesh, schedule.
     """
+    if experiment.keep_last < 1:
+        raise UserError(f"A run cannot keep {experiment.keep_last} checkpoints: give --keep-last 1 or more.")
     mesh = experiment.mesh.build()
     check_batch(mesh, experiment.batch_size, experiment.accumulate)
     task = experiment.task.build(experiment.model, data)

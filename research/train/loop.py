@@ -144,8 +144,8 @@ def _on_periods(
         watch.emit({"step": step, "kind": "sample", "text": text})
     if saving:
         watch.flush()
-        score = next((result["loss"] for result in results.values()), None)
-        saver.save(step, state, {"score": score, "chain": watch.head})
+        judged = results.get("validation") or next(iter(results.values()), {})
+        saver.save(step, state, {"score": judged.get("loss"), "chain": watch.head})
         saver.wait(PATIENCE)
     if stopping:
         saver.wait()

@@ -1,6 +1,6 @@
 """The record of a run: opening a new run directory or the newest unfinished one, and what `run.json` says.
 
-The record is written when the run starts, at every checkpoint and when it ends, so that a killed run can be read,
+The record is written when the run starts, at every event and when it ends, so that a killed run can be read,
 compared and resumed.
 """
 

@@ -1,5 +1,6 @@
 """A whole run: data, assembly, training, final evaluation, record; new or resumed. Used by launcher and notebooks."""
 
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -61,9 +62,11 @@ def train(
             data = experiment.data.build()
         with _stage(stages, "assembly"):
             assembly = assemble(experiment, data)
-            evaluations = [evaluator.build(assembly.task, data) for evaluator in experiment.evaluators]
+            evaluations = _evaluations(assembly)
             model = _model_facts(assembly)
         # What cannot work has failed by now, and has left no run behind.
+        if unfinished:
+            _check_same_data(unfinished, data.summary)
         log = unfinished or opened.enter_context(closing(open_new(name, experiment, root)))
         log.record.update(data=data.summary, model=model)
         log.record["stages"].update(stages)
@@ -122,6 +125,8 @@ def _starting_point(assembly: Assembly, log: RunLog) -> tuple[State, str]:
     state, facts = checkpoints.load(folder, step, abstract)
     for file in (CHAIN, METRICS):
         truncate_after(log.folder / file, step)
+    if [entry["chain"] for entry in read_lines(log.folder / CHAIN)][-1:] != [facts["chain"]]:
+        log.event(step, "the hash chain on disk has lost entries, from which later comparisons will differ")
     log.record["resumes"].append({"step": step, "time": now()})
     log.save()
     return state, facts["chain"]
@@ -139,6 +144,32 @@ def _finish(log: RunLog, state: State) -> None:
         chain=list(read_lines(log.folder / CHAIN))[-1]["chain"],
     )
     log.save()
+
+
+def _evaluations(assembly: Assembly) -> list[Any]:
+    """Builds the evaluators whose split the data have; one's own data may lack a test split, which is said."""
+    present = [evaluator for evaluator in assembly.experiment.evaluators if evaluator.split in assembly.data.splits]
+    absent = {evaluator.split for evaluator in assembly.experiment.evaluators} - set(assembly.data.splits)
+    if absent and not present:
+        raise UserError(
+            f"There is no split {min(absent)!r} to evaluate: the data have {', '.join(assembly.data.splits)}; name one "
+            "of them with --evaluators.0.split."
+        )
+    for split in sorted(absent):
+        print(f"the data have no {split} split, which is not evaluated", file=sys.stderr)
+    if len({evaluator.split for evaluator in present}) < len(present):
+        raise UserError("Two evaluators have the same split: give each a split of its own.")
+    return [evaluator.build(assembly.task, assembly.data) for evaluator in present]
+
+
+def _check_same_data(log: RunLog, summary: Mapping[str, Any]) -> None:
+    """Raises UserError where a run would be resumed on other data than it began with."""
+    changed = configs.differences(log.record["data"], json.loads(json.dumps(summary)))
+    if changed:
+        raise UserError(
+            f"The data of {log.folder} have changed ({', '.join(list(changed)[:3])}): restore them, or start a new run "
+            "without --resume."
+        )
 
 
 def _model_facts(assembly: Assembly) -> dict[str, Any]:

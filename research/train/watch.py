@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from research.core.errors import UserError
@@ -97,13 +98,18 @@ class Watch:
                 "step": self.step,
                 "kind": "train",
                 **metrics,
-                "learning_rate": float(experiment.optimizer.peak * self._assembly.schedule(self.step - 1)),
+                "learning_rate": self._learning_rate(),
                 "rate": self._window_weight / seconds,
                 "unit": "tokens" if self._assembly.data.tokenizer else "examples",
                 "seconds_left": (experiment.steps - self.step) * seconds / max(self._window_steps, 1),
             }
         )
         self._window_began, self._window_steps, self._window_weight = now, 0, 0.0
+
+    def _learning_rate(self) -> float:
+        """The rate of the last step, computed on the host: the device is busy with the next one."""
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            return float(self._assembly.experiment.optimizer.peak * self._assembly.schedule(self.step - 1))
 
     def _check_finite(self, metrics: Mapping[str, np.ndarray]) -> None:
         bad = [name for name in ("loss", "gradient_norm") if not np.isfinite(metrics[name])]

@@ -28,14 +28,16 @@ def written(path: Path, content: str | bytes) -> str:
     return str(path)
 
 
-def test_a_glob_gives_a_document_a_file(tmp_path: Path) -> None:
-    """Files of a glob come in order of name, each once, each its own group, without a byte order mark."""
+def test_a_glob_gives_every_file_once(tmp_path: Path) -> None:
+    """Files of a glob come in order of name, each once, without a byte order mark, and go by content."""
     second, first = written(tmp_path / "b.txt", "zwei"), written(tmp_path / "a.txt", "\ufeffeins\r\n")
     found = read_text([str(tmp_path / "*.txt"), second])
-    assert [(document.key, document.group, document.text) for document in found] == [
-        (first, first, "eins\r\n"),
-        (second, second, "zwei"),
+    assert [(document.key, document.text) for document in found] == [
+        (f"{first}:section 00001", "eins\r\n"),
+        (f"{second}:section 00001", "zwei"),
     ]
+    moved = read_text([written(tmp_path / "c.txt", "zwei")])
+    assert moved[0].group == found[1].group != found[0].group
 
 
 def test_one_file_is_divided_and_grows_without_moving(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def case(scale=1.0):
     inputs = scale * rng.normal(size=(9, 3)).astype(np.float32)
     batch = {"inputs": inputs, "labels": rng.integers(0, 2, 9).astype(np.int32), "mask": np.ones(9, np.float32)}
     # Two classes are still one logit.
-    task = BinaryClassification().build(MLP((4,)), Data({"train": [{"inputs": inputs[0]}]}, 2, ("no", "yes")))
+    task = BinaryClassification().build(MLP((4,)), Data({"train": [{"inputs": inputs[0]}]}, 1, ("no", "yes")))
     return task, task.init(jax.random.key(0)), batch
 
 
