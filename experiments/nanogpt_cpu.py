@@ -2,7 +2,8 @@
 
     python -m experiments.nanogpt_cpu
 
-Expected: 1.64 nats per character on the validation chapters. Two minutes on two cores. PyTorch with the same setting on the same split: `make test-peer` (tests/parity).
+Expected: 1.64 nats per character on the validation chapters. Two minutes on two cores.
+PyTorch with the same setting on the same split: `make test-peer` (tests/parity).
 """
 
 from research.data.text import TextData

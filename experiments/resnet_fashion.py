@@ -3,7 +3,8 @@
     python -m experiments.resnet_fashion
     python -m experiments.resnet_fashion --data.dataset fashion_mnist/mini --steps 500    (needs no download)
 
-Expected: 91.6 % of the test pictures named rightly after seven epochs. The full set comes from Debian's package dataset-fashion-mnist, or is downloaded.
+Expected: 91.6 % of the test pictures named rightly after seven epochs. The full set comes from
+Debian's package dataset-fashion-mnist, or is downloaded.
 """
 
 from research.data.augmentation import Augmentation
