@@ -13,7 +13,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not peer" $(ARGS)
 
 test-peer: $(VENV)/installed-peer
 	$(BIN)/python -m pytest -m peer $(ARGS)

@@ -81,11 +81,6 @@ class Rows:
         return {name: array[indices] for name, array in self.arrays.items()}
 
 
-def pack_stream(documents: Sequence[Integer[np.ndarray, " _tokens"]], length: int) -> Windows:
-    """Joins the documents into one stream and cuts it into rows; attention and loss run on across documents."""
-    return Windows(np.concatenate(documents), length, stride=length)
-
-
 def pack_documents(documents: Sequence[Integer[np.ndarray, " _tokens"]], length: int) -> Rows:
     """Packs documents into rows of `length` so that no example crosses from one document to the next.
 

@@ -61,7 +61,7 @@ class Evaluator:
             case "language":
                 return language_metrics(data.characters_per_token[self.split])
             case "classification":
-                return classification_metrics(data.outputs, top_k=(5,))
+                return classification_metrics(data.outputs)
             case "binary":
                 return binary_metrics()
             case "regression":

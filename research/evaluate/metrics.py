@@ -127,7 +127,7 @@ def language_results(nats_per_token: float | np.ndarray, characters_per_token: f
         }
 
 
-def classification_metrics(classes: int, top_k: Sequence[int] = (1, 5)) -> tuple[Metric, ...]:
+def classification_metrics(classes: int, top_k: Sequence[int] = (5,)) -> tuple[Metric, ...]:
     """Loss, accuracy, top-k accuracy, confusion matrix, and precision, recall and F1 (macro, micro, per class).
 
     Reads predictions["logits"] [batch classes], batch["labels"] (integers) and batch["mask"] [batch]. Rows of the

@@ -42,12 +42,6 @@ class Model(NamedTuple):
     sharding: Sequence[tuple[str, PartitionSpec]]
 
 
-class ModelConfig(Protocol):
-    """A frozen dataclass of an architecture's sizes and options."""
-
-    def build(self, outputs: int) -> Model: ...
-
-
 def functional(module: nn.Module, sharding: Sequence[tuple[str, PartitionSpec]]) -> Model:
     """Turns a Linen module, called as `module(inputs, train=..., **extra)`, into a `Model`."""
 

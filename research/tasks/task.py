@@ -5,12 +5,11 @@ exact. The training loop knows nothing but this; new ideas vary the task, not th
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from jaxtyping import Array, Float
 
 from research.core.shapes import Tree
-from research.data.dataset import Data
 
 
 class Mean(NamedTuple):
@@ -36,6 +35,7 @@ class Loss(NamedTuple):
 class Task(NamedTuple):
     """`init(key) -> params`; `loss(params, batch, key, train) -> Loss`; `predict(params, batch) -> predictions`.
 
+    A frozen configuration's `build(model, data)` makes one, for a model configuration and the data it learns from.
     `predict` returns a dictionary of arrays with a leading batch axis ("logits", ...), the input of evaluators.
     `sample(params, key)`, where the task can generate, returns something a person can look at.
     """
@@ -44,11 +44,3 @@ class Task(NamedTuple):
     loss: Any
     predict: Any
     sample: Any = None
-
-
-class TaskConfig(Protocol):
-    """A frozen dataclass of a task's options."""
-
-    def build(self, model: Any, data: Data) -> Task:
-        """Builds the task for a model configuration and the data it learns from."""
-        ...

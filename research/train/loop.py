@@ -29,6 +29,8 @@ from research.train.watch import Watch
 # A save that ends within so many seconds is waited for, so that a kill repeats no more than the steps since the one
 # before; a larger state is written while training goes on.
 PATIENCE = 2.0
+WAIT_LIMIT = 0.05  # of the time; more is said, in runs of so many seconds that it matters:
+LONG = 20.0
 
 Evaluate = Callable[[Any], Mapping[str, Any]]
 
@@ -88,6 +90,8 @@ def fit(
             batches.close()
             saver.wait()
     log.record["wait_share"] = round(watch.wait_share, 5)
+    if watch.wait_share > WAIT_LIMIT and time.perf_counter() - began > LONG:
+        log.event(watch.step, f"the steps waited for data {watch.wait_share:.0%} of the time, over {WAIT_LIMIT:.0%}")
     return state
 
 

@@ -25,7 +25,8 @@ class Optimizer:
     """An optimizer and its regularisation."""
 
     kind: Literal["gradient_descent", "sgd", "momentum", "adam", "adamw", "lion", "muon"] = "adamw"
-    """gradient_descent and sgd are the same step, over the whole data or over batches of it"""
+    """gradient_descent and sgd are the same step, over the whole data or over batches of it; so are adam and adamw, as
+    weight_decay is decoupled and l2 is not; muon takes optax's own momentum of 0.95 for matrices, Adam for the rest"""
     peak: float = 1e-3
     """the highest learning rate, which the schedule scales"""
     b1: float = 0.9

@@ -99,6 +99,9 @@ def open_unfinished(name: str, experiment: Any, root: Path) -> RunLog:
             "without --resume."
         )
     log = RunLog(folder, record, _lock(folder))
+    if read_record(folder) != record:
+        log.close()
+        raise UserError(f"Another process has just trained {folder} further: repeat the command.")
     now_here = {"git": _git(), "environment": backend.describe()}
     moved = configs.differences({part: record[part] for part in now_here}, now_here)
     record.update(now_here, status="running")
@@ -111,7 +114,7 @@ def open_unfinished(name: str, experiment: Any, root: Path) -> RunLog:
 
 def _lock(folder: Path) -> int:
     """Locks a run and returns the open file that holds the lock; raises UserError where another process trains it."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research.core.errors import UserError
-from research.data.packing import Rows, Windows, pack_documents, pack_stream
+from research.data.packing import Rows, Windows, pack_documents
 
 lengths = st.integers(1, 9)
 
@@ -99,7 +99,7 @@ def test_packing_is_dense() -> None:
 
 def test_a_stream_runs_on_across_documents() -> None:
     """Without boundaries the first token of a document is predicted from the last of the one before."""
-    rows = pack_stream(documents_of([3, 4]), 3)
+    rows = Windows(np.concatenate(documents_of([3, 4])), 3, 3)
     batch = rows.gather(np.arange(len(rows)))
     assert batch["inputs"].tolist() == [[1, 2, 3], [4, 5, 6]]
     assert batch["targets"].tolist() == [[2, 3, 4], [5, 6, 7]]
