@@ -93,5 +93,5 @@ def _optional(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise UserError(
-            f"The logger {extra!r} needs a package that is not installed: pip install 'ontogeny[{extra}]'."
+            f"The logger {extra!r} needs a package that is not installed: pip install -e '.[{extra}]'."
         ) from None

@@ -44,5 +44,5 @@ def test_numbers_go_out_under_the_name_of_their_split(written, kind, tmp_path):
 def test_a_logger_that_is_not_installed_is_named(monkeypatch, tmp_path):
     """The message says what to install."""
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"pip install 'ontogeny\[wandb\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '.\[wandb\]'"):
         open_loggers(["wandb"], tmp_path, {})
