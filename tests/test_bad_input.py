@@ -131,7 +131,7 @@ def test_a_corrupt_image_is_named(tmp_path: Path, refusal: Refusal) -> None:
         ("--steps 0", "0 steps"),
         ("--schedule.warmup 40", "warm-up of 40 steps leaves nothing of 40 steps"),
         ("--evaluators.0.split test", "no split 'test'"),
-        ("--loggers wandb", "not installed: pip install 'ontogeny[wandb]'"),
+        ("--loggers wandb", "not installed: pip install -e '.[wandb]'"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(tmp_path: Path, refusal: Refusal, wrong: str, problem: str) -> None:
