@@ -13,7 +13,6 @@ import importlib
 import io
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from tensorflow_datasets.core import read_only_builder, registered
 from tensorflow_datasets.core.download import downloader
 from tensorflow_datasets.core.utils import tqdm_utils
 
+from research.core import backend
 from research.core.errors import UserError
 from research.data.dataset import Records
 
@@ -40,8 +40,7 @@ def names() -> list[str]:
 
 def cache_folder() -> Path:
     """Returns where data sets are prepared: $ONTOGENY_CACHE/tfds, else ontogeny/tfds in the user's cache folder."""
-    user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("ONTOGENY_CACHE") or user_cache / "ontogeny") / "tfds"
+    return backend.cache_folder() / "tfds"
 
 
 def load(name: str, *, cache: Path | None = None) -> dict[str, Records]:

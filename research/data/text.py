@@ -54,7 +54,8 @@ class TextData:
             documents = splitting.split(documents["train"], {"train": 1 - share, "validation": share}, self.salt)
         splitting.check_no_leak(documents, self.leak_threshold)
         tokenizer = self.tokenizer.train([*(document.text for document in documents["train"]), SEPARATOR])
-        streams = {name: tokenizer.encode(_join(members)) for name, members in documents.items()}
+        texts = {name: SEPARATOR.join(document.text for document in members) for name, members in documents.items()}
+        streams = {name: tokenizer.encode(text) for name, text in texts.items()}
         splits = {name: self._rows(name, members, streams[name], tokenizer) for name, members in documents.items()}
         facts["cleaning"] = [dataclasses.asdict(report) for _, reports in cleaned.values() for report in reports]
         facts["splits"] = splitting.summary(documents)
@@ -66,7 +67,7 @@ class TextData:
             outputs=tokenizer.vocabulary_size,
             tokenizer=tokenizer,
             tokens=streams,
-            characters_per_token={name: len(_join(documents[name])) / len(streams[name]) for name in streams},
+            characters_per_token={name: len(texts[name]) / len(streams[name]) for name in streams},
             summary=facts,
         )
 
@@ -119,10 +120,6 @@ class TextData:
                 f"a shorter row, for example --data.length {max(1, len(stream) // 2)}."
             )
         return Windows(stream, self.length, stride=1 if split == "train" else self.length)
-
-
-def _join(documents: Sequence[Document]) -> str:
-    return SEPARATOR.join(document.text for document in documents)
 
 
 def _string(value: Any) -> str:

@@ -33,7 +33,7 @@ class Options:
 def main() -> None:
     options = command_line.parse(Options, description=__doc__ or "")
     run = load_run(find(options.run), best=options.best)
-    evaluators = [each for each in run.assembly.experiment.evaluators if each.split in run.assembly.data.splits]
+    evaluators = run.assembly.evaluators
     if not evaluators:
         raise UserError(f"{run.folder} has no evaluators in its configuration: train it with one.")
     if options.split:

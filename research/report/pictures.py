@@ -28,7 +28,7 @@ COUNT = 20  # pictures of each kind
 def picture_predictions(run: Run, limit: int = 2000) -> None:
     """Writes the predictions of a run that classifies pictures, on the split last evaluated; nothing for other runs."""
     data, task = run.assembly.data, run.assembly.task
-    splits = [each.split for each in run.assembly.experiment.evaluators if each.split in data.splits]
+    splits = [evaluator.split for evaluator in run.assembly.evaluators]
     example = data.splits["train"][0]
     if not splits or "labels" not in example or example["inputs"].ndim != 3 or example["inputs"].dtype != np.uint8:
         return

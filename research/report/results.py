@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from research.report import numbers
+from research.train.loggers import last_results
 
 HIGHER_IS_BETTER = ("accuracy", "top_", "precision", "recall", "f1", "roc_auc", "r2")
 PER_CLASS = "_per_class"
@@ -53,10 +54,8 @@ def results_of(record: Record, entries: Sequence[Results]) -> tuple[dict[str, Re
     """Returns the results by split, and the step they were measured at (None: the end of the run)."""
     if record.get("metrics"):
         return dict(record["metrics"]), None
-    last = {entry["name"]: entry for entry in entries if entry["kind"] == "evaluation"}
-    step = max((entry["step"] for entry in last.values()), default=None)
-    outer = ("step", "kind", "name")
-    return {name: {k: v for k, v in entry.items() if k not in outer} for name, entry in last.items()}, step
+    step = max((entry["step"] for entry in entries if entry["kind"] == "evaluation"), default=None)
+    return last_results(entries), step
 
 
 def scalars(results: Results) -> dict[str, numbers.Number]:

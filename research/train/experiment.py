@@ -74,6 +74,11 @@ class Assembly(NamedTuple):
     """abstract: shapes and types only"""
     shardings: State
 
+    @property
+    def evaluators(self) -> list[Any]:
+        """The evaluators whose split the data have: one's own data may lack the test split of an experiment."""
+        return [evaluator for evaluator in self.experiment.evaluators if evaluator.split in self.data.splits]
+
     def initial_state(self) -> State:
         """Returns the state before the first step, made on the devices where it lives."""
         return jax.jit(_init(self.experiment, self.task, self.optimizer), out_shardings=self.shardings)()

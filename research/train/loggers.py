@@ -5,7 +5,7 @@ A logger is a function of one entry, `{"step", "kind": "compiled" | "train" | "e
 
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,13 @@ def scalars(entry: Mapping[str, Any]) -> dict[str, float]:
         for name, value in entry.items()
         if name != "step" and isinstance(value, int | float) and not isinstance(value, bool)
     }
+
+
+def last_results(entries: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Returns {split: results} of the last evaluation of each split among log entries."""
+    last = {entry["name"]: entry for entry in entries if entry["kind"] == "evaluation"}
+    outer = ("step", "kind", "name")
+    return {name: {k: v for k, v in entry.items() if k not in outer} for name, entry in last.items()}
 
 
 def open_loggers(kinds: Sequence[str], run: Path, config: Any) -> list[Logger]:

@@ -17,7 +17,7 @@ from research.core.run_directory import CHAIN, CHECKPOINTS, METRICS, read_lines,
 from research.models.flops import layer_table
 from research.train import chain, checkpoints
 from research.train.experiment import Assembly, Experiment, assemble
-from research.train.loggers import Logger, Terminal, open_loggers
+from research.train.loggers import Logger, Terminal, last_results, open_loggers
 from research.train.loop import fit
 from research.train.record import RunLog, now, open_new, open_unfinished
 from research.train.state import State
@@ -133,13 +133,10 @@ def _starting_point(assembly: Assembly, log: RunLog) -> tuple[State, str]:
 
 
 def _finish(log: RunLog, state: State) -> None:
-    last = {entry["name"]: entry for entry in read_lines(log.folder / METRICS) if entry["kind"] == "evaluation"}
     log.record.update(
         status="finished",
         finished=now(),
-        metrics={
-            name: {k: v for k, v in entry.items() if k not in ("step", "kind", "name")} for name, entry in last.items()
-        },
+        metrics=last_results(read_lines(log.folder / METRICS)),
         params_sha256=trees.digest(state.params),
         chain=list(read_lines(log.folder / CHAIN))[-1]["chain"],
     )
@@ -147,8 +144,8 @@ def _finish(log: RunLog, state: State) -> None:
 
 
 def _evaluations(assembly: Assembly) -> list[Any]:
-    """Builds the evaluators whose split the data have; one's own data may lack a test split, which is said."""
-    present = [evaluator for evaluator in assembly.experiment.evaluators if evaluator.split in assembly.data.splits]
+    """Builds the evaluators; says whose split the data lack, and refuses to go on without any."""
+    present = assembly.evaluators
     absent = {evaluator.split for evaluator in assembly.experiment.evaluators} - set(assembly.data.splits)
     if absent and not present:
         raise UserError(
