@@ -41,9 +41,15 @@ def read_rows() -> dict[tuple[str, str], list[str]]:
     return {(row[0], row[1]): row for row in rows}
 
 
+def expected(name: str) -> dict[str, tuple[float, float]]:
+    """Returns the metrics that an experiment reports, with the range of each; none where it is not for training."""
+    return importlib.import_module(f"experiments.{name}").EXPECTED
+
+
 def run_experiment(name: str) -> list[list[str]]:
     """Runs an experiment in a process of its own; returns its rows."""
-    expected = importlib.import_module(f"experiments.{name}").EXPECTED
+    if not expected(name):
+        raise UserError(f"The experiment {name} expects no number, for it is not trained here: leave it out.")
     if subprocess.run([sys.executable, "-m", f"experiments.{name}"]).returncode:
         raise UserError(f"The experiment {name} failed: see its message above.")
     record = read_record([run for run in all_runs(Path("runs")) if run.parent.name == name][-1])
@@ -55,12 +61,12 @@ def run_experiment(name: str) -> list[list[str]]:
     facts = [f"{seconds:.0f}", f"`{record['params_sha256']}`", machine]
     return [
         [name, metric, f"{low:g} to {high:g}", f"{measured(record, metric):.4f}", *facts]
-        for metric, (low, high) in expected.items()
+        for metric, (low, high) in expected(name).items()
     ]
 
 
 def main() -> None:
-    names = sys.argv[1:] or modules()
+    names = sys.argv[1:] or [name for name in modules() if expected(name)]
     if unknown := set(names) - set(modules()):
         raise UserError(f"There is no experiment {min(unknown)!r}: there are {', '.join(modules())}.")
     rows = read_rows()

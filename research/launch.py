@@ -5,6 +5,7 @@ its results beside the baselines, and leaves its report.
 """
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,12 +13,27 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from research.core import command_line
+from research.core import command_line, processes, supervisor
 from research.evaluate.tables import results_table
+from research.explain.explanation import Explanation
 from research.report.html import write_report
 from research.report.pictures import picture_predictions
 from research.train.experiment import Experiment
-from research.train.run import train
+from research.train.record import new_id
+from research.train.run import Run, train
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The command line of an experiment."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    resume: bool = False
+    """continue the newest unfinished run of this configuration, exactly"""
+    runs: Path = Path("runs")
+    """where run directories are"""
+    group: Annotated[processes.Processes, tyro.conf.arg(name="")] = processes.Processes()
+    explanation: Annotated[Explanation, tyro.conf.arg(name="")] = Explanation()
 
 
 def launch(config: Experiment) -> None:
@@ -28,16 +44,24 @@ def launch(config: Experiment) -> None:
 
 
 def _launch(config: Experiment, name: str, description: str) -> None:
-    @dataclasses.dataclass(frozen=True)
-    class Options:
-        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = config
-        resume: bool = False
-        """continue the newest unfinished run of this experiment, exactly"""
-        runs: Path = Path("runs")
-        """where run directories are"""
+    options = command_line.parse(Options, Options(config), description=description)
+    if options.explanation.asked:
+        options.explanation.show(options.experiment)
+        return
+    told = supervisor.assignment()
+    if told is None and (places := processes.places(options.group, os.environ)):
+        sys.exit(supervisor.supervise(places, new_id(), options.group.restarts))
+    with processes.joined(told.place if told else processes.Place()):
+        run_id = told.run_id if told else None
+        run = train(options.experiment, name=name, root=options.runs, resume=options.resume, run_id=run_id)
+        if run.record["status"] == "finished":
+            picture_predictions(run)
+    if processes.first():
+        _conclude(run, name)
 
-    options = command_line.parse(Options, description=description)
-    run = train(options.experiment, name=name, root=options.runs, resume=options.resume)
+
+def _conclude(run: Run, name: str) -> None:
+    """Prints the results beside the baselines, and writes the report."""
     console = Console()
     if run.record["status"] == "interrupted":
         console.print(f"Interrupted at step {int(run.state.step)}, saved: add --resume to the command to continue.")
@@ -47,5 +71,4 @@ def _launch(config: Experiment, name: str, description: str) -> None:
         rows = {name: results, **run.record["baselines"][split]}
         console.print(results_table(f"{split} split", rows))
     console.print(f"parameters SHA-256: {run.record['params_sha256']}", soft_wrap=True)
-    picture_predictions(run)
     console.print(f"report: {write_report(run.folder)}", soft_wrap=True)

@@ -44,8 +44,8 @@ def make_run(folder, losses, **changes):
     write_record(folder, record)
     head, chain = START, []
     for step, loss in enumerate(losses, start=1):
-        metrics = {"loss": np.float32(loss), "random": np.uint32([0, step])}
-        chain.append(next_entry(head, step, f"batch {step}", metrics, None))
+        metrics = {"loss": np.float32(loss), "random": np.uint32([0, step]), "batch": np.uint32([1, step])}
+        chain.append(next_entry(head, step, metrics, None))
         head = chain[-1]["chain"]
     append_lines(folder / CHAIN, chain)
     append_lines(folder / METRICS, [{"step": s, "kind": "train", "loss": v} for s, v in enumerate(losses, start=1)])

@@ -61,7 +61,11 @@ class Program(subprocess.Popen[str]):
 
     def output(self) -> str:
         """Waits for the end and returns all that was printed."""
-        self.wait(timeout=300)
+        self.wait(timeout=900)
+        return self.so_far()
+
+    def so_far(self) -> str:
+        """Returns what has been printed so far."""
         return Path(self._printed).read_text(encoding="utf-8")
 
     def __exit__(self, *error: object) -> None:
@@ -94,3 +98,9 @@ def steps_noted(folder: Path) -> int:
     """Returns the last step in the chain of the run under `folder`, 0 for none."""
     chains = list((folder / "runs").glob("*/*/chain.jsonl"))
     return chains[0].read_bytes().count(b"\n") if chains else 0
+
+
+def workers(started: Program) -> list[int]:
+    """Returns the processes that a supervisor has started and that still are, by their place in the run."""
+    children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+    return [int(pid) for pid in children.read_text().split()] if children.exists() else []

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import xla_bridge  # whether a backend runs is not to be learned elsewhere without starting one
 
 from research.core.errors import UserError
 
@@ -25,8 +26,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ONTOGENY_CACHE") or Path(base) / "ontogeny")
 
 
-def start() -> None:
-    """Sets up the persistent compilation cache and tests the backend; call once, before the first computation."""
+def start(threads: int = 0) -> None:
+    """Sets up the persistent compilation cache and tests the backend; call once, before the first computation.
+
+    Args:
+        threads: the size of XLA's CPU thread pool (0: as it comes); where the backend runs already it keeps its own.
+    """
+    if threads and not xla_bridge.backends_are_initialized():
+        os.environ["NPROC"] = str(threads)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     self_test()

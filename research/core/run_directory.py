@@ -5,6 +5,7 @@ states. Files are replaced atomically, lines appended whole; a stage adds files 
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,11 +28,15 @@ def write_atomic(path: Path, text: str) -> None:
     """
     temporary = path.with_name(path.name + ".tmp")
     with _writing(path):
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager
@@ -43,6 +48,15 @@ def _writing(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({error.strerror}): free space there or choose another place with --runs DIR; "
             "a run that had begun continues with --resume."
         ) from None
+
+
+def finite(value: Any) -> Any:
+    """Returns nested JSON values with None for every number that JSON does not have: NaN and the infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def write_record(run: Path, record: Mapping[str, Any]) -> None:
@@ -67,9 +81,17 @@ def read_record(run: Path) -> dict[str, Any]:
 
 
 def append_lines(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Appends JSON lines; raises UserError where they cannot be written."""
-    with _writing(path), open(path, "a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
+    """Appends JSON lines, all or none; raises UserError where they cannot be written."""
+    lines = "".join(json.dumps(finite(entry), ensure_ascii=False) + "\n" for entry in entries)
+    with _writing(path), open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            left = memoryview(lines.encode())
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(before)  # a line cut short would spoil the next
+            raise
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from research.core.errors import UserError
 
@@ -54,12 +55,19 @@ def match_rules(rules: Sequence[tuple[str, Any]], tree: Any, *, what: str) -> An
     return map_with_path(value, tree)
 
 
+def fetch(leaf: Any) -> np.ndarray:
+    """Returns an array on the host, whole; every process must ask where its parts lie on several of them."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
+
+
 def digest(tree: Any) -> str:
-    """Returns the SHA-256 of the paths, types, shapes and bytes of all leaves (fetched to the host)."""
-    flat: Mapping[str, Any] = flatten(jax.device_get(tree))
+    """Returns the SHA-256 of the paths, types, shapes and bytes of all leaves, fetched one after another."""
+    flat: Mapping[str, Any] = flatten(tree)
     sha = hashlib.sha256()
     for path, leaf in sorted(flat.items()):
-        array = np.asarray(leaf)
+        array = fetch(leaf)
         sha.update(f"{path} {array.dtype} {array.shape}\n".encode())
         sha.update(np.ascontiguousarray(array).tobytes())
     return sha.hexdigest()

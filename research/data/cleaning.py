@@ -17,7 +17,7 @@ from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
 from langdetect.lang_detect_exception import LangDetectException
 
 from research.core.errors import UserError
-from research.data.near_duplicates import duplicates_of_earlier
+from research.data.near_duplicates import bands, duplicates_of_earlier
 from research.data.personal_data import remove_personal_data
 from research.data.quality import quality_fault
 
@@ -44,10 +44,18 @@ def content_group(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A named pure step: `apply(documents)` returns those kept, in order, and {key: reason} of those dropped."""
+    """A named pure step: `apply(documents)` returns those kept, in order, and {key: reason} of those dropped.
+
+    Attributes:
+        name: what the report calls it.
+        apply: the step itself.
+        alike: None where every document is treated by itself; else the keys of a text, as many for every text, such
+            that documents which share none, not even by way of others, have no bearing on each other.
+    """
 
     name: str
     apply: Callable[[Sequence[Document]], tuple[list[Document], Mapping[str, str]]]
+    alike: Callable[[str], Sequence[bytes]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,18 +89,27 @@ def clean(documents: Sequence[Document], steps: Sequence[Step]) -> tuple[list[Do
     current = list(documents)
     if len({document.key for document in current}) < len(current):
         raise UserError("Two documents have the same key; give every document a key of its own, such as path and line.")
-    # Where personal data are removed, no example of any step may show them.
-    mask = remove_personal_data if any(step.name == PERSONAL_DATA for step in steps) else str
+    mask = mask_of(steps)
     reports: list[StepReport] = []
     for step in steps:
         before, (current, reasons) = current, step.apply(current)
         reports.append(_report(step.name, before, current, reasons, mask))
-        if before and not current:
-            raise UserError(
-                f"The cleaning step {step.name!r} removed the last {len(before)} of {len(documents)} documents "
-                f"({next(iter(reasons.values()), 'no reason given')}); loosen that step or turn it off."
-            )
+        check_some_left(reports[-1], len(documents))
     return current, tuple(reports)
+
+
+def mask_of(steps: Sequence[Step]) -> Callable[[str], str]:
+    """Returns what an example goes through: where personal data are removed, none of any step may show them."""
+    return remove_personal_data if any(step.name == PERSONAL_DATA for step in steps) else str
+
+
+def check_some_left(report: StepReport, documents: int) -> None:
+    """Raises UserError where a step dropped the last of so many documents."""
+    if report.documents_in and not report.documents_out:
+        raise UserError(
+            f"The cleaning step {report.name!r} removed the last {report.documents_in} of {documents} documents "
+            f"({report.examples[0].reason or 'no reason given'}); loosen that step or turn it off."
+        )
 
 
 def _report(
@@ -104,14 +121,10 @@ def _report(
 ) -> StepReport:
     texts = {document.key: document.text for document in after}
     touched = [document for document in before if texts.get(document.key) != document.text]
-    examples = []
-    for document in touched[:EXAMPLES]:
-        if document.key in texts:
-            old, new = _excerpts(document.text, texts[document.key])
-            old = "" if name == PERSONAL_DATA else mask(old)
-            examples.append(Change(document.key, old, mask(new), reason=""))
-        else:
-            examples.append(Change(document.key, mask(document.text[:EXCERPT]), "", reasons.get(document.key, "")))
+    examples = [
+        example(name, document, texts.get(document.key), reasons.get(document.key, ""), mask)
+        for document in touched[:EXAMPLES]
+    ]
     return StepReport(
         name=name,
         documents_in=len(before),
@@ -120,6 +133,14 @@ def _report(
         characters_removed=sum(len(document.text) for document in before) - sum(map(len, texts.values())),
         examples=tuple(examples),
     )
+
+
+def example(name: str, before: Document, after: str | None, reason: str, mask: Callable[[str], str]) -> Change:
+    """Returns what the step `name` did to a document as an example; `after` is None for one that was dropped."""
+    if after is None:
+        return Change(before.key, mask(before.text[:EXCERPT]), "", reason)
+    old, new = _excerpts(before.text, after)
+    return Change(before.key, "" if name == PERSONAL_DATA else mask(old), mask(new), reason="")
 
 
 def _excerpts(before: str, after: str) -> tuple[str, str]:
@@ -131,28 +152,41 @@ def _excerpts(before: str, after: str) -> tuple[str, str]:
 
 def rewrite(name: str, function: Callable[[str], str]) -> Step:
     """Makes a step that replaces every text by `function(text)`."""
-    return Step(name, lambda documents: ([dataclasses.replace(d, text=function(d.text)) for d in documents], {}))
+    return Step(name, functools.partial(_rewrite, function))
+
+
+def _rewrite(function: Callable[[str], str], documents: Sequence[Document]) -> tuple[list[Document], Mapping[str, str]]:
+    return [dataclasses.replace(document, text=function(document.text)) for document in documents], {}
 
 
 def drop(name: str, reason: Callable[[str], str | None]) -> Step:
     """Makes a step that drops every document for whose text `reason(text)` gives a reason."""
-
-    def apply(documents: Sequence[Document]) -> tuple[list[Document], Mapping[str, str]]:
-        reasons = {document.key: fault for document in documents if (fault := reason(document.text)) is not None}
-        return [document for document in documents if document.key not in reasons], reasons
-
-    return Step(name, apply)
+    return Step(name, functools.partial(_drop, reason))
 
 
-def drop_repeats(name: str, repeats: Callable[[Sequence[str]], Mapping[int, int]]) -> Step:
-    """Makes a step that drops the texts for which `repeats(texts)` gives the index of the text they repeat."""
+def _drop(
+    reason: Callable[[str], str | None], documents: Sequence[Document]
+) -> tuple[list[Document], Mapping[str, str]]:
+    reasons = {document.key: fault for document in documents if (fault := reason(document.text)) is not None}
+    return [document for document in documents if document.key not in reasons], reasons
 
-    def apply(documents: Sequence[Document]) -> tuple[list[Document], Mapping[str, str]]:
-        originals = repeats([document.text for document in documents])
-        kept = [document for index, document in enumerate(documents) if index not in originals]
-        return kept, {documents[i].key: f"repeats {documents[j].key}" for i, j in originals.items()}
 
-    return Step(name, apply)
+def drop_repeats(
+    name: str, repeats: Callable[[Sequence[str]], Mapping[int, int]], alike: Callable[[str], Sequence[bytes]]
+) -> Step:
+    """Makes a step that drops the texts for which `repeats(texts)` gives the index of the text they repeat.
+
+    A text and those it repeats share a key of `alike(text)`, see `Step`.
+    """
+    return Step(name, functools.partial(_drop_repeats, repeats), alike)
+
+
+def _drop_repeats(
+    repeats: Callable[[Sequence[str]], Mapping[int, int]], documents: Sequence[Document]
+) -> tuple[list[Document], Mapping[str, str]]:
+    originals = repeats([document.text for document in documents])
+    kept = [document for index, document in enumerate(documents) if index not in originals]
+    return kept, {documents[i].key: f"repeats {documents[j].key}" for i, j in originals.items()}
 
 
 def remove_control_characters(text: str) -> str:
@@ -171,6 +205,11 @@ def exact_repeats(texts: Sequence[str]) -> dict[int, int]:
     """Returns {index: index of the first equal text} for every text seen before."""
     first: dict[str, int] = {}
     return {index: origin for index, text in enumerate(texts) if (origin := first.setdefault(text, index)) != index}
+
+
+def text_digest(text: str) -> list[bytes]:
+    """Returns the one key that only equal texts share."""
+    return [hashlib.sha256(text.encode()).digest()]
 
 
 @functools.cache
@@ -239,10 +278,11 @@ class Cleaning:
         if self.quality:
             steps.append(drop("quality", quality_fault))
         if self.exact_duplicates:
-            steps.append(drop_repeats("exact duplicates", exact_repeats))
+            steps.append(drop_repeats("exact duplicates", exact_repeats, text_digest))
         if self.near_duplicates > 0:
             repeats = functools.partial(duplicates_of_earlier, threshold=self.near_duplicates)
-            steps.append(drop_repeats("near duplicates", repeats))
+            alike = functools.partial(bands, threshold=self.near_duplicates)
+            steps.append(drop_repeats("near duplicates", repeats, alike))
         return tuple(steps)
 
     def _length_fault(self, text: str) -> str | None:

@@ -4,9 +4,10 @@ Locality-sensitive hashing proposes pairs in about linear time, the true Jaccard
 decides, so there are no false alarms. Cleaning drops such texts, and the split check refuses them across splits.
 """
 
+import functools
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
@@ -76,6 +77,40 @@ def duplicates_of_earlier(texts: Sequence[str], threshold: float) -> dict[int, i
     return dropped
 
 
+def bands(text: str, threshold: float) -> list[bytes]:
+    """Returns the keys of a text, as many for every text: only texts that share one of them are ever compared.
+
+    Raises:
+        UserError: `threshold` is out of range.
+    """
+    ((_, signature),) = _signatures([text])
+    ranges = enumerate(_index(threshold).hashranges)
+    return [bytes([number]) + signature.hashvalues[start:end].tobytes() for number, (start, end) in ranges]
+
+
+def first_of_linked(links: Iterable[tuple[int, int]]) -> dict[int, int]:
+    """Returns {member: first member linked to it, be it through others} for all but those first, by union-find.
+
+    Args:
+        links: pairs of different numbers, in any order.
+    """
+    earlier: dict[int, int] = {}
+
+    def first(member: int) -> int:
+        path = []
+        while member in earlier:
+            path.append(member)
+            member = earlier[member]
+        earlier.update(dict.fromkeys(path, member))
+        return member
+
+    for link in links:
+        low, high = sorted(map(first, link))
+        if low != high:
+            earlier[high] = low
+    return {member: first(member) for member in list(earlier)}
+
+
 def jaccard(left: UInt64[np.ndarray, " left"], right: UInt64[np.ndarray, " right"]) -> float:
     """Returns the share of common members, |left & right| / |left | right|, of two sets of distinct numbers."""
     common = np.intersect1d(left, right, assume_unique=True).size
@@ -113,5 +148,11 @@ def _index(threshold: float) -> MinHashLSH:
         raise UserError(
             f"The near-duplicate threshold is {threshold}; give a similarity above 0 and at most 1, such as 0.8."
         )
+    return MinHashLSH(num_perm=PERMUTATIONS, params=_bands_and_rows(threshold))
+
+
+@functools.cache
+def _bands_and_rows(threshold: float) -> tuple[int, int]:
     # A false candidate costs only an exact comparison and a missed pair is lost, so the hashing looks lower.
-    return MinHashLSH(threshold=0.8 * threshold, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
+    index = MinHashLSH(threshold=0.8 * threshold, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
+    return index.b, index.r

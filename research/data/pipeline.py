@@ -56,11 +56,13 @@ def training_batches(
     return batch
 
 
-def evaluation_batches(records: Records, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
-    """Yields the records in order, once, the last batch padded to full size with a mask of zeros."""
+def evaluation_batches(
+    records: Records, batch_size: int, limit: int | None = None, rows: slice = slice(None)
+) -> Iterator[Batch]:
+    """Yields the records in order, once, the last batch padded to full size with a mask of zeros; here `rows`."""
     count = len(records) if limit is None else min(limit, len(records))
     for start in range(0, count, batch_size):
-        indices = np.arange(start, start + batch_size)
+        indices = np.arange(start, start + batch_size)[rows]
         batch = with_mask(gather(records, np.minimum(indices, count - 1)))
         real = (indices < count).reshape(-1, *(1,) * (batch["mask"].ndim - 1))
         yield {**batch, "mask": np.where(real, batch["mask"], 0).astype(np.float32)}

@@ -13,7 +13,7 @@ ROUNDS = 4
 def shuffled(positions: Int64[np.ndarray, " batch"], count: int, seed: int) -> Int64[np.ndarray, " batch"]:
     """Returns the indices (below `count`) at `positions` of an order that visits all of them anew in every epoch."""
     epochs, places = np.divmod(positions.astype(np.uint64), np.uint64(count))
-    keys = _mix(_mix(np.uint64(seed % 2**64) + np.zeros_like(epochs)) ^ epochs)
+    keys = mix(mix(np.uint64(seed % 2**64) + np.zeros_like(epochs)) ^ epochs)
     bits = np.uint64(max(1, ((count - 1).bit_length() + 1) // 2))
     found = _feistel(places, keys, bits)
     while (outside := found >= count).any():
@@ -29,11 +29,11 @@ def _feistel(
     rounds = ROUNDS if bits > 3 else 2 * ROUNDS  # halves of few bits mix too little: some orders would be likelier
     left, right = values >> bits, values & mask
     for index in range(rounds):
-        left, right = right, left ^ (_mix(keys + np.uint64(index) ^ right << np.uint64(8)) & mask)
+        left, right = right, left ^ (mix(keys + np.uint64(index) ^ right << np.uint64(8)) & mask)
     return left << bits | right
 
 
-def _mix(values: UInt64[np.ndarray, " batch"]) -> UInt64[np.ndarray, " batch"]:
+def mix(values: UInt64[np.ndarray, "*any"]) -> UInt64[np.ndarray, "*any"]:
     """SplitMix64's finaliser (Steele et al. 2014): every bit of the input sways every bit of the output."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)

@@ -5,7 +5,7 @@ splits that share a near-duplicate text all the same.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from research.core.errors import UserError
@@ -45,34 +45,51 @@ def split(documents: Sequence[Document], fractions: Mapping[str, float], salt: s
     Raises:
         UserError: a split asked for stays empty, or the fractions are wrong.
     """
-    if not fractions.get("train", 1) > 0:
-        raise UserError(f"The split fractions are {dict(fractions)}, which leaves nothing to train on: give less away.")
+    check_fractions(fractions)
     splits: dict[str, list[Document]] = {name: [] for name, share in fractions.items() if share > 0}
     for document in documents:
         splits[split_of(document.group, fractions, salt)].append(document)
-    empty = [name for name, members in splits.items() if not members]
-    if empty:
-        groups = len({document.group for document in documents})
-        raise UserError(
-            f"The split {empty[0]!r} (share {fractions[empty[0]]:g}) got none of the {groups} groups of documents; "
-            "give more or smaller groups, a larger share, another salt, or separate files for each split."
-        )
+    check_none_empty(
+        {name: len({document.group for document in members}) for name, members in splits.items()}, fractions
+    )
     return splits
+
+
+def check_fractions(fractions: Mapping[str, float]) -> None:
+    """Raises UserError where the fractions are no shares, or leave nothing to train on."""
+    if not fractions.get("train", 1) > 0:
+        raise UserError(f"The split fractions are {dict(fractions)}, which leaves nothing to train on: give less away.")
+    split_of("", fractions)
+
+
+def check_none_empty(groups: Mapping[str, int], fractions: Mapping[str, float]) -> None:
+    """Raises UserError where a split with a share has none of the groups, counted by split."""
+    for name, share in fractions.items():
+        if share > 0 and not groups.get(name):
+            raise UserError(
+                f"The split {name!r} (share {share:g}) got none of the {sum(groups.values())} groups of documents; "
+                "give more or smaller groups, a larger share, another salt, or separate files for each split."
+            )
 
 
 def summary(splits: Mapping[str, Sequence[Document]]) -> dict[str, dict[str, Any]]:
     """Returns, by split name and as JSON values, the documents, groups, characters and true share of characters."""
-    total = sum(len(document.text) for members in splits.values() for document in members)
-    table = {}
-    for name, members in splits.items():
-        characters = sum(len(document.text) for document in members)
-        table[name] = {
-            "documents": len(members),
-            "groups": len({document.group for document in members}),
-            "characters": characters,
-            "share": characters / max(total, 1),
+    return with_shares(
+        {
+            name: {
+                "documents": len(members),
+                "groups": len({document.group for document in members}),
+                "characters": sum(len(document.text) for document in members),
+            }
+            for name, members in splits.items()
         }
-    return table
+    )
+
+
+def with_shares(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
+    """Adds each split's share of all characters to its counts."""
+    total = sum(count["characters"] for count in counts.values())
+    return {name: {**count, "share": count["characters"] / max(total, 1)} for name, count in counts.items()}
 
 
 def check_no_leak(splits: Mapping[str, Sequence[Document]], threshold: float = 0.8) -> None:
@@ -86,13 +103,7 @@ def check_no_leak(splits: Mapping[str, Sequence[Document]], threshold: float = 0
         UserError: names the first group, or the first two documents, that straddle a split.
     """
     members = [(name, document) for name, documents in splits.items() for document in documents]
-    home: dict[str, str] = {}
-    for name, document in members:
-        if home.setdefault(document.group, name) != name:
-            raise UserError(
-                f"The group {document.group!r} is in both the {home[document.group]} and the {name} split; "
-                "give each split its own files or groups."
-            )
+    check_groups_apart((document.group, name) for name, document in members)
     for left, right, similarity in near_duplicate_pairs([document.text for _, document in members], threshold):
         (first_name, first), (second_name, second) = members[left], members[right]
         if first_name != second_name:
@@ -100,4 +111,15 @@ def check_no_leak(splits: Mapping[str, Sequence[Document]], threshold: float = 0
                 f"{first.key!r} ({first_name}) and {second.key!r} ({second_name}) are near-duplicates "
                 f"(similarity {similarity:.2f}) in different splits; remove near-duplicates in cleaning, "
                 "or put both in one group."
+            )
+
+
+def check_groups_apart(homes: Iterable[tuple[str, str]]) -> None:
+    """Raises UserError for the first of the pairs (group, split) that has a group in a second split."""
+    home: dict[str, str] = {}
+    for group, name in homes:
+        if home.setdefault(group, name) != name:
+            raise UserError(
+                f"The group {group!r} is in both the {home[group]} and the {name} split; "
+                "give each split its own files or groups."
             )

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from research.data.dataset import Data
-from research.data.packing import Rows
+from research.data.packing import Rows, Windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,5 +78,30 @@ class NoiseData:
         return Data({"train": rows}, outputs=self.classes, class_names=names, summary=_facts(self))
 
 
-def _facts(config: LineData | CloudData | NoiseData) -> dict[str, str]:
+@dataclasses.dataclass(frozen=True)
+class TokenData:
+    """Uniform random tokens, for questions of speed and memory: there is nothing to learn but that they are uniform."""
+
+    vocabulary: int = 32000
+    length: int = 64
+    """tokens in a row"""
+    examples: int = 64
+    """rows of each split"""
+    seed: int = 0
+
+    def build(self) -> Data:
+        """Draws a stream of tokens for each split; a token counts as one character."""
+        random = np.random.default_rng(self.seed)
+        count = self.examples * self.length + 1
+        tokens = {name: random.integers(0, self.vocabulary, count, dtype=np.int32) for name in ("train", "validation")}
+        return Data(
+            {name: Windows(stream, self.length, stride=self.length) for name, stream in tokens.items()},
+            outputs=self.vocabulary,
+            tokens=tokens,
+            characters_per_token=dict.fromkeys(tokens, 1.0),
+            summary=_facts(self),
+        )
+
+
+def _facts(config: LineData | CloudData | NoiseData | TokenData) -> dict[str, str]:
     return {"name": type(config).__name__, "description": str(config), "licence": "drawn at random"}

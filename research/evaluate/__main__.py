@@ -13,7 +13,7 @@ from rich.console import Console
 
 from research.core import command_line
 from research.core.errors import UserError
-from research.core.run_directory import find, write_atomic
+from research.core.run_directory import find, finite, write_atomic
 from research.evaluate.tables import results_table
 from research.train.run import load_run
 
@@ -41,16 +41,16 @@ def main() -> None:
     step = int(run.state.step)
     results = {}
     for evaluator in evaluators:
-        evaluation = evaluator.build(run.assembly.task, run.assembly.data)
+        evaluation = evaluator.build(run.assembly.task, run.assembly.data, run.assembly.mesh)
         results[evaluation.name] = evaluation.measure(run.state.evaluated)
         rows = {f"{run.record['name']} at step {step}": results[evaluation.name], **evaluation.baselines()}
         Console().print(results_table(f"{evaluation.name} split", rows))
     (run.folder / "evaluate").mkdir(exist_ok=True)
     path = run.folder / "evaluate" / f"{step:08d}{'-' if options.split else ''}{options.split}.json"
-    write_atomic(path, json.dumps({"step": step, "metrics": results}, indent=1) + "\n")
+    write_atomic(path, json.dumps({"step": step, "metrics": finite(results)}, indent=1) + "\n")
     recorded = run.record.get("metrics", {})
     if step == run.assembly.experiment.steps and not options.split and recorded:
-        same = json.dumps(results) == json.dumps(recorded)  # as text, in which NaN equals NaN
+        same = finite(results) == recorded
         print("equal to what training printed" if same else "DIFFERS from what training printed (see run.json)")
     print(f"written to {path}")
 

@@ -8,8 +8,10 @@ import dataclasses
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from research.core.errors import UserError
+from research.core.mesh import batch_parts, local_rows, place, replicated
 from research.core.shapes import Params
 from research.data.dataset import Data, Records
 from research.data.pipeline import evaluation_batches, gather
@@ -44,15 +46,21 @@ class Evaluator:
     limit: int = 0
     """examples evaluated, from the start of the split (0: all)"""
 
-    def build(self, task: Task, data: Data) -> Evaluation:
-        """Builds the evaluation; raises UserError where the data have no such split."""
+    def build(self, task: Task, data: Data, mesh: Mesh) -> Evaluation:
+        """Builds the evaluation, its batches split over the mesh; raises UserError where the data have no such split.
+
+        A batch that the mesh does not divide is padded.
+        """
         if self.split not in data.splits:
             raise UserError(f"There is no split {self.split!r} to evaluate: the data have {', '.join(data.splits)}.")
         records = data.splits[self.split]
-        evaluate = make_evaluate(self._bundle(data), task.predict)
+        evaluate = make_evaluate(self._bundle(data), task.predict, replicated(mesh) if mesh.size > 1 else None)
+        size = -(-self.batch_size // batch_parts(mesh)) * batch_parts(mesh)
+        rows = local_rows(mesh, size)
 
         def measure(params: Params) -> Results:
-            return evaluate(params, evaluation_batches(records, self.batch_size, self.limit or None))
+            batches = evaluation_batches(records, size, self.limit or None, rows)
+            return evaluate(params, (place(mesh, batch, size, rows) for batch in batches))
 
         return Evaluation(self.split, measure, lambda: self._baselines(data))
 

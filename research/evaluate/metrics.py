@@ -10,7 +10,7 @@ and F1 are 0 where nothing was predicted or nothing was there.
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from research.core.errors import UserError
@@ -56,15 +57,16 @@ def to_host(state: Tree) -> Tree:
 
 
 def make_evaluate(
-    metrics: Sequence[Metric], predict: Callable[[Params, Batch], Arrays]
+    metrics: Sequence[Metric], predict: Callable[[Params, Batch], Arrays], sharding: Sharding | None = None
 ) -> Callable[[Params, Iterable[Batch]], Results]:
     """Returns `evaluate(params, batches)`, which compiles prediction and measurement together, once per batch shape.
 
     Keep the evaluator and call it with the parameters of the day: they are arguments, not constants, of its program.
-    It raises UserError where `batches` is empty.
+    It raises UserError where `batches` is empty. `sharding` is where the measured sums live: on every device, where
+    several processes are to read them.
     """
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=sharding)
     def measure(params: Params, batch: Arrays) -> list[Tree]:
         predictions = predict(params, batch)
         return [metric.measure(predictions, batch) for metric in metrics]

@@ -15,5 +15,11 @@ def results_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
     for row, values in rows.items():
-        table.add_row(row, *(f"{values[name]:.4f}" if name in values else "" for name in names))
+        table.add_row(
+            row, *(f"{values[name]:.4f}" if isinstance(values.get(name), int | float) else "–" for name in names)
+        )
     return table
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else "–"

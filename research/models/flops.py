@@ -27,7 +27,8 @@ def layer_table(
     A layer is a module that owns parameters or multiplies. FLOPs are those of matrix products and convolutions of one
     forward pass over all of `inputs`, a multiplication and an addition counting as two; the rest is a few per cent
     (a backward pass costs about twice the forward one). A scanned layer stands for all its repetitions; of a
-    conditional the costliest branch counts, of a loop of unknown length one turn.
+    conditional the costliest branch counts, of a loop of unknown length one turn. Experts count for all their places,
+    taken or not: `top` x `capacity` times one MLP over all tokens, however many experts there are.
 
     Args:
         model: what to trace.

@@ -1,7 +1,9 @@
 """GPT: a decoder-only transformer language model (Radford et al. 2019), with the options of its descendants.
 
-Learned or rotary positions, grouped-query attention, GELU or SwiGLU, LayerNorm or RMSNorm, tied or free head. The
-blocks are pre-norm; residual projections start smaller by sqrt(2 depth), as in GPT-2.
+Learned or rotary positions, grouped-query attention, GELU or SwiGLU, a mixture of experts, LayerNorm or RMSNorm, tied
+or free head. The blocks are pre-norm; residual projections start smaller by sqrt(2 depth), as in GPT-2. On a mesh the
+positions are split over `context`; heads, MLP and vocabulary over `tensor`, in pairs of a product split by columns and
+one by rows (Shoeybi et al. 2019, Megatron-LM); experts over `expert`.
 """
 
 import dataclasses
@@ -13,19 +15,27 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from research.core.errors import UserError
+from research.core.mesh import BATCH_AXES, axis_size, constrain
 from research.models.layers.attention import SelfAttention, causal_mask
 from research.models.layers.dense import Dense
+from research.models.layers.experts import Experts
 from research.models.layers.feed_forward import ActivationKind, FeedForward
 from research.models.layers.norm import Norm, NormKind
-from research.models.model import Model, functional
+from research.models.model import LOSSES, METRICS, Model, functional
 
+RESIDUAL = (BATCH_AXES, "context", None)  # where the residual stream lives, [batch length width]
 SHARDING = (
     (r"token_embedding$", P("tensor", "fsdp")),
     (r"position_embedding$", P(None, "fsdp")),
-    (r"(query_key_value|up|gate)/kernel$", P("fsdp", "tensor")),
-    (r"(query_key_value|up|gate)/bias$", P("tensor")),
-    (r"(attention/output|down)/kernel$", P("tensor", "fsdp")),
-    (r"(attention/output|down)/bias$", P()),
+    (r"(query_key_value|mlp/(up|gate))/kernel$", P("fsdp", "tensor")),
+    (r"(query_key_value|mlp/(up|gate))/bias$", P("tensor")),
+    (r"(attention/output|mlp/down)/kernel$", P("tensor", "fsdp")),
+    (r"(attention/output|mlp/down)/bias$", P()),
+    (r"router/kernel$", P("fsdp", None)),
+    (r"experts/(up|gate)/kernel$", P("expert", "fsdp", "tensor")),
+    (r"experts/(up|gate)/bias$", P("expert", "tensor")),
+    (r"experts/down/kernel$", P("expert", "tensor", "fsdp")),
+    (r"experts/down/bias$", P("expert", None)),
     (r"norm/(scale|bias)$", P()),
     (r"head/kernel$", P("fsdp", "tensor")),
 )
@@ -47,6 +57,14 @@ class GPT:
     """features inside the MLP (0: 4 x width, or 8/3 x width for swiglu)"""
     context: int = 64
     """the longest sequence"""
+    experts: int = 0
+    """MLPs of each block, of which every token uses a few (0: one MLP for all tokens)"""
+    top: int = 2
+    """experts that a token uses"""
+    capacity: float = 1.25
+    """places of each expert in a row, in multiples of an even share; tokens beyond them skip it"""
+    balance: float = 0.01
+    """weight of the loss that keeps the experts equally used"""
     positions: Literal["learned", "rotary"] = "learned"
     activation: ActivationKind = "gelu"
     norm: NormKind = "layer"
@@ -78,6 +96,12 @@ class GPT:
             raise UserError(
                 f"Rotary positions need an even head size, not {self.width // self.heads}: widen the model."
             )
+        if self.experts and not 1 <= self.top <= self.experts:
+            raise UserError(
+                f"A token cannot use {self.top} of {self.experts} experts: set --model.top 1 to {self.experts}."
+            )
+        if self.experts and self.capacity <= 0:
+            raise UserError(f"The experts' capacity is {self.capacity}, not above 0: set --model.capacity 1.25.")
         return functional(GPTModule(self, outputs), SHARDING)
 
 
@@ -108,9 +132,16 @@ class Block(nn.Module):
             name="attention",
         )
         hidden = c.hidden or (4 * c.width if c.activation == "gelu" else 8 * c.width // 3)
-        mlp = FeedForward(hidden, c.activation, c.bias, c.dropout, kernel_init, output_init, name="mlp")
+        dense = (hidden, c.activation, c.bias, c.dropout, kernel_init, output_init)
+        mlp = (
+            Experts(c.experts, c.top, c.capacity, c.balance, *dense, name="experts")
+            if c.experts
+            else FeedForward(*dense, name="mlp")
+        )
         x = x + attention(Norm(c.norm, c.bias, name="attention_norm")(x), mask, positions, train)
-        return x + mlp(Norm(c.norm, c.bias, name="mlp_norm")(x), train), None
+        x = constrain(x, *RESIDUAL)
+        x = x + mlp(Norm(c.norm, c.bias, name="mlp_norm")(x), train)
+        return constrain(x, *RESIDUAL), None
 
 
 class GPTModule(nn.Module):
@@ -132,17 +163,23 @@ class GPTModule(nn.Module):
         length = inputs.shape[1]
         normal = nn.initializers.normal(0.02)
         embedding = self.param("token_embedding", normal, (self.vocabulary, c.width), jnp.float32)
-        x = embedding[inputs]
+        embedding = constrain(embedding, "tensor", None)  # a table whose rows are whole is looked up where it is
+        x = constrain(embedding[inputs], *RESIDUAL)
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(length), inputs.shape)
         if c.positions == "learned":
-            x = x + self.param("position_embedding", normal, (c.context, c.width), jnp.float32)[positions]
+            table = self.param("position_embedding", normal, (c.context, c.width), jnp.float32)
+            x = x + constrain(table, None, None)[positions]
         x = nn.Dropout(c.dropout, deterministic=not train)(x)
         x = self._blocks(x, causal_mask(length, segments), positions, train)
         x = Norm(c.norm, c.bias, name="final_norm")(x)
-        if c.tied:
-            return (x.reshape(-1, c.width) @ embedding.T).reshape(*inputs.shape, self.vocabulary)
-        return Dense(self.vocabulary, bias=False, kernel_init=normal, name="head")(x)
+        if not c.tied:
+            logits = Dense(self.vocabulary, bias=False, kernel_init=normal, name="head")(x)
+        elif axis_size("context") == 1:  # folded for speed, as in Dense
+            logits = (x.reshape(-1, c.width) @ embedding.T).reshape(*inputs.shape, self.vocabulary)
+        else:
+            logits = x @ embedding.T
+        return constrain(logits, BATCH_AXES, "context", "tensor")
 
     def _blocks(self, x: Any, mask: Any, positions: Any, train: bool) -> Any:
         c = self.config
@@ -150,7 +187,7 @@ class GPTModule(nn.Module):
         if c.scan:
             scanned = nn.scan(
                 block,
-                variable_axes={"params": 0},
+                variable_axes={"params": 0, LOSSES: 0, METRICS: 0},
                 split_rngs={"params": True, "dropout": True},
                 in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
                 length=c.depth,

@@ -11,12 +11,15 @@ import flax.linen as nn
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from research.models.layers.dense import Dense
+from research.core.mesh import BATCH_AXES, constrain
+from research.models.layers.dense import ROWS, Dense
 from research.models.model import Model, functional
 
 SHARDING = (
-    (r"(hidden_\d+|output)/kernel$", P("fsdp", "tensor")),
-    (r"(hidden_\d+|output)/bias$", P("tensor")),
+    (r"hidden_\d+/kernel$", P("fsdp", "tensor")),
+    (r"hidden_\d+/bias$", P("tensor")),
+    (r"output/kernel$", P("tensor", "fsdp")),
+    (r"output/bias$", P()),
 )
 ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu, "tanh": nn.tanh, "sigmoid": nn.sigmoid}
 
@@ -48,4 +51,5 @@ class MLPModule(nn.Module):
         for index, features in enumerate(self.config.hidden):
             x = ACTIVATIONS[self.config.activation](Dense(features, name=f"hidden_{index}")(x))
             x = nn.Dropout(self.config.dropout, deterministic=not train)(x)
-        return Dense(self.outputs, name="output")(x)
+            x = constrain(x, BATCH_AXES, "tensor")
+        return constrain(Dense(self.outputs, split=ROWS, name="output")(x), BATCH_AXES, None)

@@ -6,18 +6,37 @@ outside `research/models` sees Linen; `change_layer` lets a notebook try an idea
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
+import jax.numpy as jnp
 from flax.core import meta
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
+from research.core import trees
 from research.core.errors import UserError
 from research.core.shapes import Params, Tree
 
-STATISTICS = "statistics"  # collection that layers such as batch normalisation sow (sum, weight) pairs into
+# The collections that layers sow into in training; see `Sown`.
+STATISTICS = "statistics"
+LOSSES = "losses"
+METRICS = "metrics"
+
+
+class Sown(NamedTuple):
+    """What layers report in training, beside the model's outputs; empty where no layer does.
+
+    Attributes:
+        statistics: a pair (sum, weight) at the path of each parameter that is a running average of activations.
+        losses: by name, what each row of the batch adds to its loss, [batch], summed over layers.
+        metrics: by name, a measurement of each row, [batch], averaged over layers.
+    """
+
+    statistics: Tree = {}
+    losses: Mapping[str, Float[Array, "batch"]] = {}
+    metrics: Mapping[str, Float[Array, "batch"]] = {}
 
 
 class Init(Protocol):
@@ -29,8 +48,8 @@ class Init(Protocol):
 class Apply(Protocol):
     def __call__(
         self, params: Params, inputs: Array, *, train: bool = False, key: Key[Array, ""] | None = None, **extra: Any
-    ) -> tuple[Array, Tree]:
-        """Returns (outputs, statistics); `key` draws the dropout where `train`."""
+    ) -> tuple[Array, Sown]:
+        """Returns the outputs and what layers sowed; `key` draws the dropout where `train`."""
         ...
 
 
@@ -50,14 +69,26 @@ def functional(module: nn.Module, sharding: Sequence[tuple[str, PartitionSpec]])
 
     def apply(
         params: Params, inputs: Array, *, train: bool = False, key: Key[Array, ""] | None = None, **extra: Any
-    ) -> tuple[Array, Tree]:
+    ) -> tuple[Array, Sown]:
         rngs = {} if key is None else {"dropout": key}
-        outputs, state = module.apply(
-            {"params": params}, inputs, train=train, rngs=rngs, mutable=[STATISTICS] if train else [], **extra
+        mutable = [STATISTICS, LOSSES, METRICS] if train else []
+        outputs, state = module.apply({"params": params}, inputs, train=train, rngs=rngs, mutable=mutable, **extra)
+        losses, metrics = (_by_name(state.get(collection, {})) for collection in (LOSSES, METRICS))
+        return outputs, Sown(
+            state.get(STATISTICS, {}),
+            {name: rows.sum(0) for name, rows in losses.items()},
+            {name: rows.mean(0) for name, rows in metrics.items()},
         )
-        return outputs, state.get(STATISTICS, {})
 
     return Model(init, apply, sharding)
+
+
+def _by_name(collection: Tree) -> dict[str, Float[Array, "layers batch"]]:
+    """Stacks what layers sowed under the same name, [batch] each, or [layers batch] where they are scanned."""
+    layers: dict[str, list[Array]] = {}
+    for path, leaf in trees.flatten(collection).items():
+        layers.setdefault(path.rpartition("/")[2], []).append(leaf.reshape(-1, leaf.shape[-1]))
+    return {name: jnp.concatenate(rows) for name, rows in layers.items()}
 
 
 def change_layer(model: Model, pattern: str, change: Callable[..., Any]) -> Model:
@@ -88,7 +119,7 @@ def change_layer(model: Model, pattern: str, change: Callable[..., Any]) -> Mode
             raise UserError(f"No layer's path matches {pattern!r}: the nearest are {nearest}.")
         return params
 
-    def apply(params: Params, inputs: Array, **options: Any) -> tuple[Array, Tree]:
+    def apply(params: Params, inputs: Array, **options: Any) -> tuple[Array, Sown]:
         with nn.intercept_methods(intercept):
             return model.apply(params, inputs, **options)
 

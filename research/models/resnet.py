@@ -15,10 +15,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from research.core.errors import UserError
+from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.batch_norm import BatchNorm
 from research.models.layers.dense import Dense
 from research.models.model import Model, functional
 
+IMAGES = (BATCH_AXES, None, None, None)  # where activations live, [batch height breadth channels]
 SHARDING = (
     (r"(stem|conv_\d|shortcut)/kernel$", P(None, None, "fsdp", "tensor")),
     (r"norm(_\d)?/(scale|bias|mean|variance)$", P()),
@@ -60,9 +62,11 @@ class Convolution(nn.Module):
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         kernel = self.param("kernel", init, shape, jnp.float32).astype(inputs.dtype)
         padding = [(self.size // 2, self.size // 2)] * 2
-        return jax.lax.conv_general_dilated(
+        inputs, kernel = constrain(inputs, *IMAGES), constrain(kernel, None, None, None, "tensor")
+        outputs = jax.lax.conv_general_dilated(
             inputs, kernel, (self.stride, self.stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
+        return constrain(outputs, *IMAGES)
 
 
 class Block(nn.Module):
@@ -118,4 +122,4 @@ class ResNetModule(nn.Module):
             for index in range(depth):
                 stride = 2 if stage and not index else 1
                 x = Block(c.block, c.width * 2**stage, stride, name=f"stage_{stage}_block_{index}")(x, train)
-        return Dense(self.outputs, name="head")(x.mean((1, 2)))
+        return constrain(Dense(self.outputs, name="head")(x.mean((1, 2))), BATCH_AXES, None)

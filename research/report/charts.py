@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from research.report import numbers
@@ -23,12 +23,17 @@ Style = Literal["line", "faint", "dots", "dashed"]
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """A named line; `colour` numbers the palette of the page."""
+    """A named line; `colour` numbers the palette of the page, `errors` are half the height of its band, by step."""
 
     name: str
     points: Sequence[Point]
     colour: int = 0
     style: Style = "line"
+    errors: Mapping[int, float] = dataclasses.field(default_factory=dict)
+
+    def edge(self, sign: Literal[-1, 1]) -> list[Point]:
+        """Returns the lower (-1) or the upper (1) edge of the band: the line itself where it has no error."""
+        return [(step, value + sign * self.errors.get(step, 0.0)) for step, value in self.points]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +86,8 @@ class Chart:
     views: tuple[View, ...]
     steps: int
     large: bool = False
+    events: tuple[tuple[float, str], ...] = ()
+    """(place in per cent, text) of what a reader should see beside the curves"""
 
     @property
     def identity(self) -> str:
@@ -96,6 +103,9 @@ class Chart:
                 "style": series.style,
                 "colour": series.colour,
                 "points": [(step, float(f"{value:.5g}")) for step, value in series.points],
+                "errors": {
+                    step: float(f"{series.errors[step]:.2g}") for step, _ in series.points if step in series.errors
+                },
             }
             for series in self.series
         ]
@@ -119,6 +129,7 @@ def line_chart(
     from_zero: bool = False,
     logarithm: bool = False,
     large: bool = False,
+    events: Sequence[tuple[int, str]] = (),
 ) -> Chart | None:
     """Lays out a chart of values over steps; None where no series has a finite value.
 
@@ -130,12 +141,13 @@ def line_chart(
         from_zero: whether the scale includes zero.
         logarithm: whether positive values get a logarithmic view too, which comes first where they span a factor of 30.
         large: whether the chart takes the full width of the page.
+        events: (step, text) of what is marked beside the curves.
     """
     finite = [dataclasses.replace(line, points=decimate(_finite(line.points))) for line in series]
     kept = tuple(line for line in finite if line.points)
     if not kept:
         return None
-    values = [value for line in kept for _, value in line.points]
+    values = [value for line in kept for _, value in [*line.edge(-1), *line.edge(1)]]
     steps = max(step for line in kept for step, _ in line.points) or 1
     low, high = min(values), max(values)
     scales = {"linear": Scale(*_padded(min(low, 0.0) if from_zero else low, high, from_zero))}
@@ -145,7 +157,8 @@ def line_chart(
         scales["log"] = Scale(low / room, high * room, logarithmic=True)
     names = ["log", "linear"] if "log" in scales and high / low > 30 else list(scales)
     views = tuple(_view(name, scales[name], kept, steps) for name in names)
-    return Chart(title, unit, kept, views, steps, large)
+    marks = tuple((100 * min(step, steps) / steps, text) for step, text in events)
+    return Chart(title, unit, kept, views, steps, large, marks)
 
 
 def decimate(points: Sequence[Point], most: int = POINTS) -> list[Point]:
@@ -194,8 +207,14 @@ def _view(name: str, scale: Scale, series: Sequence[Series], steps: int) -> View
 
 
 def _paths(line: Series, scale: Scale, steps: int) -> Iterator[tuple[str, str]]:
-    places = [f"{SIZE * step / steps:.1f} {SIZE * (1 - scale.fraction(value)):.1f}" for step, value in line.points]
-    colour = f"colour-{line.colour}"
+    def drawn(points: Sequence[Point]) -> list[str]:
+        return [f"{SIZE * step / steps:.1f} {SIZE * (1 - scale.fraction(value)):.1f}" for step, value in points]
+
+    places, colour = drawn(line.points), f"colour-{line.colour}"
+    if line.errors:
+        # The band of a single point has no area: it is drawn as an error bar.
+        around = "M" + "L".join([*drawn(line.edge(-1)), *reversed(drawn(line.edge(1)))])
+        yield f"{'band' if len(places) > 1 else 'bar'} {colour}", around
     if len(places) > 1:
         yield f"{line.style} {colour}", "M" + "L".join(places)
     if len(places) == 1 or line.style == "dots":

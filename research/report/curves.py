@@ -33,12 +33,15 @@ def rate_unit(entries: Sequence[Entry]) -> str:
     return next((f"{entry['unit']} per second" for entry in entries if "unit" in entry), "per second")
 
 
-def run_charts(entries: Sequence[Entry], baseline: tuple[str, Number] | None = None) -> list[Chart]:
+def run_charts(
+    entries: Sequence[Entry], baseline: tuple[str, Number] | None = None, events: Sequence[tuple[int, str]] = ()
+) -> list[Chart]:
     """Returns the charts of a run; those without values are left out.
 
     Args:
         entries: the lines of `metrics.jsonl`.
         baseline: name and loss of the best baseline, drawn into the loss chart.
+        events: (step, text) of what befell single steps, marked there too.
     """
     loss = _training_and_evaluation(entries, "loss")
     if baseline is not None and loss:
@@ -46,7 +49,7 @@ def run_charts(entries: Sequence[Entry], baseline: tuple[str, Number] | None = N
         last = max(step for line in loss for step, _ in line.points)
         loss.append(Series(f"{name} baseline", [(0, float(value)), (last, float(value))], COLOURS, "dashed"))
     charts = [
-        line_chart("Loss", loss, logarithm=True, large=True),
+        line_chart("Loss", loss, logarithm=True, large=True, events=events),
         line_chart("Accuracy", _training_and_evaluation(entries, "accuracy")),
         line_chart("Learning rate", [Series("rate", points(entries, "train", "learning_rate"), 2)], from_zero=True),
         line_chart("Gradient norm", _noisy("each step", points(entries, "train", "gradient_norm"), 3), logarithm=True),

@@ -15,6 +15,14 @@ Rows = list[tuple[str, str]]
 
 # The parts of a data summary that have a place of their own in the report.
 PLACED = ("name", "source", "licence", "description", "cleaning", "splits", "class_names", "labels", "citation")
+KINDS = {
+    "skip": "skipped",
+    "slow": "slow step",
+    "environment": "other conditions",
+    "chain": "hash chain",
+    "waiting": "slow data",
+}
+OF_STEPS = ("skip", "rollback", "slow")  # kinds of events that befall single steps
 FLOPS_UNITS = ((1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"))
 
 
@@ -83,6 +91,8 @@ def headline_rows(record: Record) -> Rows:
         ("steps", _count(config.get("steps"))),
         ("device", f"{devices['count']} × {devices['kind']}" if devices else None),
         ("waiting for data", None if wait is None else numbers.share(wait)),
+        ("skipped steps", _count(sum(event["count"] for event in events_of(record, "skip")) or None)),
+        ("rollbacks", _count(len(events_of(record, "rollback")) or None)),
     ]
     return [(name, str(value)) for name, value in candidates if value not in (None, "")]
 
@@ -183,11 +193,32 @@ def samples(entries: Sequence[Entry], most: int = 8) -> list[tuple[str, str]]:
     return [found[round(index * (len(found) - 1) / (most - 1))] for index in range(most)]
 
 
-def event_rows(record: Record) -> list[tuple[str, str, str]]:
-    """Returns (time, step, message) of events and resumes, in order of time."""
-    resumes = [{**resume, "message": "resumed from this step's checkpoint"} for resume in record.get("resumes", [])]
+def events_of(record: Record, *kinds: str) -> list[Mapping[str, Any]]:
+    """Returns the events of some kinds, in order of time."""
+    return [event for event in record.get("events", []) if event.get("kind") in kinds]
+
+
+def marked_events(record: Record) -> list[tuple[int, str]]:
+    """Returns (step, text) of the events that a curve shows: those that befell single steps."""
+    return [(event["step"], f"step {_steps(event)}: {event['message']}") for event in events_of(record, *OF_STEPS)]
+
+
+def event_rows(record: Record) -> list[tuple[str, str, str, str]]:
+    """Returns (time, step, kind, message) of events and resumes, in order of time."""
+    resumed = {"kind": "resumed", "message": "from this step's checkpoint"}
+    resumes = [{**resume, **resumed} for resume in record.get("resumes", [])]
     events = sorted([*record.get("events", []), *resumes], key=lambda event: str(event.get("time", "")))
-    return [(str(event.get("time", "")), f"{event['step']:,}", event["message"]) for event in events]
+    return [(str(event.get("time", "")), _steps(event), _kind(event), event["message"]) for event in events]
+
+
+def _kind(event: Mapping[str, Any]) -> str:
+    kind = str(event.get("kind", ""))
+    return KINDS.get(kind, kind)
+
+
+def _steps(event: Mapping[str, Any]) -> str:
+    last = event.get("last", event["step"])
+    return f"{event['step']:,}" + (f" to {last:,}" if last > event["step"] else "")
 
 
 def place(run: Path) -> str:

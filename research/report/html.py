@@ -52,7 +52,7 @@ def report(run: Path) -> str:
         headline=_headline(record, found, split),
         facts=facts.headline_rows(record),
         tables=[_result_table(record, name, found[name], class_names) for name in found],
-        charts_of_run=run_charts(entries, baseline),
+        charts_of_run=run_charts(entries, baseline, facts.marked_events(record)),
         samples=facts.samples(entries),
         pictures=_pictures(run),
         data=record.get("data", {}),

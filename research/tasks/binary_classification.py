@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Key
 from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
-from research.tasks.supervised import as_means, example_inputs, in_parameter_type, masked_mean, standardise
-from research.tasks.task import Loss, Task
+from research.tasks.supervised import example_inputs, in_parameter_type, masked_mean, standardise
+from research.tasks.task import Loss, Task, with_sown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +31,12 @@ class BinaryClassification:
 
         def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
-            outputs, statistics = functions.apply(params, inputs, train=train, key=key)
+            outputs, sown = functions.apply(params, inputs, train=train, key=key)
             logits = outputs[:, 0].astype(jnp.float32)
             labels = batch["labels"]
             mean = masked_mean(optax.sigmoid_binary_cross_entropy(logits, labels), batch["mask"])
             metrics = {"accuracy": masked_mean((logits > 0) == (labels == 1), batch["mask"])}
-            return Loss(mean.sum, mean.weight, metrics, as_means(statistics))
+            return with_sown(Loss(mean.sum, mean.weight, metrics), sown, batch["mask"])
 
         def predict(params: Params, batch: Batch) -> dict[str, Float[Array, "batch"]]:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Key
 from research.core.shapes import Batch, Params
 from research.data.augmentation import Augmentation
 from research.data.dataset import Data
-from research.tasks.supervised import as_means, example_inputs, in_parameter_type, masked_mean, standardise
-from research.tasks.task import Loss, Task
+from research.tasks.supervised import example_inputs, in_parameter_type, masked_mean, standardise
+from research.tasks.task import Loss, Task, with_sown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Classification:
                 inputs, labels = self.augmentation.apply(augment, inputs, labels)
                 labels = optax.smooth_labels(labels, self.label_smoothing)
             inputs = in_parameter_type(params, standardise(data, inputs))
-            outputs, statistics = functions.apply(params, inputs, train=train, key=key)
+            outputs, sown = functions.apply(params, inputs, train=train, key=key)
             logits = outputs.astype(jnp.float32)
             mean = masked_mean(optax.softmax_cross_entropy(logits, labels), batch["mask"])
             metrics = {"accuracy": masked_mean(logits.argmax(-1) == labels.argmax(-1), batch["mask"])}
-            return Loss(mean.sum, mean.weight, metrics, as_means(statistics))
+            return with_sown(Loss(mean.sum, mean.weight, metrics), sown, batch["mask"])
 
         def predict(params: Params, batch: Batch) -> dict[str, Float[Array, "batch classes"]]:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))

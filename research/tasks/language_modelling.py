@@ -12,7 +12,8 @@ from jaxtyping import Array, Int, Key
 from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
-from research.tasks.task import Loss, Mean, Task
+from research.models.model import Sown
+from research.tasks.task import Loss, Mean, Task, with_sown
 
 EXTRA = ("segments", "positions")  # batch entries of packed documents, handed to the model
 
@@ -41,19 +42,21 @@ class LanguageModelling:
         def init(key: Key[Array, ""]) -> Params:
             return functions.init(key, jnp.zeros((1, length), jnp.int32))
 
-        def logits(params: Params, batch: Batch, train: bool, key: Any = None) -> Any:
+        def apply(params: Params, batch: Batch, train: bool, key: Any = None) -> tuple[Array, Sown]:
             extra = {name: batch[name] for name in EXTRA if name in batch}
-            return functions.apply(params, batch["inputs"], train=train, key=key, **extra)[0]
+            return functions.apply(params, batch["inputs"], train=train, key=key, **extra)
 
         def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
-            scores = logits(params, batch, train, key).astype(jnp.float32)
+            logits, sown = apply(params, batch, train, key)
+            scores = logits.astype(jnp.float32)
             losses = optax.softmax_cross_entropy_with_integer_labels(scores, batch["targets"])
             correct = (scores.argmax(-1) == batch["targets"]) * batch["mask"]
             weight = batch["mask"].sum()
-            return Loss((losses * batch["mask"]).sum(), weight, {"accuracy": Mean(correct.sum(), weight)})
+            total = Loss((losses * batch["mask"]).sum(), weight, {"accuracy": Mean(correct.sum(), weight)})
+            return with_sown(total, sown, batch["mask"].sum(-1))
 
         def predict(params: Params, batch: Batch) -> dict[str, Any]:
-            return {"logits": logits(params, batch, train=False)}
+            return {"logits": apply(params, batch, train=False)[0]}
 
         generate = jax.jit(
             partial(sample, functions.apply, length=length, tokens=self.sample_tokens, temperature=self.temperature)

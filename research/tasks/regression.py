@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, Key
 
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
-from research.tasks.supervised import as_means, example_inputs, in_parameter_type, masked_mean, standardise
-from research.tasks.task import Loss, Task
+from research.tasks.supervised import example_inputs, in_parameter_type, masked_mean, standardise
+from research.tasks.task import Loss, Task, with_sown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Regression:
 
         def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
-            outputs, statistics = functions.apply(params, inputs, train=train, key=key)
+            outputs, sown = functions.apply(params, inputs, train=train, key=key)
             error = outputs.astype(jnp.float32) - batch["targets"]
             mean = masked_mean(jnp.square(error).mean(-1), batch["mask"])
             metrics = {"absolute_error": masked_mean(jnp.abs(error).mean(-1), batch["mask"])}
-            return Loss(mean.sum, mean.weight, metrics, as_means(statistics))
+            return with_sown(Loss(mean.sum, mean.weight, metrics), sown, batch["mask"])
 
         def predict(params: Params, batch: Batch) -> dict[str, Float[Array, "batch outputs"]]:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))

@@ -1,4 +1,4 @@
-"""What the tasks with one label or target an example share: prepared inputs, masked means, statistics.
+"""What the tasks with one label or target an example share: prepared inputs and masked means.
 
 Regression, binary classification and classification each put their own loss on top.
 """
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-from research.core.shapes import Params, Tree
+from research.core.shapes import Params
 from research.data.dataset import Data
 from research.tasks.task import Mean
 
@@ -44,8 +44,3 @@ def masked_mean(
 ) -> Mean:
     """Returns the mean over a batch's real examples, not divided yet; `mask` is 0 for padding."""
     return Mean((values * mask).sum(), jnp.asarray(mask.sum()))
-
-
-def as_means(statistics: Tree) -> Tree:
-    """Turns a model's sown (sum, weight) pairs into `Mean`s."""
-    return jax.tree.map(lambda pair: Mean(*pair), statistics, is_leaf=lambda node: isinstance(node, tuple))

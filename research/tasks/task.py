@@ -7,9 +7,12 @@ exact. The training loop knows nothing but this; new ideas vary the task, not th
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 from research.core.shapes import Tree
+from research.models.model import Sown
 
 
 class Mean(NamedTuple):
@@ -44,3 +47,11 @@ class Task(NamedTuple):
     loss: Any
     predict: Any
     sample: Any = None
+
+
+def with_sown(loss: Loss, sown: Sown, weights: Float[Array, "batch"] | Float[np.ndarray, "batch"]) -> Loss:
+    """Adds what a model's layers sowed, each row of the batch by its share of `loss.weight`, its `weights`."""
+    means = {name: Mean((rows * weights).sum(), loss.weight) for name, rows in {**sown.losses, **sown.metrics}.items()}
+    total = sum((means[name].sum for name in sown.losses), loss.sum)
+    statistics = jax.tree.map(lambda pair: Mean(*pair), sown.statistics, is_leaf=lambda node: isinstance(node, tuple))
+    return Loss(total, loss.weight, {**loss.metrics, **means}, statistics)

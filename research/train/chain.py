@@ -5,41 +5,58 @@ whether the data, the randomness or the arithmetic came apart first.
 """
 
 import hashlib
+import zlib
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import UInt32
+
+from research.core import trees
+from research.core.shapes import Batch
+from research.data.shuffle import mix
 
 START = "0" * 64
 PARTS = ("batch", "random", "result", "params")
+ROW_DIGESTS = "row_digests"  # the field of a batch that holds them; the step returns their sum
 
 
-def batch_digest(batch: Any) -> str:
-    """Returns the digest of a batch's names, types, shapes and bytes."""
-    sha = hashlib.sha256()
+def row_digests(batch: Batch, first: int = 0) -> UInt32[np.ndarray, "batch 2"]:
+    """Returns 64 bits for each row, which cover its place in the batch, its fields' names, types, shapes and bytes.
+
+    The digest of a batch is the sum of its rows', modulo 2^32 each half: an order-free sum of whole numbers, which any
+    number of processes and devices, each with some of the rows, add up to the same.
+
+    Args:
+        batch: fields of equal leading axis, on the host.
+        first: the place of the first row in the whole batch.
+    """
+    count = len(next(iter(batch.values())))
+    digests = mix(np.arange(first, first + count, dtype=np.uint64))
     for name in sorted(batch):
         array = np.ascontiguousarray(batch[name])
-        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        sha.update(array.tobytes())
-    return sha.hexdigest()[:16]
+        data = array.reshape(count, -1).view(np.uint8)
+        words = np.pad(data, ((0, 0), (0, -data.shape[1] % 8))).view(np.uint64)
+        form = zlib.crc32(f"{name} {array.dtype} {array.shape[1:]}".encode())
+        places = np.arange(form, form + words.shape[1], dtype=np.uint64) << np.uint64(24)
+        digests = mix(digests ^ mix(words ^ mix(places)).sum(1, dtype=np.uint64))
+    return digests.view(np.uint32).reshape(count, 2)
 
 
-def next_entry(head: str, step: int, batch: str, metrics: dict[str, Any], params: str | None) -> dict[str, Any]:
+def next_entry(head: str, step: int, metrics: dict[str, Any], params: str | None) -> dict[str, Any]:
     """Returns the entry of `step`.
 
     Args:
         head: the chain value of the entry before, `START` for the first.
         step: completed steps, from 1.
-        batch: the digest of the step's batch.
-        metrics: what the step returned, on the host; `random` holds its key's bits.
+        metrics: what the step returned, on the host; `batch` holds the digest of its batch, `random` its key's bits.
         params: the SHA-256 of the parameters after the step, at the steps where it is taken.
     """
-    result = {name: value for name, value in metrics.items() if name != "random"}
     entry = {
         "step": step,
-        "batch": batch,
-        "random": np.asarray(metrics["random"]).tobytes().hex(),
-        "result": batch_digest(result),
+        "batch": metrics["batch"].tobytes().hex(),
+        "random": metrics["random"].tobytes().hex(),
+        "result": trees.digest({name: value for name, value in metrics.items() if name not in PARTS})[:16],
     }
     if params is not None:
         entry["params"] = params

@@ -18,13 +18,13 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as orbax
 
-from research.core import trees
+from research.core import processes, trees
 from research.core.errors import UserError
 from research.core.run_directory import write_atomic
 
 
 class Saver:
-    """Saves states in the background, one at a time, and keeps the `keep_last` newest and the best.
+    """Saves states in the background, one at a time; keeps the `keep_last` newest, the newest periodic and the best.
 
     The best is the one with the lowest `score` among those saved; a failed save is reported and harms no other.
     """
@@ -47,11 +47,18 @@ class Saver:
         Args:
             step: completed steps.
             state: a pytree of arrays.
-            facts: JSON values kept beside it; `score` (lower is better, or None) decides which is the best.
+            facts: JSON values kept beside it; `score` (lower is better, or None) decides which is the best, `periodic`
+                tells that an undisturbed run has this checkpoint too.
         """
         self.wait()
         path = self.folder / f"{step:08d}"
-        _remove(path)
+        # One process that cannot write would keep the others waiting for minutes: a full disk is foreseen.
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) if jax.process_count() > 1 else 0
+        if size and processes.agreed(shutil.disk_usage(self.folder).free < size):
+            self.report(f"checkpoint of step {step} failed (its {size:,} bytes are not free); training goes on")
+            return
+        if processes.first():
+            _remove(path)
         try:
             response = orbax.save_async(path, state)
         except (OSError, ValueError) as error:
@@ -73,26 +80,31 @@ class Saver:
 
     def _finish(self, response: Any, path: Path, facts: dict[str, Any]) -> None:
         try:
-            response.result()
-            write_atomic(_manifest_path(path), _canonical({**facts, "files": _file_digests(path)}))
+            response.result()  # on every process alike: orbax waits for all
+            if processes.first():
+                write_atomic(_manifest_path(path), _canonical({**facts, "files": _file_digests(path)}))
+                self._prune()
         except BaseException:
-            _remove_unfinished(self.folder)  # on a full disk its remains would keep the next from being written
+            if processes.first():  # on a full disk its remains would keep the next from being written
+                _remove_unfinished(self.folder)
             raise
         self.saved = facts["step"]
-        self._prune()
 
     def _prune(self) -> None:
         manifests = {path: manifest for path in _checkpoint_paths(self.folder) if (manifest := _read_manifest(path))}
         kept = set(sorted(manifests)[-self.keep_last :])
+        kept |= set(sorted(path for path, manifest in manifests.items() if manifest.get("periodic"))[-1:])
         top = best(self.folder)
         kept |= {path for path in manifests if int(path.name) == top}
         for path in manifests.keys() - kept:
             _remove(path)
 
 
-def newest_good(folder: Path, report: Callable[[str], None]) -> int | None:
-    """Returns the newest step whose files are all as they were written; reports every one passed over."""
+def newest_good(folder: Path, report: Callable[[str], None], *, periodic: bool = False) -> int | None:
+    """Returns the newest (periodic) step whose files are all as they were written; reports every damaged one."""
     for path in reversed(_checkpoint_paths(folder)):
+        if periodic and not (_read_manifest(path) or {}).get("periodic"):
+            continue
         problem = _problem(path)
         if problem is None:
             return int(path.name)
@@ -121,14 +133,20 @@ def best(folder: Path) -> int | None:
     return int(min(scored, key=lambda path: scored[path]).name) if scored else None
 
 
-def load(folder: Path, step: int, abstract: Any) -> tuple[Any, dict[str, Any]]:
+def load(folder: Path, step: int, abstract: Any, *, verified: bool = False) -> tuple[Any, dict[str, Any]]:
     """Loads a checkpoint into the shapes and shardings of `abstract`; returns (state, facts).
+
+    Args:
+        folder: of the checkpoints.
+        step: which one.
+        abstract: shapes, types and shardings.
+        verified: `newest_good` has just returned it, so that its files need not be read once more.
 
     Raises:
         UserError: the files are damaged, or they hold another model (names the first parameter that differs).
     """
     path = folder.absolute() / f"{step:08d}"
-    problem = _problem(path)
+    problem = None if verified else _problem(path)
     if problem is not None:
         raise UserError(f"The checkpoint {path} cannot be used: {problem}; choose another step or train again.")
     _check_same_model(path, abstract)

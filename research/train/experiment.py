@@ -12,13 +12,15 @@ import optax
 from jax.sharding import Mesh
 
 from research.core.errors import UserError
-from research.core.mesh import MeshConfig, check_batch
+from research.core.mesh import MeshConfig, check_batch, on_mesh, replicated
 from research.core.precision import ComputeType
 from research.core.streams import stream
 from research.data.dataset import Data
 from research.models.model import Model
 from research.tasks.task import Task
+from research.train import exact
 from research.train.optimizers import Optimizer
+from research.train.recovery import Recovery
 from research.train.schedules import Schedule
 from research.train.state import State, new_state, state_sharding
 from research.train.step import Step, make_step
@@ -33,6 +35,7 @@ class Experiment:
     task: Any
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+    recovery: Recovery = Recovery()
     mesh: MeshConfig = MeshConfig()
     evaluators: tuple[Any, ...] = ()
     steps: int = 1000
@@ -44,6 +47,8 @@ class Experiment:
     """type of the forward and backward pass; parameters and sums stay float32"""
     statistics_decay: float = 0.9
     """decay of running statistics (batch normalisation) per step"""
+    exact: bool = False
+    """the same bits on 1, 2, 4 or 8 devices and in several processes, at a price; see research/train/exact.py"""
     seed: int = 0
     log_every: int = 10
     evaluate_every: int = 250
@@ -79,6 +84,14 @@ class Assembly(NamedTuple):
         """The evaluators whose split the data have: one's own data may lack the test split of an experiment."""
         return [evaluator for evaluator in self.experiment.evaluators if evaluator.split in self.data.splits]
 
+    def compiled_step(self) -> Step:
+        """Returns the step, compiled at its first call; it takes over the state's memory."""
+        experiment = self.experiment
+        if experiment.exact:
+            return exact.make_exact_step(self.task, self.optimizer, self.mesh, **_settings(experiment))
+        outputs = (self.shardings, replicated(self.mesh))
+        return jax.jit(self.step, donate_argnums=0, out_shardings=outputs)
+
     def initial_state(self) -> State:
         """Returns the state before the first step, made on the devices where it lives."""
         return jax.jit(_init(self.experiment, self.task, self.optimizer), out_shardings=self.shardings)()
@@ -92,25 +105,31 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
     """
     if experiment.keep_last < 1:
         raise UserError(f"A run cannot keep {experiment.keep_last} checkpoints: give --keep-last 1 or more.")
+    experiment.recovery.check()
     mesh = experiment.mesh.build()
     check_batch(mesh, experiment.batch_size, experiment.accumulate)
+    if experiment.exact:
+        exact.check(mesh, experiment.batch_size, experiment.accumulate)
     task = experiment.task.build(experiment.model, data)
+    task = Task(*(function and on_mesh(mesh, function) for function in task))
     model = experiment.model.build(data.outputs)
     schedule = experiment.schedule.build(experiment.steps)
     params = jax.eval_shape(task.init, stream(experiment.seed, "init"))
     optimizer = experiment.optimizer.build(schedule, params)
     state = jax.eval_shape(_init(experiment, task, optimizer))
     shardings = state_sharding(mesh, model.sharding, state)
-    step = make_step(
-        task,
-        optimizer,
-        seed=experiment.seed,
-        compute=experiment.compute,
-        accumulate=experiment.accumulate,
-        average_decay=experiment.optimizer.ema,
-        statistics_decay=experiment.statistics_decay,
-    )
+    step = make_step(task, optimizer, accumulate=experiment.accumulate, **_settings(experiment))
     return Assembly(experiment, data, model, task, mesh, schedule, optimizer, step, state, shardings)
+
+
+def _settings(experiment: Experiment) -> dict[str, Any]:
+    """Returns what an ordinary step and an exact one both need to know."""
+    return {
+        "seed": experiment.seed,
+        "compute": experiment.compute,
+        "average_decay": experiment.optimizer.ema,
+        "statistics_decay": experiment.statistics_decay,
+    }
 
 
 def _init(experiment: Experiment, task: Task, optimizer: optax.GradientTransformation) -> Any:

@@ -1,4 +1,4 @@
-"""Where numbers go while a run trains: `metrics.jsonl` always, the terminal, and TensorBoard or W&B where asked for.
+"""Where numbers go while a run trains, besides `metrics.jsonl`: the terminal, and TensorBoard or W&B where asked for.
 
 A logger is a function of one entry, `{"step", "kind": "compiled" | "train" | "evaluation" | "sample", ...}`.
 """
@@ -14,9 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from research.core.errors import UserError
-from research.core.run_directory import METRICS, append_lines
 
-Logger = Callable[[Mapping[str, Any]], None]
+Logger = Callable[[Mapping[str, Any]], Any]
 
 
 class Terminal:
@@ -75,8 +74,8 @@ def last_results(entries: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str,
 
 
 def open_loggers(kinds: Sequence[str], run: Path, config: Any) -> list[Logger]:
-    """Opens the run's own `metrics.jsonl` and the loggers asked for; raises UserError where one is not installed."""
-    loggers: list[Logger] = [lambda entry: append_lines(run / METRICS, [entry])]
+    """Opens the loggers asked for; raises UserError where one is not installed."""
+    loggers: list[Logger] = []
     if "tensorboard" in kinds:
         writer = _optional("tensorboardX", "tensorboard").SummaryWriter(str(run / "tensorboard"))
         loggers.append(lambda entry: _each_scalar(entry, writer.add_scalar))

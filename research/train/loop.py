@@ -1,20 +1,22 @@
 """The one training loop: steps, and on their own periods evaluations, samples, checkpoints and log entries.
 
-It knows nothing of models or tasks: new ideas vary the task. Everything it computes is a function of the state and
-the seed, so it may be stopped anywhere and continued from a checkpoint to the same bits.
+It knows nothing of models or tasks: new ideas vary the task. Everything it computes is a function of the state, the
+seed and the history of the losses, so it may be stopped anywhere and continued from a checkpoint to the same bits.
 """
 
+import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-import jax
 import numpy as np
 
-from research.core import trees
+from research.core import processes, trees
 from research.core.errors import UserError
-from research.core.mesh import batch_sharding
+from research.core.mesh import local_rows, place
 from research.core.run_directory import CHECKPOINTS
+from research.core.shapes import Batch
 from research.core.streams import stream
 from research.data.pipeline import prefetch, training_batches
 from research.train import chain
@@ -23,8 +25,11 @@ from research.train.experiment import Assembly
 from research.train.interruption import interruption
 from research.train.loggers import Logger
 from research.train.record import RunLog
+from research.train.recovery import SpikeError, TooManySkipsError
+from research.train.start import Start, newest_start
 from research.train.state import State
 from research.train.watch import Watch
+from research.train.watchdog import Watchdog
 
 # A save that ends within so many seconds is waited for, so that a kill repeats no more than the steps since the one
 # before; a larger state is written while training goes on.
@@ -37,75 +42,118 @@ Evaluate = Callable[[Any], Mapping[str, Any]]
 
 def fit(
     assembly: Assembly,
-    state: State,
+    start: Start,
     log: RunLog,
     *,
-    head: str,
     evaluators: Mapping[str, Evaluate],
     loggers: Sequence[Logger],
     stop_after: int | None = None,
 ) -> State:
-    """Trains from `state` to the experiment's last step, or to a signal; returns the state reached, which is saved.
+    """Trains to the experiment's last step, or to a signal; returns the state reached, which is saved.
 
     Args:
         assembly: the experiment's pure functions.
-        state: where to start; its buffers are given to the first step.
+        start: where to start; the buffers of its state are given to the first step.
         log: the open run.
-        head: the chain value at `state.step`.
         evaluators: functions of the parameters, by name.
         loggers: functions of an entry.
         stop_after: stop after this step as a signal would.
 
     Raises:
-        UserError: the loss is not finite, and the last good checkpoint is kept; or the last state cannot be saved.
+        UserError: too many steps in a row are skipped, or too many spikes met; or the last state cannot be saved.
     """
-    experiment, start = assembly.experiment, int(state.step)
+    experiment, state, stopping = assembly.experiment, start.state, False
     last = min(experiment.steps, stop_after or experiment.steps)
-    step = jax.jit(assembly.step, donate_argnums=0, out_shardings=(assembly.shardings, None))
-    watch = Watch(assembly, log, loggers, head=head, step=start)
+    step, watch = assembly.compiled_step(), Watch(assembly, start, log, loggers)
     saver = Saver(
-        log.folder / CHECKPOINTS, keep_last=experiment.keep_last, report=lambda text: log.event(watch.step, text)
+        log.folder / CHECKPOINTS,
+        keep_last=experiment.keep_last,
+        report=lambda text: log.event(watch.step, text, kind="checkpoint"),
     )
-    batches = prefetch(_prepare(assembly), start, last, ahead=_batches_ahead(assembly))
-    began = time.perf_counter()
-    with interruption() as interrupted:
+    first, began = watch.step + 1, time.perf_counter()
+    trained = log.record["stages"].get("train", 0.0)  # in sessions before, in seconds
+    batches = _batches(assembly, watch, last)
+    with interruption() as interrupted, Watchdog(watch.slow_step) as watchdog:
         try:
-            for done in range(start + 1, last + 1):
-                waiting = time.perf_counter()
-                batch, digest = next(batches)
-                watch.waited(time.perf_counter() - waiting)
-                state, metrics = step(state, batch)
-                watch.stepped(done, metrics, digest)
-                if done == start + 1:
-                    jax.block_until_ready(metrics)
-                    seconds = round(time.perf_counter() - began, 3)
-                    log.record["stages"]["first_step"] = seconds
-                    watch.emit({"step": done, "kind": "compiled", "seconds": seconds})
-                    watch.restart_clocks()
-                stopping = done == last or interrupted() is not None
-                _on_periods(assembly, state, watch, saver, evaluators, stopping=stopping)
-                if stopping:
-                    break
+            while watch.step < last and not stopping:
+                watchdog.begins(watch.step + 1)
+                try:
+                    state, metrics = step(state, watch.next_batch(batches))
+                    watch.stepped(metrics)
+                    if watch.step == first:
+                        watchdog.ends()
+                        watch.compiled(metrics, began)
+                    stopping = watch.step == last or interrupted() is not None
+                    _on_periods(assembly, state, watch, watchdog, saver, evaluators, stopping=stopping)
+                except SpikeError as spike:
+                    watchdog.ends()
+                    batches.close()
+                    state, stopping = _roll_back(assembly, watch, saver, log, spike), False
+                    batches = _batches(assembly, watch, last)
+        except TooManySkipsError as skips:
+            _save_after_skips(state, watch, saver)
+            raise UserError(f"{skips}; the parameters before them are kept in {saver.folder}.") from None
         finally:
             batches.close()
             saver.wait()
-    log.record["wait_share"] = round(watch.wait_share, 5)
+    watch.note_time()
+    seconds, waited = log.record["stages"]["train"], log.record.get("wait_share", 0.0) * trained
+    log.record["wait_share"] = round((waited + watch.wait_share * (seconds - trained)) / seconds, 5)
     if watch.wait_share > WAIT_LIMIT and time.perf_counter() - began > LONG:
-        log.event(watch.step, f"the steps waited for data {watch.wait_share:.0%} of the time, over {WAIT_LIMIT:.0%}")
+        message = f"the steps waited for data {watch.wait_share:.0%} of the time, over {WAIT_LIMIT:.0%}"
+        log.event(watch.step, message, kind="waiting")
     return state
 
 
-def _prepare(assembly: Assembly) -> Callable[[int], tuple[Any, str]]:
-    """Returns the function that makes a step's batch, puts it on the devices, and digests it."""
-    experiment, sharding = assembly.experiment, batch_sharding(assembly.mesh)
-    make = training_batches(assembly.data.splits["train"], batch_size=experiment.batch_size, seed=experiment.seed)
+def _roll_back(assembly: Assembly, watch: Watch, saver: Saver, log: RunLog, spike: SpikeError) -> State:
+    """Returns the newest periodic checkpoint's state; from now on the batches up to the spike's are left out.
 
-    # On a single CPU there is nowhere to move a batch to, and `device_put` would only take time from tiny steps.
-    stays = assembly.mesh.size == 1 and jax.default_backend() == "cpu"
+    Raises:
+        UserError: this has happened as often as the experiment allows.
+    """
+    began, before = time.perf_counter(), watch.history
+    if len(before.rollbacks) >= assembly.experiment.recovery.rollbacks:
+        raise UserError(
+            f"At step {spike.step} {spike}, after {len(before.rollbacks)} rollbacks: start a new run with a lower "
+            "--optimizer.peak or with --optimizer.clip 1; --recovery.spike 0 lets spikes pass."
+        )
+    saver.wait()
+    log.save()  # and with it the lines that a full disk kept waiting, before they are cut back
+    start = newest_start(assembly, log, periodic=True)
+    to = int(start.state.step)
+    rollback = before.rollback(spike.step, to)
+    history = dataclasses.replace(start.history, rollbacks=(*before.rollbacks, rollback))
+    watch.rewind(start._replace(history=history))
+    left_out = [before.batch(to), rollback.batch - 1]
+    message = f"{spike}; back to step {to}, and on without the batches {left_out[0]} to {left_out[1]}"
+    log.event(spike.step, message, kind="rollback", to=to, skipped=left_out)
+    watch.paused(time.perf_counter() - began)
+    return start.state
 
-    def prepare(step: int) -> tuple[Any, str]:
+
+def _save_after_skips(state: State, watch: Watch, saver: Saver) -> None:
+    """Saves a state whose last steps were skipped."""
+    with suppress(SpikeError, TooManySkipsError):
+        watch.settle()  # the step that was under way when the last one too many was read
+    watch.flush()
+    saver.save(watch.step, state, {"score": None, "periodic": False, **watch.facts})
+
+
+def _batches(assembly: Assembly, watch: Watch, last: int) -> Generator[Batch, None, None]:
+    """Returns the batches of the steps from the next one to `last`, made ahead."""
+    prepare, history = prepare_batches(assembly), watch.history
+    return prefetch(lambda step: prepare(history.batch(step)), watch.step, last, ahead=_batches_ahead(assembly))
+
+
+def prepare_batches(assembly: Assembly) -> Callable[[int], Batch]:
+    """Returns the function that makes this process's rows of a step's batch, digests them and puts them in place."""
+    experiment, mesh, count = assembly.experiment, assembly.mesh, assembly.experiment.batch_size
+    rows = local_rows(mesh, count)
+    make = training_batches(assembly.data.splits["train"], batch_size=count, seed=experiment.seed, rows=rows)
+
+    def prepare(step: int) -> Batch:
         batch = make(step)
-        return batch if stays else jax.device_put(batch, sharding), chain.batch_digest(batch)
+        return place(mesh, {**batch, chain.ROW_DIGESTS: chain.row_digests(batch, rows.start)}, count, rows)
 
     return prepare
 
@@ -121,6 +169,7 @@ def _on_periods(
     assembly: Assembly,
     state: State,
     watch: Watch,
+    watchdog: Watchdog,
     saver: Saver,
     evaluators: Mapping[str, Evaluate],
     *,
@@ -133,12 +182,14 @@ def _on_periods(
     def due(every: int) -> bool:
         return every > 0 and (ended or step % every == 0)
 
-    evaluating, saving = due(experiment.evaluate_every), stopping or due(experiment.checkpoint_every)
+    evaluating, periodic = due(experiment.evaluate_every), due(experiment.checkpoint_every)
+    saving = stopping or periodic
     sampling = sample is not None and due(experiment.sample_every)
     digesting = due(experiment.digest_every)
     if not (evaluating or sampling or saving or digesting):
         return
     watch.settle(trees.digest(state.params) if digesting else None)
+    watchdog.ends()
     began = time.perf_counter()
     results = {name: evaluate(state.evaluated) for name, evaluate in evaluators.items()} if evaluating else {}
     for name, result in results.items():
@@ -146,14 +197,16 @@ def _on_periods(
     if sampling:
         text = sample(state.evaluated, stream(experiment.seed, "sample", step))
         watch.emit({"step": step, "kind": "sample", "text": text})
-    if saving:
-        watch.flush()
+    if saving and not processes.agreed(watch.flush()):
+        saver.report(f"checkpoint of step {step} failed (the disk is full); training goes on")
+    elif saving:
+        watch.note_time()
         judged = results.get("validation") or next(iter(results.values()), {})
-        saver.save(step, state, {"score": judged.get("loss"), "chain": watch.head})
+        saver.save(step, state, {"score": judged.get("loss"), "periodic": periodic, **watch.facts})
         saver.wait(PATIENCE)
     if stopping:
         saver.wait()
-        if saver.saved != step:
+        if processes.agreed(saver.saved) != step:
             raise UserError(
                 f"The last checkpoint, of step {step}, could not be written to {saver.folder}: free space there and "
                 "add --resume to the command, which continues from the newest one."

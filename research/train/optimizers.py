@@ -85,20 +85,23 @@ def _muon(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:
             lambda path, _: "muon" if re.search(r"(?<!^head)(?<!^output)/kernel$", path) else "adam", params
         )
 
-    muon = optax.contrib.scale_by_muon(weight_dimension_numbers=lambda kernels: jax.tree.map(_matrix_axes, kernels))
-    scaled = optax.chain(muon, optax.stateless(lambda updates, _: jax.tree.map(_like_adam, updates)))
+    muon = optax.contrib.scale_by_muon(
+        weight_dimension_numbers=lambda kernels: trees.map_with_path(_matrix_axes, kernels)
+    )
+    scaled = optax.chain(muon, optax.stateless(lambda updates, _: trees.map_with_path(_like_adam, updates)))
     return optax.partition({"muon": scaled, "adam": optax.scale_by_adam(b1, b2, epsilon)}, labels)
 
 
-def _matrix_axes(kernel: Any) -> optax.contrib.MuonDimensionNumbers:
-    """The axes of a kernel as a matrix: [inputs outputs], [layers inputs outputs] or [rows columns inputs outputs]."""
+def _matrix_axes(path: str, kernel: Any) -> optax.contrib.MuonDimensionNumbers:
+    """The axes of a kernel as a matrix: [inputs outputs] of each layer or expert, or [rows columns inputs outputs]."""
     last = kernel.ndim - 1
-    return optax.contrib.MuonDimensionNumbers(tuple(range(0 if kernel.ndim == 4 else last - 1, last)), (last,))
+    convolution = kernel.ndim == 4 and "experts/" not in path
+    return optax.contrib.MuonDimensionNumbers(tuple(range(0 if convolution else last - 1, last)), (last,))
 
 
-def _like_adam(update: Any) -> Any:
+def _like_adam(path: str, update: Any) -> Any:
     """Gives Muon's update the size of Adam's, so that one peak rate serves both (Liu et al. 2025, eq. 4)."""
-    axes = _matrix_axes(update)
+    axes = _matrix_axes(path, update)
     inputs = math.prod(update.shape[axis] for axis in axes.reduction_axis)
     return 0.2 * max(inputs, update.shape[-1]) ** 0.5 * update
 

@@ -4,45 +4,86 @@ The record is written when the run starts, at every event and when it ends, so t
 compared and resumed.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import fcntl
+import itertools
 import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from research.core import backend, configs
+from research.core import backend, configs, processes
 from research.core.errors import UserError
-from research.core.run_directory import CHECKPOINTS, all_runs, read_record, write_record
+from research.core.run_directory import CHECKPOINTS, all_runs, append_lines, read_record, write_record
 
-# Fields that change how a run is watched, but not what it computes: free to differ when it is resumed.
-WATCHING = ("log_every", "evaluate_every", "checkpoint_every", "sample_every", "keep_last", "loggers")
+# Fields that change how a run is watched, but not what it computes: free to differ when it is resumed. So is the mesh,
+# which says where it is computed: the same batches and keys, and but for the order of the sums the same numbers.
+# The period of checkpoints is not among them: a spike of the loss takes a run back to one.
+WATCHING = ("log_every", "evaluate_every", "sample_every", "keep_last", "loggers")
+MESH = "mesh."
 
 
 @dataclasses.dataclass
 class RunLog:
-    """An open run: its folder, its record, which `save` writes, and the lock that keeps others out until `close`."""
+    """An open run: its folder, its record, and the lock that keeps others out until `close`.
+
+    Of the processes of a run the first one alone writes it; in the others these methods keep the record up to date.
+    """
 
     folder: Path
     record: dict[str, Any]
-    lock: int
+    lock: int | None
+    """None in processes other than the first"""
+    unwritten: dict[str, list[Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
+    """lines, by file, that a full disk has refused"""
 
     def save(self) -> None:
-        """Writes the record as it stands."""
-        write_record(self.folder, self.record)
+        """Writes the record as it stands; raises UserError where that fails."""
+        if self.lock is not None:
+            write_record(self.folder, self.record)
+
+    def write_lines(self) -> None:
+        """Writes the lines that wait; raises UserError where that fails."""
+        for file in list(self.unwritten):
+            append_lines(self.folder / file, self.unwritten[file])
+            del self.unwritten[file]
+
+    def append(self, file: str, lines: Sequence[Mapping[str, Any]]) -> bool:
+        """Appends JSON lines to a file; returns False, and keeps them for the next time, where the disk is full."""
+        if self.lock is None:
+            return True
+        kept = self.unwritten.pop(file, [])
+        try:
+            append_lines(self.folder / file, [*kept, *lines])
+        except UserError:
+            self.unwritten[file] = [*kept, *lines]
+            if not kept:
+                what = f"{self.folder / file} cannot be written: free space there"
+                print(f"{what}; training goes on, and the lines wait until then", file=sys.stderr, flush=True)
+        return file not in self.unwritten
+
+    def spent(self, stage: str, seconds: float) -> None:
+        """Adds to the wall time of a stage, in all sessions of the run."""
+        stages = self.record["stages"]
+        stages[stage] = round(stages.get(stage, 0.0) + seconds, 3)
 
     def close(self) -> None:
         """Lets others open the run; the end of the process, however it ends, does so too."""
-        os.close(self.lock)
+        if self.lock is not None:
+            os.close(self.lock)
 
-    def event(self, step: int, message: str) -> None:
+    def event(self, step: int, message: str, *, kind: str, **facts: Any) -> None:
         """Notes something a reader of the report must know, and says it on standard error."""
-        self.record["events"].append({"step": step, "time": now(), "message": message})
-        print(f"step {step}: {message}", file=sys.stderr, flush=True)
-        self.save()
+        self.record["events"].append({"step": step, "time": now(), "kind": kind, "message": message, **facts})
+        if self.lock is not None:
+            print(f"step {step}: {message}", file=sys.stderr, flush=True)
+        with contextlib.suppress(UserError):  # on a full disk the record stays as it was, and is written later
+            self.save()
 
 
 def now() -> str:
@@ -50,10 +91,22 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def open_new(name: str, experiment: Any, root: Path) -> RunLog:
-    """Creates `root/NAME/ID/`; raises UserError where that cannot be written."""
+def new_id() -> str:
+    """Returns an ID for a run that begins now."""
     started = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
-    folder = root / name / f"{started}-{secrets.token_hex(2)}"
+    return f"{started}-{secrets.token_hex(2)}"
+
+
+def opened_by_first(opening: Callable[[], RunLog]) -> RunLog:
+    """Opens a run on the first process; the others get its folder and a copy of its record."""
+    log = opening() if processes.first() else None
+    folder, record = processes.agreed(log and [str(log.folder), log.record])
+    return log or RunLog(Path(folder), record, lock=None)
+
+
+def open_new(name: str, experiment: Any, root: Path, run_id: str) -> RunLog:
+    """Creates `root/NAME/ID/`; raises UserError where that cannot be written."""
+    folder = root / name / run_id
     record = {
         "format": 1,
         "name": name,
@@ -80,18 +133,27 @@ def open_new(name: str, experiment: Any, root: Path) -> RunLog:
     return RunLog(folder, record, lock)
 
 
-def open_unfinished(name: str, experiment: Any, root: Path) -> RunLog:
-    """Opens the newest run of `name` that has not finished, to resume it.
+def open_unfinished(name: str, experiment: Any, root: Path, run_id: str | None = None) -> RunLog:
+    """Opens the newest run of `name` with this configuration that has not finished, to resume it.
+
+    Args:
+        name: the experiment's name.
+        experiment: the configuration.
+        root: where run directories are.
+        run_id: the ID of the run, where no other will do.
 
     Raises:
-        UserError: there is none, or its configuration computes something else (says which fields differ).
+        UserError: there is none; the newest unfinished run computes something else (says which fields differ).
     """
-    records = ((run, read_record(run)) for run in reversed(all_runs(root)) if run.parent.name == name)
-    folder, record = next(((run, record) for run, record in records if record["status"] != "finished"), (root, {}))
-    if not record:
+    runs = [run for run in all_runs(root) if run.parent.name == name and run_id in (None, run.name)]
+    records = ((run, read_record(run)) for run in reversed(runs))
+    unfinished = (run for run in records if run[1]["status"] != "finished")
+    newest = next(unfinished, None)
+    if newest is None:
         raise UserError(f"There is no unfinished run of {name} under {root}/ to resume: start one without --resume.")
-    changed = configs.differences(record["config"], configs.to_json(experiment))
-    changed = {field: values for field, values in changed.items() if field not in WATCHING}
+    same = (run for run in itertools.chain([newest], unfinished) if not changed_fields(run[1], experiment))
+    folder, record = next(same, newest)
+    changed = changed_fields(record, experiment)
     if changed:
         listed = "; ".join(f"{field} was {old!r} and is now {new!r}" for field, (old, new) in changed.items())
         raise UserError(
@@ -102,14 +164,27 @@ def open_unfinished(name: str, experiment: Any, root: Path) -> RunLog:
     if read_record(folder) != record:
         log.close()
         raise UserError(f"Another process has just trained {folder} further: repeat the command.")
-    now_here = {"git": _git(), "environment": backend.describe()}
-    moved = configs.differences({part: record[part] for part in now_here}, now_here)
-    record.update(now_here, status="running")
+    record["status"] = "running"
     record.pop("error", None)
+    return log
+
+
+def note_resumption(log: RunLog, step: int) -> None:
+    """Notes that a run goes on from `step`, and which of the conditions that its bits may depend on have changed."""
+    here = {"git": _git(), "environment": backend.describe()}
+    moved = configs.differences({part: log.record[part] for part in here}, here)
+    log.record.update(here)
+    log.record["resumes"].append({"step": step, "time": now()})
     if moved:
         listed = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in moved.items())
-        log.event(0, f"resumed under other conditions, on which the bits may depend: {listed}")
-    return log
+        log.event(step, f"resumed under other conditions, on which the bits may depend: {listed}", kind="environment")
+    log.save()
+
+
+def changed_fields(record: Mapping[str, Any], experiment: Any) -> dict[str, tuple[Any, Any]]:
+    """Returns {field: (recorded, now)} where an experiment would compute something else than a recorded run."""
+    found = configs.differences(record["config"], configs.to_json(experiment))
+    return {field: values for field, values in found.items() if field not in WATCHING and not field.startswith(MESH)}
 
 
 def _lock(folder: Path) -> int:

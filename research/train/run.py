@@ -3,23 +3,25 @@
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from research.core import backend, configs, trees
+from research.core import backend, configs, processes, trees
 from research.core.errors import UserError
-from research.core.run_directory import CHAIN, CHECKPOINTS, METRICS, read_lines, read_record, truncate_after
+from research.core.run_directory import CHAIN, CHECKPOINTS, METRICS, RECORD, read_lines, read_record
 from research.models.flops import layer_table
-from research.train import chain, checkpoints
+from research.train import chain, checkpoints, exact
 from research.train.experiment import Assembly, Experiment, assemble
 from research.train.loggers import Logger, Terminal, last_results, open_loggers
 from research.train.loop import fit
-from research.train.record import RunLog, now, open_new, open_unfinished
+from research.train.record import RunLog, new_id, note_resumption, now, open_new, open_unfinished, opened_by_first
+from research.train.start import newest_start
 from research.train.state import State
 
 
@@ -38,6 +40,7 @@ def train(
     name: str,
     root: Path = Path("runs"),
     resume: bool = False,
+    run_id: str | None = None,
     loggers: tuple[Logger, ...] = (),
     stop_after: int | None = None,
 ) -> Run:
@@ -47,29 +50,37 @@ def train(
         experiment: what to run.
         name: the experiment's name.
         root: where run directories are.
-        resume: continue the newest unfinished run of this name, exactly, instead of starting one.
+        resume: continue the newest unfinished run of this name and configuration, exactly, instead of starting one.
+        run_id: the ID of the run, by default a new one; a run that has it already is continued.
         loggers: called with every log entry besides the experiment's own loggers; a notebook plots with one.
         stop_after: the step to stop after, as an interruption would.
 
     Raises:
         UserError: anything in the configuration, the data or the folder that the user can mend.
     """
-    backend.start()
+    backend.start(exact.THREADS if experiment.exact else 0)
     with ExitStack() as opened:
-        unfinished = opened.enter_context(closing(open_unfinished(name, experiment, root))) if resume else None
-        stages: dict[str, float] = {}
-        with _stage(stages, "data"):
+        run_id = processes.agreed(run_id or new_id())
+        begun = processes.agreed((root / name / run_id / RECORD).exists())
+        unfinished = None
+        if resume or begun:
+            opening = partial(open_unfinished, name, experiment, root, run_id if begun else None)
+            unfinished = opened.enter_context(closing(opened_by_first(opening)))
+        stages: list[tuple[str, float]] = []
+        with _timed(lambda seconds: stages.append(("data", seconds))):
             data = experiment.data.build()
-        with _stage(stages, "assembly"):
+        with _timed(lambda seconds: stages.append(("assembly", seconds))):
             assembly = assemble(experiment, data)
             evaluations = _evaluations(assembly)
             model = _model_facts(assembly)
         # What cannot work has failed by now, and has left no run behind.
         if unfinished:
             _check_same_data(unfinished, data.summary)
-        log = unfinished or opened.enter_context(closing(open_new(name, experiment, root)))
+        opening = partial(open_new, name, experiment, root, run_id)
+        log = unfinished or opened.enter_context(closing(opened_by_first(opening)))
         log.record.update(data=data.summary, model=model)
-        log.record["stages"].update(stages)
+        for stage, seconds in stages:
+            log.spent(stage, seconds)
         log.save()
         try:
             return _train(assembly, evaluations, log, loggers, stop_after)
@@ -85,61 +96,39 @@ def _train(
     assembly: Assembly, evaluations: Sequence[Any], log: RunLog, extra: tuple[Logger, ...], stop_after: int | None
 ) -> Run:
     experiment = assembly.experiment
-    if assembly.data.tokenizer is not None:
+    if assembly.data.tokenizer is not None and processes.first():
         assembly.data.tokenizer.save(log.folder / "tokenizer.json")
-    state, head = _starting_point(assembly, log)
-    start = int(state.step)
-    with Terminal(experiment.steps, start) as terminal:
-        every: list[Logger] = [*open_loggers(experiment.loggers, log.folder, log.record["config"]), terminal, *extra]
-        began = time.perf_counter()
+    start = newest_start(assembly, log)
+    if start.head != chain.START:
+        note_resumption(log, int(start.state.step))
+    with Terminal(experiment.steps, int(start.state.step)) as terminal:
+        every: list[Logger] = [lambda entry: log.append(METRICS, [entry]), terminal, *extra]
+        if processes.first():
+            every += open_loggers(experiment.loggers, log.folder, log.record["config"])
         state = fit(
             assembly,
-            state,
+            start,
             log,
-            head=head,
             evaluators={evaluation.name: evaluation.measure for evaluation in evaluations},
             loggers=every,
             stop_after=stop_after,
         )
-    log.record["stages"]["train"] = log.record["stages"].get("train", 0.0) + time.perf_counter() - began
+    log.write_lines()
     if int(state.step) < experiment.steps:
         log.record.update(status="interrupted", finished=now())
         log.save()
         return Run(log.folder, assembly, state, log.record)
-    with _stage(log.record["stages"], "baselines"):
-        log.record["baselines"] = {evaluation.name: evaluation.baselines() for evaluation in evaluations}
-    _finish(log, state)
+    log.record.update(status="finished", finished=now(), params_sha256=trees.digest(state.params))
+    if processes.first():
+        with _timed(partial(log.spent, "baselines")):
+            log.record["baselines"] = {evaluation.name: evaluation.baselines() for evaluation in evaluations}
+        _finish(log)
     return Run(log.folder, assembly, state, log.record)
 
 
-def _starting_point(assembly: Assembly, log: RunLog) -> tuple[State, str]:
-    """The initial state, or the newest good checkpoint's, with the run's files cut back to it."""
-    folder = log.folder / CHECKPOINTS
-    step = checkpoints.newest_good(folder, lambda text: log.event(0, text))
-    checkpoints.discard_remains(folder, step or 0)
-    if step is None:
-        for file in (CHAIN, METRICS):
-            truncate_after(log.folder / file, 0)
-        return assembly.initial_state(), chain.START
-    abstract = checkpoints.abstract_like(assembly.state, assembly.shardings)
-    state, facts = checkpoints.load(folder, step, abstract)
-    for file in (CHAIN, METRICS):
-        truncate_after(log.folder / file, step)
-    if [entry["chain"] for entry in read_lines(log.folder / CHAIN)][-1:] != [facts["chain"]]:
-        log.event(step, "the hash chain on disk has lost entries, from which later comparisons will differ")
-    log.record["resumes"].append({"step": step, "time": now()})
-    log.save()
-    return state, facts["chain"]
-
-
-def _finish(log: RunLog, state: State) -> None:
-    log.record.update(
-        status="finished",
-        finished=now(),
-        metrics=last_results(read_lines(log.folder / METRICS)),
-        params_sha256=trees.digest(state.params),
-        chain=list(read_lines(log.folder / CHAIN))[-1]["chain"],
-    )
+def _finish(log: RunLog) -> None:
+    log.record["metrics"] = last_results(read_lines(log.folder / METRICS))
+    log.record["chain"] = list(read_lines(log.folder / CHAIN))[-1]["chain"]
     log.save()
 
 
@@ -156,7 +145,7 @@ def _evaluations(assembly: Assembly) -> list[Any]:
         print(f"the data have no {split} split, which is not evaluated", file=sys.stderr)
     if len({evaluator.split for evaluator in present}) < len(present):
         raise UserError("Two evaluators have the same split: give each a split of its own.")
-    return [evaluator.build(assembly.task, assembly.data) for evaluator in present]
+    return [evaluator.build(assembly.task, assembly.data, assembly.mesh) for evaluator in present]
 
 
 def _check_same_data(log: RunLog, summary: Mapping[str, Any]) -> None:
@@ -177,10 +166,10 @@ def _model_facts(assembly: Assembly) -> dict[str, Any]:
 
 
 @contextmanager
-def _stage(stages: MutableMapping[str, float], name: str) -> Iterator[None]:
+def _timed(note: Callable[[float], None]) -> Iterator[None]:
     began = time.perf_counter()
     yield
-    stages[name] = round(time.perf_counter() - began, 3)
+    note(time.perf_counter() - began)
 
 
 def load_run(folder: Path, *, best: bool = False) -> Run:

@@ -5,19 +5,30 @@ their weights differ. The step is jitted by the loop, which donates the state.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, Bool, UInt32
 
 from research.core.precision import ComputeType, cast
 from research.core.shapes import Batch, Params
 from research.core.streams import stream
 from research.tasks.task import Loss, Mean, Task
+from research.train.chain import ROW_DIGESTS
 from research.train.state import State
 
 Step = Callable[[State, Batch], tuple[State, dict[str, Any]]]
+
+
+class Sums(NamedTuple):
+    """What a batch, or a part of one, adds to a step: sums only, so those of the parts add up to those of the whole."""
+
+    gradients: Params
+    loss: Loss
+    digest: UInt32[Array, "2"]
 
 
 def make_step(
@@ -41,16 +52,44 @@ def make_step(
         average_decay: decay of the moving average of the parameters, 0 for none.
         statistics_decay: decay of running statistics (batch normalisation).
     """
+    sums = make_sums(task, compute)
+    update = make_update(optimizer, average_decay=average_decay, statistics_decay=statistics_decay)
+
+    def step(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
+        key = stream(seed, "train", state.step)
+        return update(state, accumulated(sums, state.params, batch, key, accumulate), key)
+
+    return step
+
+
+def make_sums(task: Task, compute: ComputeType) -> Callable[[Params, Batch, Any], Sums]:
+    """Returns `sums(params, batch, key)`: the forward and backward pass."""
 
     def objective(params: Params, batch: Batch, key: Any) -> tuple[Any, Loss]:
         loss = task.loss(cast(params, compute), batch, key, True)
         return loss.sum.astype(jnp.float32), loss
 
-    def step(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
-        key = stream(seed, "train", state.step)
-        gradients, loss = accumulated(jax.grad(objective, has_aux=True), state.params, batch, key, accumulate)
-        weight = jnp.maximum(loss.weight, 1e-9)
-        gradients = jax.tree.map(lambda g: g / weight, gradients)
+    def sums(params: Params, batch: Batch, key: Any) -> Sums:
+        inputs = {name: leaf for name, leaf in batch.items() if name != ROW_DIGESTS}
+        digests = jnp.asarray(batch.get(ROW_DIGESTS, np.zeros((1, 2), np.uint32)))
+        gradients, loss = jax.grad(objective, has_aux=True)(params, inputs, key)
+        return Sums(gradients, loss, digests.sum(0, dtype=jnp.uint32))
+
+    return sums
+
+
+def make_update(
+    optimizer: optax.GradientTransformation, *, average_decay: float, statistics_decay: float
+) -> Callable[[State, Sums, Any], tuple[State, dict[str, Any]]]:
+    """Returns `update(state, sums, key) -> (state, metrics)`: all of a step that follows the backward pass.
+
+    A step whose loss or gradient is not finite is skipped: `skipped` among its metrics is 1, and the state stays but
+    for the step number and the schedule that follows it.
+    """
+
+    def update(state: State, sums: Sums, key: Any) -> tuple[State, dict[str, Any]]:
+        loss, weight = sums.loss, jnp.maximum(sums.loss.weight, 1e-9)
+        gradients = jax.tree.map(lambda g: g / weight, sums.gradients)
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         params = update_statistics(params, loss.statistics, statistics_decay)
@@ -61,28 +100,50 @@ def make_step(
             "loss": loss.sum / weight,
             "weight": loss.weight,
             "gradient_norm": optax.global_norm(gradients),
+            "batch": sums.digest,
             "random": jax.random.key_data(key),
             **{name: mean.sum / jnp.maximum(mean.weight, 1e-9) for name, mean in loss.metrics.items()},
         }
-        return State(state.step + 1, params, moments, average), metrics
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        metrics["skipped"] = 1 - finite.astype(jnp.float32)
+        return unless_skipped(finite, State(state.step + 1, params, moments, average), state), metrics
 
-    return step
+    return update
 
 
-def accumulated(gradient: Any, params: Params, batch: Batch, key: Any, parts: int) -> tuple[Params, Loss]:
-    """Returns the sums of gradients and losses over `parts` equal micro-batches, in float32."""
+def unless_skipped(finite: Bool[Array, ""], new: State, old: State) -> State:
+    """Returns `new` where `finite`, else `old` with the step number and the schedule's count of `new`.
+
+    Adam's own count stays with its moments, whose bias it corrects.
+    """
+
+    def choose(after: Any, before: Any) -> Any:
+        return after if _is_schedule(after) else jnp.where(finite, after, before)
+
+    return jax.tree.map(choose, new, old, is_leaf=_is_schedule).replace(step=new.step)
+
+
+def _is_schedule(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState)
+
+
+def accumulated(sums: Callable[..., Sums], params: Params, batch: Batch, key: Any, parts: int) -> Sums:
+    """Returns the sums over `parts` equal micro-batches, the floating ones in float32."""
     if parts == 1:
-        return gradient(params, batch, key)
+        return sums(params, batch, key)
     # Every part takes rows from all over the batch, so that a batch split over devices stays where it is.
     split = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
         index, micro = part
-        return jax.tree.map(jnp.add, total, gradient(params, micro, jax.random.fold_in(key, index))), None
+        return jax.tree.map(jnp.add, total, sums(params, micro, jax.random.fold_in(key, index))), None
 
-    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda leaf: leaf[0], split), key)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), shapes)
-    total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), split))
+    def zeros(leaf: Any) -> jax.Array:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32) if floating else leaf.dtype)
+
+    shapes = jax.eval_shape(sums, params, jax.tree.map(lambda leaf: leaf[0], split), key)
+    total, _ = jax.lax.scan(add, jax.tree.map(zeros, shapes), (jnp.arange(parts), split))
     return total
 
 

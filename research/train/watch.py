@@ -1,36 +1,49 @@
-"""What a loop watches: reads each step's metrics one step late, checks them, extends the hash chain, and logs.
+"""What a loop watches: reads each step's metrics one step late, judges them, extends the hash chain, and logs.
 
 Reading late keeps the device busy; whatever must know a step's result at once calls `settle` first.
 """
 
+import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jax
-import numpy as np
 
 from research.core.errors import UserError
-from research.core.run_directory import CHAIN, CHECKPOINTS, append_lines
+from research.core.run_directory import CHAIN
+from research.core.shapes import Batch
 from research.train import chain
 from research.train.experiment import Assembly
 from research.train.loggers import Logger
 from research.train.record import RunLog
+from research.train.recovery import SpikeError, TooManySkipsError, usual_loss_before_spike
+from research.train.start import Start
 
 
 class Watch:
-    """The mutable side of training: the head of the hash chain, the step still unread, and the clocks."""
+    """The mutable side of training: hash chain, history of the losses, the step still unread, and the clocks."""
 
-    def __init__(self, assembly: Assembly, log: RunLog, loggers: Sequence[Logger], *, head: str, step: int):
-        self.head = head
-        self.step = step
+    def __init__(self, assembly: Assembly, start: Start, log: RunLog, loggers: Sequence[Logger]):
         self._assembly = assembly
         self._log = log
         self._loggers = loggers
-        self._unread: tuple[Any, str] | None = None
         self._entries: list[dict[str, Any]] = []
-        self._waited = 0.0
+        self._noted = time.perf_counter()
+        self.rewind(start)
         self.restart_clocks()
+
+    def rewind(self, start: Start) -> None:
+        """Forgets what came after the step of `start`, with which the next step continues."""
+        self.head, self.history, self.step = start.head, start.history, int(start.state.step)
+        self._unread: Any = None
+        self._entries.clear()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the state, for `Start`."""
+        return {"chain": self.head, "history": dataclasses.asdict(self.history)}
 
     def restart_clocks(self) -> None:
         """Starts measuring anew, once the first step is compiled."""
@@ -39,9 +52,20 @@ class Watch:
         self._waited = self._window_weight = 0.0
         self._window_steps = 0
 
-    def waited(self, seconds: float) -> None:
-        """Counts time that a step waited for its batch."""
-        self._waited += seconds
+    def next_batch(self, batches: Iterator[Batch]) -> Batch:
+        """Takes the next batch, and counts the time that the step waits for it."""
+        began = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - began
+        return batch
+
+    def compiled(self, metrics: Any, began: float) -> None:
+        """Waits for the first step and notes how long it took since `began`, a reading of `time.perf_counter`."""
+        jax.block_until_ready(metrics)
+        seconds = round(time.perf_counter() - began, 3)
+        self._log.record["stages"]["first_step"] = seconds
+        self.emit({"step": self.step, "kind": "compiled", "seconds": seconds})
+        self.restart_clocks()
 
     def paused(self, seconds: float) -> None:
         """Takes time spent on evaluation and the like out of the throughput."""
@@ -53,23 +77,25 @@ class Watch:
         """The share of the training time in which the step waited for data."""
         return self._waited / max(time.perf_counter() - self._began, 1e-9)
 
-    def stepped(self, step: int, metrics: Any, batch: str) -> None:
-        """Takes a step's metrics, still on the device, and its batch's digest; settles the step before."""
-        self.settle()
-        self.step, self._unread = step, (metrics, batch)
+    def stepped(self, metrics: Any) -> None:
+        """Takes the next step's metrics, still on the device; settles the step before."""
+        try:
+            self.settle()
+        finally:
+            self.step, self._unread = self.step + 1, metrics
 
     def settle(self, params: str | None = None) -> None:
         """Reads the metrics of the last step if they are unread; `params` is the digest of the parameters after it.
 
         Raises:
-            UserError: loss or gradient is not finite.
+            SpikeError: the loss has risen far above the recent ones; the step is not noted.
+            TooManySkipsError: the step was skipped, as were those before it.
         """
         if self._unread is None:
             return
-        (device_metrics, batch), self._unread = self._unread, None
-        metrics = chain.host(device_metrics)
-        self._check_finite(metrics)
-        entry = chain.next_entry(self.head, self.step, batch, metrics, params)
+        metrics, self._unread = chain.host(self._unread), None
+        self._judge(float(metrics["loss"]), skipped=bool(metrics["skipped"]))
+        entry = chain.next_entry(self.head, self.step, metrics, params)
         self.head = entry["chain"]
         self._entries.append(entry)
         if self.step > self._uncounted:
@@ -77,13 +103,23 @@ class Watch:
             self._window_weight += float(metrics["weight"])
         experiment = self._assembly.experiment
         if self.step == experiment.steps or (experiment.log_every and self.step % experiment.log_every == 0):
-            self._log_training({name: float(value) for name, value in metrics.items() if name != "random"})
+            self._log_training({name: float(value) for name, value in metrics.items() if name not in chain.PARTS})
             self.flush()
+        if metrics["skipped"]:
+            self._note_skip()
 
-    def flush(self) -> None:
-        """Writes the chain entries settled so far; a checkpoint needs those up to its step on disk."""
-        append_lines(self._log.folder / CHAIN, self._entries)
-        self._entries.clear()
+    def note_time(self) -> None:
+        """Brings the record's training time up to now, and on disk if that is not full."""
+        now = time.perf_counter()
+        self._log.spent("train", now - self._noted)
+        self._noted = now
+        with suppress(UserError):
+            self._log.save()
+
+    def flush(self) -> bool:
+        """Writes the chain entries settled so far; returns False where they wait until the disk has space for them."""
+        entries, self._entries = self._entries, []
+        return self._log.append(CHAIN, entries)
 
     def emit(self, entry: Mapping[str, Any]) -> None:
         """Sends an entry to every logger."""
@@ -111,10 +147,35 @@ class Watch:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             return float(self._assembly.experiment.optimizer.peak * self._assembly.schedule(self.step - 1))
 
-    def _check_finite(self, metrics: Mapping[str, np.ndarray]) -> None:
-        bad = [name for name in ("loss", "gradient_norm") if not np.isfinite(metrics[name])]
-        if bad:
-            raise UserError(
-                f"The {bad[0].replace('_', ' ')} is {metrics[bad[0]]} at step {self.step}: lower --optimizer.peak or "
-                f"set --optimizer.clip 1; the last good checkpoint is kept in {self._log.folder / CHECKPOINTS}."
+    def _judge(self, loss: float, *, skipped: bool) -> None:
+        """Extends the history by a step; raises SpikeError where the loss is one."""
+        recovery = self._assembly.experiment.recovery
+        usual = None if skipped else usual_loss_before_spike(recovery, self.history.losses, loss)
+        if usual is not None:
+            raise SpikeError(self.step, loss, usual)
+        self.history = self.history.after(loss, skipped=skipped, window=recovery.window)
+
+    def _note_skip(self) -> None:
+        """Notes a skipped step, with others near it as one event; raises TooManySkipsError after too many in a row."""
+        recovery, count = self._assembly.experiment.recovery, self.history.skipped
+        events = self._log.record["events"]
+        last: dict[str, Any] = events[-1] if events else {}
+        if last.get("kind") != "skip" or self.step > last["last"] + recovery.window:
+            message = "the loss or the gradient is not finite: the step is skipped"
+            self._log.event(self.step, message, kind="skip", last=self.step, count=1)
+        elif self.step > last["last"]:
+            last.update(last=self.step, count=last["count"] + 1)
+            last["message"] = f"{last['count']} steps up to {self.step:,} are skipped: loss or gradient not finite"
+            self._log.save()
+        if count > recovery.skips:
+            self.history = dataclasses.replace(self.history, skipped=0)
+            raise TooManySkipsError(
+                f"The loss or the gradient is not finite in {count} steps in a row, from step {self.step - count + 1} "
+                "on: lower --optimizer.peak or set --optimizer.clip 1 in a new run, or add --resume to go on with the "
+                "batches after them"
             )
+
+    def slow_step(self, step: int, seconds: float) -> None:
+        """Notes a step that the watchdog found slow, once it has ended."""
+        message = f"the step took {seconds:.1f} s, more than ten times as long as others"
+        self._log.event(step, message, kind="slow", seconds=round(seconds, 1))

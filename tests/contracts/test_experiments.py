@@ -28,12 +28,16 @@ SMALL = {
     "batch_size": 8,
     "context": 16,
     "depth": 2,
+    "examples": 64,
+    "fsdp": 1,
     "groups": 2,
     "heads": 2,
     "hidden": 32,
     "length": 16,
     "stages": 1,
     "steps": 4,
+    "tensor": 1,
+    "vocabulary": 300,
     "vocabulary_size": 300,
     "warmup": 1,
     "width": 32,
@@ -165,7 +169,7 @@ def test_every_evaluator_measures_and_has_a_baseline(small: Assembly) -> None:
     """Each evaluator of the configuration gives finite numbers, and a baseline in the same measures."""
     params = small.initial_state().evaluated
     for evaluator in small.experiment.evaluators:
-        evaluation = dataclasses.replace(evaluator, limit=32, batch_size=32).build(small.task, small.data)
+        evaluation = dataclasses.replace(evaluator, limit=32, batch_size=32).build(small.task, small.data, small.mesh)
         results = evaluation.measure(params)
         assert np.isfinite(results["loss"])
         baselines = evaluation.baselines()

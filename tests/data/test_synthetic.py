@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from research.data.synthetic import CloudData, LineData, NoiseData
+from research.data.synthetic import CloudData, LineData, NoiseData, TokenData
 
 
 @pytest.mark.parametrize("config", [LineData, CloudData, NoiseData])
@@ -47,3 +47,18 @@ def test_noise_has_nothing_to_validate():
     assert data.outputs == 4
     assert (np.bincount(arrays["labels"]) > 600).all()
     np.testing.assert_allclose(arrays["inputs"].mean(), 0.5, atol=0.01)
+
+
+def test_tokens_are_uniform_and_the_targets_come_next():
+    """Rows of the length asked for, drawn apart for training and validation, from the whole vocabulary."""
+    data = TokenData(vocabulary=50, length=16, examples=200).build()
+    row = data.splits["train"][3]
+    np.testing.assert_array_equal(row["inputs"][1:], row["targets"][:-1])
+    assert {name: len(records) for name, records in data.splits.items()} == {"train": 200, "validation": 200}
+    assert (data.outputs, row["inputs"].shape, row["mask"].sum()) == (50, (16,), 16)
+    counts = np.bincount(data.tokens["train"], minlength=50)
+    np.testing.assert_allclose(counts, 200 * 16 / 50, rtol=0.6)
+    assert (data.tokens["train"] != data.tokens["validation"]).mean() > 0.9
+    again, other = (TokenData(seed=seed).build().tokens["train"] for seed in (0, 1))
+    np.testing.assert_array_equal(TokenData().build().tokens["train"], again)
+    assert (again != other).any()

@@ -1,5 +1,7 @@
 """The table of layers: against XLA's own count, and against counts by hand."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -83,6 +85,17 @@ def test_scanned_and_rematerialised_layers_cost_the_same(options):
     )
     assert total(plain) == total(varied)
     assert total(plain, "parameters") == total(varied, "parameters")
+
+
+def test_experts_cost_their_places():
+    """Top 2 of any number of experts with capacity 1.25 cost 2.5 MLPs, and as many parameters as there are experts."""
+    dense = GPT(depth=1, width=16, heads=2, context=16, activation="swiglu", hidden=32)
+    mlp = by_path(layer_table(*abstract(dense.build(11), (2, 16), jnp.int32)))["block_0/mlp/up"]
+    for experts in (4, 8):
+        mixed = dataclasses.replace(dense, experts=experts)
+        row = by_path(layer_table(*abstract(mixed.build(11), (2, 16), jnp.int32)))["block_0/experts/up"]
+        assert row["flops"] == 2.5 * mlp["flops"]
+        assert row["parameters"] == experts * mlp["parameters"]
 
 
 def test_of_a_conditional_the_costliest_branch_counts():

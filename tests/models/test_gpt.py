@@ -30,6 +30,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "scanned": {"scan": True, "activation": "swiglu", "positions": "rotary"},
     "rematerialised": {"remat": True, "groups": 2, "hidden": 12},
     "scanned and rematerialised": {"scan": True, "remat": True, "groups": 2, "tied": False},
+    # Room for every token: documents packed in a row share the experts' places.
+    "experts": {"experts": 4, "capacity": 4.0, "activation": "swiglu"},
+    "scanned experts": {"experts": 2, "top": 1, "capacity": 2.0, "scan": True, "remat": True},
 }
 
 
@@ -105,7 +108,7 @@ def test_every_parameter_has_one_sharding_and_one_decay(name):
     model, params = build(**OPTIONS[name])
     match_rules(model.sharding, params, what="sharding")
     match_rules(DECAY_RULES, params, what="weight decay")
-    mesh = MeshConfig(1, 2, 2).build(jax.devices()[:1] * 4)
+    mesh = MeshConfig(1, fsdp=2, expert=2, tensor=2).build(jax.devices()[:1] * 8)
     shardings = flatten(shard(mesh, model.sharding, params))
     assert all(not s.is_fully_replicated for path, s in shardings.items() if path.endswith("kernel"))
 

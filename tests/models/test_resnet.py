@@ -7,6 +7,7 @@ import pytest
 
 from research.core.errors import UserError
 from research.core.trees import flatten, match_rules
+from research.models.model import Sown
 from research.models.resnet import ResNet
 
 KEY = jax.random.key(0)
@@ -58,11 +59,11 @@ def test_training_returns_a_statistic_for_every_running_average():
     model = SMALL.build(3)
     inputs = jax.random.normal(KEY, (2, 8, 8, 1))
     params = model.init(KEY, inputs)
-    _, statistics = model.apply(params, inputs, train=True, key=KEY)
-    sums = jax.tree.map(lambda pair: pair[0], statistics, is_leaf=lambda node: isinstance(node, tuple))
+    _, sown = model.apply(params, inputs, train=True, key=KEY)
+    sums = jax.tree.map(lambda pair: pair[0], sown.statistics, is_leaf=lambda node: isinstance(node, tuple))
     averages = {path: leaf for path, leaf in flatten(params).items() if path.endswith(("/mean", "/variance"))}
     assert {path: leaf.shape for path, leaf in flatten(sums).items()} == {p: x.shape for p, x in averages.items()}
-    assert model.apply(params, inputs)[1] == {}
+    assert model.apply(params, inputs)[1] == Sown()
 
 
 def test_shifting_the_image_leaves_the_scores_nearly_alone():

@@ -49,8 +49,13 @@ def paths(model):
 
 def copied(model, value=lambda parameter: parameter):
     """Returns {our path: array} of the parameters, or of what `value` takes from them."""
-    arrays = ((path, value(parameter).detach().numpy(), transposed) for path, parameter, transposed in paths(model))
-    return {path: np.array(array.T if transposed else array) for path, array, transposed in arrays}
+    arrays = {}
+    for path, parameter, transposed in paths(model):
+        array = value(parameter).detach().numpy()
+        if path.endswith("query_key_value/kernel"):  # there all queries come first, here each head's three together
+            array = array.reshape(3, SHORT.heads, -1, array.shape[1]).swapaxes(0, 1).reshape(array.shape)
+        arrays[path] = np.array(array.T if transposed else array)
+    return arrays
 
 
 def as_params(arrays, like):

@@ -10,8 +10,7 @@ from torch.nn import functional
 from research.core import trees
 from research.models.mlp import MLP
 from research.models.resnet import ResNet
-from research.tasks.supervised import as_means
-from research.tasks.task import Mean
+from research.tasks.task import Loss, Mean, with_sown
 from research.train.step import update_statistics
 
 pytestmark = pytest.mark.peer
@@ -84,10 +83,10 @@ def compare(model, inputs, params, tensors, expected, train):
     """Asserts that outputs agree, and so do the gradients of the sum of their squares."""
 
     def objective(params):
-        outputs, statistics = model.apply(params, inputs, train=train)
-        return jnp.square(outputs).sum(), (outputs, statistics)
+        outputs, _ = model.apply(params, inputs, train=train)
+        return jnp.square(outputs).sum(), outputs
 
-    (_, (outputs, statistics)), gradients = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
+    (_, outputs), gradients = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
     np.testing.assert_allclose(outputs, expected.detach(), atol=1e-4, rtol=1e-4)
     expected.square().sum().backward()
     for path, gradient in trees.flatten(gradients).items():
@@ -96,7 +95,6 @@ def compare(model, inputs, params, tensors, expected, train):
             assert not np.any(gradient), path
         else:
             np.testing.assert_allclose(gradient, grad, atol=1e-4 * float(grad.abs().max()), err_msg=path)
-    return statistics
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -116,7 +114,9 @@ def test_running_statistics_agree():
     model, images, params = initial(config, shape)
     tensors = as_tensors(params)
     torch_resnet(config, tensors, torch.tensor(np.asarray(images)), True)
-    statistics = as_means(jax.jit(lambda params: model.apply(params, images, train=True)[1])(params))
+    sown = jax.jit(lambda params: model.apply(params, images, train=True)[1])(params)
+    none = Loss(jnp.float32(0), jnp.float32(0))
+    statistics = with_sown(none, sown, jnp.ones(len(images))).statistics
     is_mean = {"is_leaf": lambda node: isinstance(node, Mean)}
     positions = trees.flatten(jax.tree.map(lambda mean: mean.weight, statistics, **is_mean))
     before, after = trees.flatten(params), trees.flatten(update_statistics(params, statistics, 0.9))

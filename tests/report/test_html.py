@@ -149,6 +149,42 @@ def test_events_and_resumes_are_told(language_run):
     assert words.index("checkpoint 500 is damaged") < words.index("resumed from this step's checkpoint")
 
 
+def test_skips_rollbacks_and_slow_steps_are_counted_listed_and_marked_on_the_loss(language_run):
+    """The strip counts them, the table tells each, and the loss curve marks its step; other events are only listed."""
+    record, time = read_record(language_run), "2025-03-01T10:02:00Z"
+    record["events"] = [
+        {"step": 120, "time": time, "kind": "skip", "message": "not finite", "last": 1130, "count": 12},
+        {"step": 900, "time": time, "kind": "rollback", "message": "the loss <rose>", "to": 750, "skipped": [750, 899]},
+        {"step": 1400, "time": time, "kind": "slow", "message": "the step took 9.0 s", "seconds": 9.0},
+        {"step": 1500, "time": time, "kind": "checkpoint", "message": "checkpoint failed"},
+    ]
+    write_record(language_run, record)
+    page = report(language_run)
+    words = Page(page).words
+    assert "skipped steps 12 rollbacks 1" in words
+    for row in (
+        "120 to 1,130 skipped not finite",
+        "900 rollback the loss <rose>",
+        "1,400 slow step the step took 9.0 s",
+    ):
+        assert f"{row} {time}" in words
+    marks = re.findall(r'<span class="event" style="left:([\d.]+)%" title="(.*?)">', page)
+    assert marks[:3] == [
+        ("6.00", "step 120 to 1,130: not finite"),
+        ("45.00", "step 900: the loss &lt;rose&gt;"),
+        ("70.00", "step 1,400: the step took 9.0 s"),
+    ]
+    assert len(marks) == 2 * 3  # on the logarithmic scale and on the linear one
+
+
+def test_losses_that_are_not_finite_leave_the_curves_whole(language_run):
+    """A skipped step's loss is null in the log: the curve passes over it."""
+    append_lines(language_run / METRICS, [{"step": 2000, "kind": "train", "loss": float("nan"), "gradient_norm": None}])
+    page = report(language_run)
+    assert "nan" not in Page(page).words.lower().split()
+    assert "NaN" not in page and "<strong>Loss</strong>" in page
+
+
 def test_a_folder_without_a_record_is_refused(tmp_path):
     """A folder that is no run directory gives one sentence."""
     with pytest.raises(UserError, match=r"has no run\.json"):

@@ -17,8 +17,9 @@ from research.data.packing import Rows
 from research.models.gpt import GPT
 from research.tasks.language_modelling import LanguageModelling
 from research.tasks.task import Loss, Mean, Task
+from research.train.chain import ROW_DIGESTS, row_digests
 from research.train.state import new_state
-from research.train.step import accumulated, make_step, update_statistics
+from research.train.step import accumulated, make_step, make_sums, update_statistics
 
 ROWS = 8
 SGD = optax.sgd(1.0)
@@ -69,24 +70,22 @@ def one_step(task: Task, batch, optimizer=SGD, averaged: bool = False, **options
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def gradients_and_loss(batch, parts: int):
+def sums_in_parts(batch, parts: int):
     """The sums over a batch, cut into so many parts; compiled once for each number."""
     task = language_task()
-
-    def objective(params, batch, key):
-        loss = task.loss(params, batch, key, True)
-        return loss.sum, loss
-
-    params = task.init(jax.random.key(0))
-    return accumulated(jax.grad(objective, has_aux=True), params, batch, jax.random.key(1), parts)
+    sums = make_sums(task, "float32")
+    return accumulated(sums, task.init(jax.random.key(0)), batch, jax.random.key(1), parts)
 
 
 @settings(max_examples=10)
 @given(weights=st.lists(st.integers(0, 6), min_size=ROWS, max_size=ROWS).filter(any), parts=st.sampled_from([2, 4]))
 def test_micro_batches_of_unequal_weight_add_up_to_the_whole_batch(weights, parts):
     """Loss, weight and gradient of the accumulated batch are those of the undivided one, whatever the masks."""
-    whole, whole_loss = jax.device_get(gradients_and_loss(batch_with(weights), 1))
-    total, loss = jax.device_get(gradients_and_loss(batch_with(weights), parts))
+    batch = batch_with(weights)
+    batch[ROW_DIGESTS] = row_digests(batch)
+    whole, whole_loss, whole_digest = jax.device_get(sums_in_parts(batch, 1))
+    total, loss, digest = jax.device_get(sums_in_parts(batch, parts))
+    assert digest.tolist() == whole_digest.tolist() == batch[ROW_DIGESTS].sum(0, dtype=np.uint32).tolist()
     np.testing.assert_allclose(loss.sum, whole_loss.sum, rtol=1e-6)
     assert loss.weight == whole_loss.weight == sum(weights)
     assert loss.metrics["accuracy"].sum == whole_loss.metrics["accuracy"].sum
@@ -112,7 +111,7 @@ def test_a_step_is_the_gradient_of_the_mean_over_what_counts():
     np.testing.assert_allclose(state.params["w"], 0.5 - slope, rtol=1e-6)
     np.testing.assert_allclose(metrics["gradient_norm"], abs(slope), rtol=1e-6)
     assert metrics["weight"] == 3
-    assert set(metrics) == {"loss", "weight", "gradient_norm", "random", "draw"}
+    assert set(metrics) == {"loss", "weight", "gradient_norm", "skipped", "batch", "random", "draw"}
     assert state.step == 1
 
 
@@ -188,6 +187,32 @@ def test_dropout_follows_the_step_and_the_seed():
     first, again, later = step(state, batch), step(state, batch), step(state.replace(step=jnp.int32(1)), batch)
     assert first[1]["loss"] == again[1]["loss"] != later[1]["loss"]
     jax.tree.map(np.testing.assert_array_equal, first[0].params, again[0].params)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_without_a_finite_loss_and_gradient_changes_nothing_but_what_follows_the_step(bad, parts):
+    """Parameters, statistics, moments, Adam's count and the average stay to the bit; step and schedule go on."""
+    optimizer = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(lambda step: 0.1 / (step + 1)))
+    task, batch = linear_task(), linear_batch()
+    step = jax.jit(make_step(task, optimizer, seed=0, average_decay=0.9, accumulate=parts))
+    state, healthy = step(new_state(task.init(None), optimizer, averaged=True), batch)
+    after, metrics = step(state, {**batch, "targets": np.array([1, bad, 1, 9], np.float32)})
+    assert (healthy["skipped"], metrics["skipped"]) == (0, 1)
+    jax.tree.map(np.testing.assert_array_equal, (after.params, after.average), (state.params, state.average))
+    (adam, (schedule,)), (adam_before, (schedule_before,)) = map(schedule_apart, (after.optimizer, state.optimizer))
+    jax.tree.map(np.testing.assert_array_equal, adam, adam_before)
+    assert (schedule_before.count, schedule.count, after.step) == (1, 2, 2)
+    later, metrics = step(after, batch)
+    assert metrics["skipped"] == 0
+    assert later.params["w"] != after.params["w"]
+
+
+def schedule_apart(optimizer):
+    """An optimizer's state as (all else, the schedules' own)."""
+    kind = optax.ScaleByScheduleState
+    leaves = jax.tree.leaves(optimizer, is_leaf=lambda node: isinstance(node, kind))
+    return [leaf for leaf in leaves if not isinstance(leaf, kind)], [leaf for leaf in leaves if isinstance(leaf, kind)]
 
 
 def test_the_state_is_given_to_the_step():

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Bool, Float, Int
 
-from research.models.layers.dense import Dense
+from research.core.mesh import BATCH_AXES, constrain
+from research.models.layers.dense import ROWS, Dense
 from research.models.layers.rotary import rotate
 
 
@@ -24,18 +25,21 @@ def attend(
     batch, length, heads, head = query.shape
     groups, keys = key.shape[2], key.shape[1]
     shared = heads // groups
-    # One plain matrix product for each group: the queries of all its heads, one under the other.
-    query = (query * head**-0.5).reshape(batch, length, groups, shared, head).transpose(0, 2, 3, 1, 4)
-    query = query.reshape(batch, groups, shared * length, head)
+    # Split positions: each device has the queries of its own and gathers the keys and values of all.
+    query = constrain(query, BATCH_AXES, "context", "tensor", None)
+    key, value = (constrain(x, BATCH_AXES, None, "tensor", None) for x in (key, value))
+    # One plain matrix product for each group: the queries of all its heads, position by position.
+    query = (query * head**-0.5).reshape(batch, length, groups, shared, head).swapaxes(1, 2)
+    query = query.reshape(batch, groups, length * shared, head)
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
     scores = jnp.einsum("bgqd,bgsd->bgqs", query, key, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, groups, shared, length, keys)
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    scores = scores.reshape(batch, groups, length, shared, keys)
+    scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True).astype(value.dtype)
-    weights = weights.astype(value.dtype).reshape(batch, groups, shared * length, keys)
-    attended = jnp.einsum("bgqs,bgsd->bgqd", weights, value).reshape(batch, groups, shared, length, head) / total
-    return attended.transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, head)
+    weights = weights.astype(value.dtype).reshape(batch, groups, length * shared, keys)
+    attended = jnp.einsum("bgqs,bgsd->bgqd", weights, value).reshape(batch, groups, length, shared, head) / total
+    return attended.swapaxes(1, 2).reshape(batch, length, heads, head)
 
 
 def causal_mask(length: int, segments: Int[Array, "batch length"] | None = None) -> Bool[Array, "#batch length length"]:
@@ -45,7 +49,11 @@ def causal_mask(length: int, segments: Int[Array, "batch length"] | None = None)
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention; `groups` < `heads` shares keys and values, `rotary` turns queries and keys."""
+    """Multi-head self-attention; `groups` < `heads` shares keys and values, `rotary` turns queries and keys.
+
+    The columns of the joined kernel are [groups, queries of the group + key + value, head], as in Megatron-LM and
+    GPT-NeoX: a device that has some of the groups has all that they need.
+    """
 
     heads: int
     groups: int
@@ -64,15 +72,16 @@ class SelfAttention(nn.Module):
         train: bool,
     ) -> Float[Array, "batch length width"]:
         batch, length, width = x.shape
-        head = width // self.heads
-        features = (self.heads + 2 * self.groups) * head
+        head, shared = width // self.heads, self.heads // self.groups
+        features = self.groups * (shared + 2) * head
         joined = Dense(features, self.bias, self.kernel_init, name="query_key_value")(x)
-        query, key, value = jnp.split(joined, [self.heads * head, (self.heads + self.groups) * head], axis=-1)
-        query = query.reshape(batch, length, self.heads, head)
-        key = key.reshape(batch, length, self.groups, head)
-        value = value.reshape(batch, length, self.groups, head)
+        joined = joined.reshape(batch, length, self.groups, shared + 2, head)
+        joined = constrain(joined, BATCH_AXES, "context", "tensor", None, None)
+        query = joined[..., :shared, :].reshape(batch, length, self.heads, head)
+        key, value = joined[..., shared, :], joined[..., shared + 1, :]
         if self.rotary:
             query, key = rotate(query, positions), rotate(key, positions)
         attended = attend(query, key, value, mask).reshape(batch, length, width)
-        output = Dense(width, self.bias, self.output_init, name="output")(attended)
+        attended = constrain(attended, BATCH_AXES, "context", "tensor")
+        output = Dense(width, self.bias, self.output_init, ROWS, name="output")(attended)
         return nn.Dropout(self.dropout, deterministic=not train)(output)

@@ -7,7 +7,8 @@ import jax
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
-from research.models.layers.dense import Dense
+from research.core.mesh import BATCH_AXES, constrain
+from research.models.layers.dense import ROWS, Dense
 
 ActivationKind = Literal["gelu", "swiglu"]
 
@@ -29,5 +30,6 @@ class FeedForward(nn.Module):
             hidden = hidden * jax.nn.silu(Dense(self.hidden, self.bias, self.kernel_init, name="gate")(x))
         else:
             hidden = jax.nn.gelu(hidden)
-        output = Dense(x.shape[-1], self.bias, self.output_init, name="down")(hidden)
+        hidden = constrain(hidden, BATCH_AXES, "context", "tensor")
+        output = Dense(x.shape[-1], self.bias, self.output_init, ROWS, name="down")(hidden)
         return nn.Dropout(self.dropout, deterministic=not train)(output)

@@ -35,7 +35,7 @@ for (const figure of document.querySelectorAll("figure[data-values]")) {
         tip.append(row);
       };
       line("step", step.toLocaleString("en"));
-      for (const { name, style, colour, points } of series) {
+      for (const { name, style, colour, points, errors } of series) {
         if (points[points.length - 1][0] < step) continue;
         const [x, y] = nearest(points, step);
         if (style !== "dashed") {
@@ -44,7 +44,8 @@ for (const figure of document.querySelectorAll("figure[data-values]")) {
           mark.style.top = `${100 * (1 - height(y))}%`;
         }
         const own = x === step || style === "dashed" ? "" : ` at ${x.toLocaleString("en")}`;
-        line(name + own, y.toLocaleString("en", { maximumSignificantDigits: 5 }));
+        const number = (value, digits) => value.toLocaleString("en", { maximumSignificantDigits: digits });
+        line(name + own, number(y, 5) + (x in errors ? ` ± ${number(errors[x], 2)}` : ""));
       }
       const place = box.width * step / steps, width = tip.offsetWidth;
       const left = place < box.width / 2 ? Math.min(place + 12, box.width + 10 - width) : Math.max(-40, place - 12 - width);

@@ -1,0 +1,105 @@
+"""Training that survives bad steps: which loss is a spike, when a run stops, and which batch follows a rollback.
+
+A step without a finite loss and gradient changes nothing (`step.py`); a spike of the loss takes the run back to the
+checkpoint before it, to go on with the batches after it. All decisions are functions of the steps' metrics, the same
+on every process, and of a `History` kept beside every checkpoint, so that a resumed run decides as an undisturbed one.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from research.core.errors import UserError
+
+NORMAL = 1.4826  # times the median absolute deviation is the standard deviation of normal values
+LEAST = 0.01  # of the median: a smaller deviation is the calm of a training that has converged
+
+
+@dataclasses.dataclass(frozen=True)
+class Recovery:
+    """How much a run bears before it goes back, or stops."""
+
+    skips: int = 5
+    """most steps in a row without a finite loss and gradient; each is skipped, and one more stops the run"""
+    spike: float = 20.0
+    """robust standard deviations above the median of the recent losses from which a loss is a spike (0: none is)"""
+    window: int = 100
+    """how many recent losses; a spike needs half of them"""
+    rollbacks: int = 3
+    """most returns to a checkpoint before a spike; one more spike stops the run"""
+
+    def check(self) -> None:
+        """Raises UserError where no run could follow this."""
+        if self.window < 2 or min(self.skips, self.spike, self.rollbacks) < 0:
+            raise UserError(
+                f"--recovery.window {self.window}, .skips {self.skips}, .spike {self.spike}, .rollbacks "
+                f"{self.rollbacks}: the window takes 2 or more, the others 0 or more."
+            )
+
+
+class Rollback(NamedTuple):
+    """A return from the spike at `step` to the state after step `to`, whose next step takes the batch `batch`."""
+
+    step: int
+    to: int
+    batch: int
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """What decisions depend on, as of a step."""
+
+    losses: tuple[float, ...] = ()
+    """the last `window` of the steps that were not skipped, oldest first"""
+    skipped: int = 0
+    """steps in a row, up to this one"""
+    rollbacks: tuple[Rollback, ...] = ()
+    """in order of time"""
+
+    def batch(self, step: int) -> int:
+        """Returns the batch that a step, counted from 0, takes: its own number, but for what rollbacks left out."""
+        last = next((rollback for rollback in reversed(self.rollbacks) if rollback.to <= step), Rollback(0, 0, 0))
+        return step - last.to + last.batch
+
+    def after(self, loss: float, *, skipped: bool, window: int) -> "History":
+        """Returns the history with one step more."""
+        if skipped:
+            return dataclasses.replace(self, skipped=self.skipped + 1)
+        return dataclasses.replace(self, losses=(*self.losses[1 - window :], loss), skipped=0)
+
+    def rollback(self, step: int, to: int) -> Rollback:
+        """Returns the rollback from a spike at `step`, counted from 1, whose batch is the last one left out."""
+        return Rollback(step, to, self.batch(step - 1) + 1)
+
+
+def read_history(facts: Mapping[str, Any]) -> History:
+    """Rebuilds a history from its JSON form, `dataclasses.asdict`."""
+    rollbacks = tuple(Rollback(*rollback) for rollback in facts["rollbacks"])
+    return History(tuple(facts["losses"]), facts["skipped"], rollbacks)
+
+
+class SpikeError(Exception):
+    """The loss of a step has risen far above the recent ones; the loop answers with a rollback."""
+
+    def __init__(self, step: int, loss: float, usual: float):
+        super().__init__(f"the loss rose to {loss:.4g} at step {step}, from about {usual:.4g}")
+        self.step = step
+
+
+class TooManySkipsError(Exception):
+    """One step more than `skips` in a row was skipped; the loop saves the state and ends the run."""
+
+
+def usual_loss_before_spike(recovery: Recovery, losses: tuple[float, ...], loss: float) -> float | None:
+    """Returns the median of the recent losses where `loss` is a spike among them, else None.
+
+    A spike is higher than all of them and than median + spike x 1.4826 x median absolute deviation.
+    """
+    # The first test is the cheapest and ends the matter for nearly every step.
+    if not recovery.spike or 2 * len(losses) < recovery.window or loss <= max(losses):
+        return None
+    middle = statistics.median(losses)
+    deviation = NORMAL * statistics.median(abs(other - middle) for other in losses)
+    deviation = max(deviation, LEAST * abs(middle))
+    return middle if deviation > 0 and loss > middle + recovery.spike * deviation else None

@@ -1,0 +1,51 @@
+"""Where training starts, resumes, or goes on after a rollback: the state, and all else that continues with it."""
+
+from typing import NamedTuple
+
+from research.core import processes
+from research.core.run_directory import CHAIN, CHECKPOINTS, METRICS, read_lines, truncate_after
+from research.train import chain, checkpoints
+from research.train.experiment import Assembly
+from research.train.record import RunLog
+from research.train.recovery import History, read_history
+from research.train.state import State
+
+
+class Start(NamedTuple):
+    """A state, the chain value at its step, and what decisions after it depend on."""
+
+    state: State
+    head: str
+    history: History
+
+
+def newest_start(assembly: Assembly, log: RunLog, *, periodic: bool = False) -> Start:
+    """Returns the newest good checkpoint's start, else the initial one, with the run's files cut back to it.
+
+    Args:
+        assembly: the experiment's pure functions.
+        log: the open run.
+        periodic: pass over checkpoints that only an interruption left, which an undisturbed run would not have.
+    """
+    folder = log.folder / CHECKPOINTS
+    step = processes.agreed(_cut_back(log, periodic) if processes.first() else None)
+    if step is None:
+        return Start(assembly.initial_state(), chain.START, History())
+    abstract = checkpoints.abstract_like(assembly.state, assembly.shardings)
+    state, facts = checkpoints.load(folder, step, abstract, verified=True)
+    if processes.first() and [entry["chain"] for entry in read_lines(log.folder / CHAIN)][-1:] != [facts["chain"]]:
+        message = "the hash chain on disk has lost entries, from which later comparisons will differ"
+        log.event(step, message, kind="chain")
+    return Start(state, facts["chain"], read_history(facts["history"]))
+
+
+def _cut_back(log: RunLog, periodic: bool) -> int | None:
+    """Cuts a run's files back to the newest good checkpoint, whose step it returns, None for none."""
+    folder, passed = log.folder / CHECKPOINTS, list[str]()
+    step = checkpoints.newest_good(folder, passed.append, periodic=periodic)
+    for text in passed:
+        log.event(step or 0, text, kind="checkpoint")
+    checkpoints.discard_remains(folder, step or 0)
+    for file in (CHAIN, METRICS):
+        truncate_after(log.folder / file, step or 0)
+    return step

@@ -1,0 +1,98 @@
+"""A watchdog over the steps: names one that takes far longer than usual while it hangs, and where the program stands.
+
+It only looks, from a thread of its own, and never ends anything: a slow step may be a slow disk that recovers.
+"""
+
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+TIMES = 10  # the median of the recent steps
+LEAST = 1.0  # seconds, below which nothing is slow
+RECENT = 100  # steps
+LOOK = 0.25  # seconds between looks
+
+PROJECT = Path(__file__).parents[2]
+
+
+class Watchdog:
+    """Watches the steps of a loop, inside a `with` block; the loop says when a step begins and when one is no step.
+
+    `report(step, seconds)` is called by the loop's own thread when a slow step has ended.
+    """
+
+    def __init__(self, report: Callable[[int, float], None]):
+        self._report = report
+        self._durations: deque[float] = deque(maxlen=RECENT)
+        self._current: tuple[int, float] | None = None  # replaced as a whole, so that both threads see a step or none
+        self._slow: int | None = None
+        self._watched = threading.get_ident()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def begins(self, step: int) -> None:
+        """Ends the step before, if it was being watched, and starts to watch this one."""
+        self.ends()
+        self._current = step, time.perf_counter()
+
+    def ends(self) -> None:
+        """Stops watching, for an evaluation, a save or a compilation."""
+        if self._current is None:
+            return
+        (step, began), self._current = self._current, None
+        seconds = time.perf_counter() - began
+        self._durations.append(seconds)
+        if self._slow == step:
+            self._slow = None
+            self._report(step, seconds)
+
+    def _look(self) -> None:
+        while not self._closed.wait(LOOK):
+            current = self._current
+            if current is None or current[0] == self._slow or len(self._durations) < 2:
+                continue
+            step, began = current
+            seconds, usual = time.perf_counter() - began, statistics.median(list(self._durations))
+            if seconds > max(LEAST, TIMES * usual):
+                self._slow = step
+                standing = "; ".join(places(self._watched))
+                print(
+                    f"step {step} has taken {seconds:.1f} s so far, where {usual:.2g} s are usual: {standing}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+
+def places(first: int) -> list[str]:
+    """Returns where each thread that runs code of this project stands, thread `first` before the others.
+
+    For example "MainThread at research/data/pipeline.py:98 (prefetch), from research/train/loop.py:77 (fit)".
+    """
+    names = {thread.ident: thread.name for thread in threading.enumerate() if thread is not threading.current_thread()}
+    frames = sorted(sys._current_frames().items(), key=lambda item: item[0] != first)
+    found = [(names[thread], _own_frames(frame)) for thread, frame in frames if thread in names]
+    return [f"{name} at {', from '.join(own[:2])}" for name, own in found if own]
+
+
+def _own_frames(frame: FrameType | None) -> list[str]:
+    """The frames of this project's packages, innermost first."""
+    own = []
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(PROJECT) and path.relative_to(PROJECT).parts[0] in ("research", "experiments"):
+            own.append(f"{path.relative_to(PROJECT)}:{frame.f_lineno} ({frame.f_code.co_name})")
+        frame = frame.f_back
+    return own

@@ -1,0 +1,151 @@
+"""Promises of runs on several processes: the numbers of one, a common end, and a new start when one is lost."""
+
+import os
+import random
+import signal
+import socket
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_run import Program, only_run, steps_noted, wait_for_step, workers
+from tiny_run import record as read_record
+
+# A small network with dropout: nearly all of the time goes into starting processes.
+OPTIONS = (
+    *("experiments.article_softmax", "--model.dropout", "0.1", "--accumulate", "2", "--log-every", "1"),
+    *("--evaluate-every", "0", "--checkpoint-every", "20", "--digest-every", "50"),
+)
+TWO = ("--local-processes", "2")
+ENDS = ("params_sha256", "chain")
+
+
+def command(folder: Path, *options: str) -> list[str]:
+    """Returns the arguments of a run under `folder`."""
+    return [*OPTIONS, "--runs", str(folder / "runs"), *options]
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """Returns the record of the run under `folder`."""
+    return read_record(only_run(folder, "article_softmax"))
+
+
+def undisturbed(folder: Path, *options: str, devices: int = 2) -> dict[str, Any]:
+    """Trains on one process with so many devices; returns the record."""
+    with Program(*command(folder, *options), XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}") as run:
+        output = run.output()
+    assert run.returncode == 0, output
+    return record(folder)
+
+
+def lose(folder: Path, run: Program, victim: int, how: signal.Signals) -> float:
+    """Sends a signal to a worker that has saved; returns the seconds until the run trains again."""
+    resumes, began = len(record(folder)["resumes"]), time.monotonic()
+    os.kill(victim, how)
+    while len(now := record(folder)["resumes"]) == resumes or steps_noted(folder) <= now[-1]["step"]:
+        assert run.poll() is None and time.monotonic() - began < 120, run.output()[-2000:]
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def test_two_processes_are_one_run_whatever_befalls_them(tmp_path: Path) -> None:
+    """Stopped through one process alone, killed, and frozen, it ends in the bits of one process on the same mesh."""
+    long = ("--steps", "400")
+    with Program(*command(tmp_path, *TWO, *long)) as stopped:
+        wait_for_step(tmp_path, 27, stopped)
+        os.kill(workers(stopped)[1], signal.SIGTERM)
+        output, reached = stopped.output(), steps_noted(tmp_path)
+    assert stopped.returncode == 0 and f"Interrupted at step {reached}, saved" in output, output
+    assert (only_run(tmp_path, "article_softmax") / "checkpoints" / f"{reached:08d}.json").exists()
+
+    with Program(*command(tmp_path, *TWO, *long, "--restarts", "2", "--resume")) as started:
+        for lost, how in ((1, signal.SIGKILL), (0, signal.SIGSTOP)):
+            wait_for_step(tmp_path, steps_noted(tmp_path) + 30, started)
+            victim = workers(started)[lost]
+            assert lose(tmp_path, started, victim, how) < 90, "also where others have both cores"
+        output = started.output()
+    assert started.returncode == 0, output
+    assert "was killed by SIGKILL; starting again from the last good checkpoint, 2 of 2 restarts left" in output
+    assert f"process 0 of 2 (pid {victim}) has stood still" in output
+    assert "Traceback" not in output and "Gloo" not in output, "a loss is one sentence"
+
+    end, other = record(tmp_path), undisturbed(tmp_path / "one", *long)
+    assert [end[name] for name in ENDS] == [other[name] for name in ENDS]
+    assert end["environment"]["devices"]["processes"] == 2 and other["environment"]["devices"]["processes"] == 1
+
+
+def test_a_mistake_is_said_once_and_not_tried_again(tmp_path: Path) -> None:
+    """What every process finds wrong is one line, with exit code 2."""
+    none = str(tmp_path / "none.txt")
+    with Program("experiments.gpt_austen", "--data.train", none, *TWO, "--restarts", "3") as program:
+        output = program.output()
+    assert program.returncode == 2
+    assert output.count("\n") == 1 and "none.txt matches no file" in output
+
+
+@pytest.mark.slow
+def test_ten_times_of_ten_training_goes_on_within_thirty_seconds(tmp_path: Path) -> None:
+    """One of two processes is killed or frozen, ten times: training again within 30 s, to the same end."""
+    long, dice, seconds = ("--steps", "1500"), random.Random(0), []
+    with Program(*command(tmp_path, *TWO, *long, "--restarts", "10")) as run:
+        for trial in range(10):
+            wait_for_step(tmp_path, max(25, steps_noted(tmp_path)) + dice.randint(1, 40), run)
+            how = (signal.SIGKILL, signal.SIGSTOP)[trial % 2]
+            seconds.append(round(lose(tmp_path, run, dice.choice(workers(run)), how), 1))
+        output = run.output()
+    print("seconds until training again, killed and frozen in turn:", *seconds)
+    assert run.returncode == 0, output[-2000:]
+    other = undisturbed(tmp_path / "one", *long)
+    assert [record(tmp_path)[name] for name in ENDS] == [other[name] for name in ENDS]
+    assert max(seconds) < 30, seconds
+
+
+@pytest.mark.slow
+def test_fifty_kills_at_random_moments_are_fifty_exact_resumes(tmp_path: Path) -> None:
+    """On one process and on two, killed at any moment, some amid a save: the end is that of an undisturbed run."""
+    long, dice, in_saves = ("--steps", "3000", "--checkpoint-every", "10"), random.Random(0), 0
+    for count, kills in ((1, 30), (2, 20)):
+        folder = tmp_path / str(count)
+        several = () if count == 1 else TWO
+        with Program(*command(folder, *several, *long, "--restarts", str(kills))) as run:
+            for _ in range(kills):
+                wait_for_step(folder, max(15, steps_noted(folder)) + dice.randint(1, 30), run)
+                time.sleep(dice.uniform(0, 0.1))
+                in_saves += amid_a_save(only_run(folder, "article_softmax"))
+                lose(folder, run, dice.choice(workers(run)), signal.SIGKILL)
+            output = run.output()
+        assert run.returncode == 0, output[-2000:]
+        assert output.count("starting again") == len(record(folder)["resumes"]) == kills
+        other = undisturbed(tmp_path / f"undisturbed{count}", *long, devices=count)
+        assert [record(folder)[name] for name in ENDS] == [other[name] for name in ENDS]
+    print(f"kills that fell into a save: {in_saves} of 50")
+    assert in_saves, "no kill fell into a save: choose another seed"
+
+
+def amid_a_save(run: Path) -> bool:
+    """Whether a checkpoint is being written, whose manifest comes last."""
+    folder = run / "checkpoints"
+    return any(path.is_dir() and not (folder / f"{path.name[:8]}.json").exists() for path in folder.iterdir())
+
+
+@pytest.mark.slow
+def test_on_a_cluster_each_machine_starts_its_own_process_again(tmp_path: Path) -> None:
+    """Two commands that know only where to meet: each loss is named by both, and both go on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    meeting = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--restarts", "2", "--steps", "3000"]
+    with ExitStack() as stack:
+        runs = [
+            stack.enter_context(Program(*command(tmp_path, *meeting, "--process", str(index)))) for index in range(2)
+        ]
+        for lost in (1, 0):
+            wait_for_step(tmp_path, max(25, steps_noted(tmp_path)) + 30, runs[0])
+            lose(tmp_path, runs[0], workers(runs[lost])[0], signal.SIGKILL)
+        outputs = [run.output() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    assert "process 1 of 2" in outputs[0] and "is lost: no sign of life for 10 s" in outputs[0]
+    assert f"process 0 of 2 (127.0.0.1:{port}) does not answer; starting again" in outputs[1]
+    other = undisturbed(tmp_path / "one", "--steps", "3000")
+    assert [record(tmp_path)[name] for name in ENDS] == [other[name] for name in ENDS]

@@ -1,0 +1,104 @@
+"""Promises of `--exact`: the same bits on 1, 2, 4 and 8 devices and in two processes, or a refusal."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from tiny_run import ROOT, Program, only_run, options, record
+
+from research.core.errors import UserError
+from research.core.mesh import MeshConfig
+from research.train import exact
+
+FIFTY = ("--exact", "--steps", "50", "--schedule.warmup", "5", "--evaluate-every", "0", "--checkpoint-every", "25")
+FULL_SIZE = {
+    "gpt_austen": ("--model.dropout", "0.1"),
+    "resnet_fashion": (),
+    "mlp_adult": (),
+}
+
+
+def virtual(devices: int) -> str:
+    """The value of XLA_FLAGS that makes so many devices of the processor."""
+    return f"--xla_force_host_platform_device_count={devices}"
+
+
+@pytest.fixture(scope="module")
+def hashes() -> dict:
+    """What `exact.py` prints."""
+    command = [sys.executable, str(Path(__file__).with_name("exact.py"))]
+    environment = {**os.environ, "XLA_FLAGS": virtual(4), "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("model", ["gpt", "resnet", "mlp"])
+def test_the_state_has_the_same_bits_on_any_number_of_devices(hashes, model):
+    """Dropout, augmentation, batch norm, clipping and moving average included."""
+    assert len(hashes["exact"][model]) > 1 and len(set(hashes["exact"][model])) == 1
+
+
+def test_without_it_the_bits_differ(hashes):
+    """Else the test above would show nothing."""
+    assert len(set(hashes["ordinary"])) == 2
+
+
+def test_two_processes_end_in_the_bits_of_one(tmp_path):
+    """A run in two processes and one in a single process: equal chains, equal parameters."""
+    small = [*options(tmp_path), "--accumulate", "1", "--batch-size", "8", "--steps", "12", "--exact"]
+    for name, more, devices in (("one", [], 1), ("two", ["--local-processes", "2"], 1)):
+        command = ["experiments.gpt_austen", *small, *more, "--runs", str(tmp_path / name / "runs")]
+        with Program(*command, XLA_FLAGS=virtual(devices)) as started:
+            output = started.output()
+        assert started.returncode == 0, output[-3000:]
+    one, two = (record(only_run(tmp_path / name)) for name in ("one", "two"))
+    assert one["params_sha256"] == two["params_sha256"] and one["chain"] == two["chain"]
+    assert [run["environment"]["devices"]["processes"] for run in (one, two)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch", "accumulate", "sentence"),
+    [
+        ({"data": 1}, 8, 1, "set NPROC=8"),
+        ({"data": 1}, 12, 1, "--accumulate 1 --batch-size 16"),
+        ({"data": 1}, 16, 2, "--accumulate 1 --batch-size 16"),
+        ({"data": 3}, 24, 1, "--mesh.data 1, 2, 4 or 8"),
+        ({"data": 2, "tensor": 2}, 8, 1, "every other axis 1"),
+        ({"data": 2, "fsdp": 2}, 8, 1, "every other axis 1"),
+    ],
+)
+def test_what_cannot_be_exact_is_refused(sizes, batch, accumulate, sentence, monkeypatch):
+    """A mesh that splits products, parts of unequal size, another thread pool: one sentence."""
+    monkeypatch.delenv("NPROC", raising=False)
+    mesh = MeshConfig(**sizes).build(jax.devices()[:1] * 8)
+    with pytest.raises(UserError, match=sentence):
+        exact.check(mesh, batch, accumulate)
+
+
+def test_a_backend_that_was_not_tested_is_refused(monkeypatch):
+    """On a GPU the order of sums is the hardware's affair."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UserError, match="CPUs only, and this is a gpu"):
+        exact.check(MeshConfig().build(jax.devices()[:1]), 8, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", FULL_SIZE)
+def test_fifty_steps_at_full_size_have_one_hash(experiment, tmp_path):
+    """The experiments themselves, on 1, 2, 4 and 8 devices and in two processes."""
+    found = {}
+    for devices, processes in ((1, 1), (2, 1), (4, 1), (8, 1), (1, 2)):
+        runs = tmp_path / f"{devices}-{processes}"
+        more = ["--local-processes", str(processes)] if processes > 1 else []
+        command = [f"experiments.{experiment}", *FULL_SIZE[experiment], *FIFTY, *more, "--runs", str(runs / "runs")]
+        with Program(*command, XLA_FLAGS=virtual(devices)) as started:
+            output = started.output()
+        assert started.returncode == 0, output[-3000:]
+        found[devices, processes] = record(only_run(runs, experiment))["params_sha256"]
+    print(experiment, found)
+    assert len(set(found.values())) == 1, found

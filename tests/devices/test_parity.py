@@ -1,0 +1,92 @@
+"""Parallel strategies change neither loss nor gradients, and the compiled step talks as expected and no more."""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from parity import CASES, STRATEGIES
+
+ROOT = Path(__file__).parents[2]
+PAIRS = [(model, strategy) for model, (_, strategies) in CASES.items() for strategy in strategies]
+# What the devices along an axis may say to each other, and must. On CPU, XLA writes the reduce-scatter of gradients
+# over fsdp and context as an all-reduce of which each device keeps its part.
+EXPECTED = {
+    "data": {"all-reduce"},  # sums over the batch: gradients, loss, batch norm
+    "fsdp": {"all-reduce", "all-gather"},  # and parameters, where they are used
+    "tensor": {"all-reduce", "all-gather"},  # products split by rows; the likeliest token, for the accuracy
+    "context": {"all-reduce", "all-gather"},  # keys and values
+    "expert": {"all-reduce", "all-to-all"},  # tokens to their experts and back
+}
+
+
+@pytest.fixture(scope="session")
+def parity() -> dict[str, Any]:
+    """All entries of parity.py by (model, strategy), and what XLA wrote to stderr under "warnings"."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "0"}
+    command = [sys.executable, str(Path(__file__).with_name("parity.py")), "--json"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    entries = {(entry["model"], entry["strategy"]): entry for entry in json.loads(ended.stdout)}
+    return {"entries": entries, "warnings": ended.stderr}
+
+
+def talk(parity: dict[str, Any], model: str, strategy: str) -> list[dict[str, Any]]:
+    """The collectives of an entry."""
+    return parity["entries"][model, strategy]["collectives"]
+
+
+@pytest.mark.parametrize(("model", "strategy"), PAIRS)
+def test_a_step_is_that_of_one_device(parity, model, strategy):
+    """Loss, every gradient and every updated parameter, dropout included, within 1e-5 of one device in float32."""
+    errors = parity["entries"][model, strategy]["errors"]
+    assert errors.keys() == {"loss", "gradients", "parameters"}
+    assert max(errors.values()) < 1e-5, errors
+
+
+@pytest.mark.parametrize(("model", "strategy"), PAIRS)
+def test_devices_talk_as_expected_and_no_more(parity, model, strategy):
+    """Each axis of the mesh has exactly its own kinds of collectives; what is gathered or sent goes along one axis."""
+    found: dict[str, set[str]] = {}
+    for collective in talk(parity, model, strategy):
+        assert len(collective["axes"]) == 1 or collective["kind"] == "all-reduce", collective
+        for axis in collective["axes"]:
+            found.setdefault(axis, set()).add(collective["kind"])
+    assert found == {axis: EXPECTED[axis] for axis in strategy.split(" x ")}
+
+
+@pytest.mark.parametrize(("model", "strategy"), [pair for pair in PAIRS if pair[0].startswith(("GPT", "Llama"))])
+def test_the_vocabulary_is_never_gathered(parity, model, strategy):
+    """The embedding look-up needs nothing, or one sum over `tensor`; the loss gathers each device's likeliest token."""
+    lookup = [c for c in talk(parity, model, strategy) if re.search(r"/jvp\(GPTModule\)/gather$", c["scope"])]
+    assert [(c["kind"], c["axes"]) for c in lookup] == [("all-reduce", ["tensor"])] * ("tensor" in strategy)
+    size = math.prod(c for c in (8, 16, STRATEGIES[strategy].tensor))
+    for collective in talk(parity, model, strategy):
+        if collective["kind"] == "all-gather" and collective["axes"] == ["tensor"]:
+            shape = re.match(r"\w+\[([\d,]+)\]", collective["result"])
+            assert shape and math.prod(map(int, shape[1].split(","))) <= size, collective
+
+
+@pytest.mark.parametrize(("model", "strategy"), [pair for pair in PAIRS if "context" in pair[1]])
+def test_only_keys_values_and_routed_rows_are_gathered_over_the_positions(parity, model, strategy):
+    """Queries, MLP, norms, embedding and loss stay with their positions."""
+    gathers = [c for c in talk(parity, model, strategy) if c["kind"] == "all-gather" and c["axes"] == ["context"]]
+    layers = "attention|mlp_norm|experts" if "experts" in model else "attention"  # the norm before the experts
+    assert gathers and not [c for c in gathers if not re.search(rf"/({layers})/", c["scope"])]
+
+
+@pytest.mark.parametrize(("model", "strategy"), [pair for pair in PAIRS if "expert" in pair[1]])
+def test_tokens_travel_to_their_experts_and_back(parity, model, strategy):
+    """Two all-to-alls forward and two backward in each layer (a recomputed layer repeats those of the forward pass)."""
+    count = sum(c["kind"] == "all-to-all" for c in talk(parity, model, strategy))
+    assert count == (6 if "scanned" in model else 4)
+
+
+def test_nothing_is_gathered_for_want_of_a_better_plan(parity):
+    """XLA reports no array that it had to copy to every device on the way from one sharding to another."""
+    assert "rematerialization" not in parity["warnings"], parity["warnings"][-4000:]

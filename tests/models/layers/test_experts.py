@@ -1,0 +1,214 @@
+"""Mixture of experts: equal experts are one MLP, places are given in order, nothing else decides where a token goes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from research.core import trees
+from research.core.errors import UserError
+from research.core.mesh import MeshConfig, on_mesh
+from research.data.dataset import Data
+from research.data.packing import Windows
+from research.models.gpt import GPT
+from research.models.layers.experts import assign, exchange, imbalance
+from research.models.model import Sown, change_layer
+from research.tasks.language_modelling import LanguageModelling
+from research.tasks.task import Loss
+
+KEY = jax.random.key(0)
+LENGTH, VOCABULARY = 8, 7
+DENSE = GPT(depth=2, width=16, heads=4, context=LENGTH, activation="swiglu", hidden=24)
+MIXED = dataclasses.replace(DENSE, experts=4)
+TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (3, LENGTH)), jnp.int32)
+
+
+def build(config):
+    """The model and parameters of its shapes, drawn so large that every part matters."""
+    model, random = config.build(VOCABULARY), np.random.default_rng(1)
+    shapes = jax.eval_shape(model.init, KEY, TOKENS)
+    return model, jax.tree.map(lambda leaf: jnp.asarray(0.3 * random.standard_normal(leaf.shape, np.float32)), shapes)
+
+
+def logits(model, params, inputs=TOKENS):
+    return np.asarray(jax.jit(lambda params, inputs: model.apply(params, inputs)[0])(params, inputs))
+
+
+@pytest.mark.parametrize("options", [{}, {"activation": "gelu"}, {"scan": True}])
+def test_equal_experts_with_room_for_all_are_one_mlp(options):
+    """Every expert the dense MLP, a capacity that holds every token: the logits of the dense model."""
+    dense, params = build(dataclasses.replace(DENSE, **options))
+    mixed, mixture = build(dataclasses.replace(MIXED, capacity=4.0, **options))
+
+    def as_experts(path, leaf):
+        if "/router/" in path:
+            return leaf
+        source = flat[path.replace("/experts/", "/mlp/")]
+        axis = 1 if options.get("scan") else 0
+        copies = jnp.stack([source] * MIXED.experts, axis)
+        return copies if "/experts/" in path else source
+
+    flat = trees.flatten(params)
+    np.testing.assert_allclose(
+        logits(mixed, trees.map_with_path(as_experts, mixture)), logits(dense, params), rtol=1e-4, atol=1e-5
+    )
+    assert np.abs(logits(mixed, mixture) - logits(dense, params)).max() > 1e-2
+
+
+@pytest.mark.parametrize("top", [1, 2, 3])
+def test_a_token_gets_its_likeliest_experts_by_weight(top):
+    """With room for all: the sum, by hand, of the likeliest experts' outputs; only several weights add up to one."""
+    config = dataclasses.replace(MIXED, depth=1, top=top, capacity=8.0)
+    model, params = build(config)
+    seen = {}
+
+    def spy(layer, x, train):
+        seen.update(x=x, out=layer(x, train))
+        return seen["out"]
+
+    change_layer(model, "experts$", spy).apply(params, TOKENS)
+    x, found = np.asarray(seen["x"], np.float64), np.asarray(seen["out"])
+    layer = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["block_0"]["experts"])
+    scores = x @ layer["router"]["kernel"]
+    probabilities = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+
+    def expert(index, token):
+        up, gate = (token @ layer[name]["kernel"][index] + layer[name]["bias"][index] for name in ("up", "gate"))
+        return up * gate / (1 + np.exp(-gate)) @ layer["down"]["kernel"][index] + layer["down"]["bias"][index]
+
+    for place in np.ndindex(TOKENS.shape):
+        best = np.argsort(-probabilities[place])[:top]
+        total = probabilities[place][best].sum() if top > 1 else 1
+        expected = sum(probabilities[place][index] * expert(index, x[place]) / total for index in best)
+        np.testing.assert_allclose(found[place], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("capacity", [0.25, 1.25, 4.0])
+def test_neither_what_follows_nor_other_rows_decide(capacity):
+    """Under any capacity, a changed token changes no logit before it and none of another row."""
+    model, params = build(dataclasses.replace(MIXED, capacity=capacity))
+    before = logits(model, params)
+    after = logits(model, params, TOKENS.at[1, 5].add(1) % VOCABULARY)
+    np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
+    np.testing.assert_array_equal(after[1, :5], before[1, :5])
+    assert (after[1, 5:] != before[1, 5:]).any()
+
+
+def test_a_token_beyond_the_capacity_passes_by():
+    """One place for each expert: what was dropped is said, and such a token leaves the layer as zeros."""
+    model, params = build(dataclasses.replace(MIXED, depth=1, top=1, capacity=1e-3, bias=True))
+    _, sown = model.apply(params, TOKENS, train=True, key=KEY)
+    assert (sown.metrics["dropped"] >= 1 - MIXED.experts / LENGTH).all()
+    roomy, _ = build(dataclasses.replace(MIXED, depth=1, top=1, capacity=4.0))
+    assert not roomy.apply(params, TOKENS, train=True, key=KEY)[1].metrics["dropped"].any()
+
+
+@given(chosen=st.lists(st.integers(0, 3), min_size=1, max_size=20), places=st.integers(1, 6))
+def test_places_are_given_in_order_while_there_are_any(chosen, places):
+    """The slots of a row are those that a loop would give, and both directions are inverse to each other."""
+    slots, taken = (np.asarray(x)[0] for x in jax.jit(assign, static_argnums=(1, 2))(jnp.int32([chosen]), 4, places))
+    filled = [0] * 4
+    for choice, (expert, slot) in enumerate(zip(chosen, slots, strict=True)):
+        expected = expert * places + filled[expert] if filled[expert] < places else 4 * places
+        assert slot == expected
+        filled[expert] += 1
+        assert slot == 4 * places or taken[slot] == choice
+    assert sum(taken < len(chosen)) == sum(slots < 4 * places)
+
+
+def test_exchanging_back_undoes_it_and_so_does_the_gradient():
+    """There and back gives the rows that found a place, else zeros; the gradient is that of a plain gather."""
+    x = jax.random.normal(KEY, (2, 6, 3))
+    slots, taken = assign(jnp.int32([[0, 0, 1, 0, 1, 1], [1, 1, 1, 1, 0, 0]]), 2, 2)
+    kept = (np.asarray(slots) < 4)[..., None]
+    back = exchange(exchange(x, taken, slots), slots, taken)
+    np.testing.assert_array_equal(back, np.where(kept, x, 0))
+    weights = jax.random.normal(jax.random.key(1), (2, 4, 3))
+
+    def plain(x):
+        return (jnp.take_along_axis(x, taken[..., None], 1, mode="fill", fill_value=0) * weights).sum()
+
+    found = jax.grad(lambda x: (exchange(x, taken, slots) * weights).sum())(x)
+    np.testing.assert_allclose(found, jax.grad(plain)(x), rtol=1e-6)
+
+
+@settings(max_examples=20)
+@given(experts=st.integers(2, 6), seed=st.integers(0, 100))
+def test_the_balance_loss_is_one_where_experts_are_used_alike(experts, seed):
+    """Fedus et al. 2021, eq. 4: 1 for an even use, as many as there are experts where all choose one."""
+    even = jnp.full((1, experts, experts), 1 / experts)
+    np.testing.assert_allclose(imbalance(even, jnp.arange(experts)[None, :, None]), 1, rtol=1e-5)
+    sure = jax.nn.one_hot(jnp.full((1, 5), seed % experts), experts)
+    np.testing.assert_allclose(imbalance(sure, jnp.full((1, 5, 1), seed % experts)), experts, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"scan": True}, {"remat": True}, {"scan": True, "remat": True}])
+def test_layers_report_by_row_and_in_training_only(options):
+    """Losses add up over layers, the share of dropped choices is their mean; evaluation reports nothing."""
+    model, params = build(dataclasses.replace(MIXED, balance=0.5, **options))
+    _, sown = jax.jit(lambda params: model.apply(params, TOKENS, train=True, key=KEY))(params)
+    assert {name: rows.shape for name, rows in {**sown.losses, **sown.metrics}.items()} == {
+        "balance": (3,),
+        "dropped": (3,),
+    }
+    assert (sown.losses["balance"] >= 0.5 * MIXED.depth * 0.9).all()
+    assert ((sown.metrics["dropped"] >= 0) & (sown.metrics["dropped"] < 1)).all()
+    assert model.apply(params, TOKENS)[1] == Sown()
+
+
+def test_the_balance_loss_of_parts_adds_up_to_that_of_the_batch():
+    """The task weighs each row by its tokens: any two parts of a batch add up, masks included."""
+    data = Data({"train": Windows(np.arange(60, dtype=np.int32) % VOCABULARY, LENGTH, 1)}, VOCABULARY)
+    task = LanguageModelling().build(MIXED, data)
+    _, params = build(MIXED)
+    mask = np.float32(np.random.default_rng(0).random((3, LENGTH)) < 0.7)
+    batch = {"inputs": np.asarray(TOKENS), "targets": np.roll(TOKENS, -1, 1), "mask": mask}
+    loss = jax.jit(task.loss, static_argnums=3)
+
+    def of(rows, train=True) -> Loss:
+        return loss(params, {name: array[rows] for name, array in batch.items()}, KEY, train)
+
+    whole, first, second = of(slice(None)), of(slice(1)), of(slice(1, None))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), jax.tree.map(jnp.add, first, second), whole)
+    plain = of(slice(None), train=False)
+    np.testing.assert_allclose(whole.sum, plain.sum + whole.metrics["balance"].sum, rtol=1e-5)
+    assert whole.metrics["dropped"].weight == whole.weight == mask.sum()
+
+
+def test_the_router_learns_from_the_balance_and_from_the_loss():
+    """Both terms have a gradient for the router; without the balance it is another one."""
+
+    def gradient(**options):
+        model, params = build(dataclasses.replace(MIXED, depth=1, **options))
+
+        def loss(params):
+            outputs, sown = model.apply(params, TOKENS, train=True, key=KEY)
+            return jnp.square(outputs).mean() + sown.losses["balance"].mean()
+
+        return np.asarray(jax.jit(jax.grad(loss))(params)["block_0"]["experts"]["router"]["kernel"])
+
+    for top in (1, 2):
+        alone, both = gradient(balance=0.0, top=top), gradient(balance=1.0, top=top)
+        assert np.abs(alone).max() > 1e-4 and np.abs(both - alone).max() > 1e-4
+
+
+def test_experts_that_the_mesh_cannot_share_are_refused():
+    """Both numbers, and what to do."""
+    model, params = build(MIXED)
+    mesh = MeshConfig(data=1, expert=3).build(jax.devices()[:1] * 3)
+    with pytest.raises(UserError, match=r"4 experts cannot be shared evenly by 3 devices: make --mesh.expert"):
+        jax.eval_shape(on_mesh(mesh, model.apply), params, TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"top": 5}, "5 of 4 experts: set --model.top 1 to 4"), ({"capacity": 0.0}, "capacity is 0.0, not above 0")],
+)
+def test_options_that_do_not_fit_are_refused(options, message):
+    """One sentence with the numbers, and what would fit."""
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(MIXED, **options).build(VOCABULARY)
