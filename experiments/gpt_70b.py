@@ -3,7 +3,7 @@
     python -m experiments.gpt_70b --explain-memory --devices 8 64 512
 
 Expected: 64 and 512 devices of 80 GB fit, with 46 and 23 GB of each taken at one row of 8192 tokens at a time; 8 do
-not. Half a minute on two cores.
+not. Half a minute of processor time.
 """
 
 from research.core.mesh import MeshConfig

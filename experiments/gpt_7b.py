@@ -3,7 +3,7 @@
     python -m experiments.gpt_7b --explain-memory --devices 8 64 512
 
 Expected: each of 8, 64 and 512 devices of 80 GB fits; 30, 12 and 10 GB of each are taken at one row of 4096 tokens at a
-time. Half a minute on two cores.
+time. Half a minute of processor time.
 """
 
 from research.core.mesh import MeshConfig

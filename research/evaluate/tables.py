@@ -15,9 +15,7 @@ def results_table(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
     for row, values in rows.items():
-        table.add_row(
-            row, *(f"{values[name]:.4f}" if isinstance(values.get(name), int | float) else "–" for name in names)
-        )
+        table.add_row(row, *(_cell(values.get(name)) for name in names))
     return table
 
 

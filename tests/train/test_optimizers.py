@@ -122,7 +122,7 @@ def test_muon_is_the_librarys_own_with_consistent_size():
 
 
 def test_muon_turns_each_layer_of_a_stack_and_the_matrix_of_a_convolution():
-    """Scanned layers move as unrolled ones do; a convolution's kernel is a matrix of (rows columns inputs, outputs)."""
+    """Scanned layers and experts move one by one; a convolution's kernel is a matrix (rows columns inputs, outputs)."""
     stack, unrolled = {"up": {"kernel": jnp.zeros((3, 4, 6))}}, {"up": {"kernel": jnp.zeros((4, 6))}}
     convolution, flat = {"conv": {"kernel": jnp.zeros((3, 3, 4, 6))}}, {"conv": {"kernel": jnp.zeros((36, 6))}}
 
@@ -134,6 +134,8 @@ def test_muon_turns_each_layer_of_a_stack_and_the_matrix_of_a_convolution():
     gradient = jax.random.normal(jax.random.key(0), (3, 4, 6))
     layers = [update(unrolled, layer) for layer in gradient]
     np.testing.assert_allclose(update(stack, gradient), jnp.stack(layers), rtol=1e-4, atol=1e-5)
+    experts = {"experts": {"up": {"kernel": jnp.zeros((3, 1, 4, 6))}}}
+    np.testing.assert_allclose(update(experts, gradient[:, None])[:, 0], jnp.stack(layers), rtol=1e-4, atol=1e-5)
     gradient = jax.random.normal(jax.random.key(1), (3, 3, 4, 6))
     folded = update(flat, gradient.reshape(36, 6)).reshape(gradient.shape)
     np.testing.assert_allclose(update(convolution, gradient), folded, rtol=1e-4, atol=1e-5)
