@@ -287,10 +287,10 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path, refusal: Refu
     diverging = ["--optimizer.kind", "gradient_descent", "--optimizer.peak", "3", "--checkpoint-every", "2"]
     message = refusal("experiments.article_regression", *diverging, "--runs", str(tmp_path / "runs"))
     run = only_run(tmp_path, "article_regression")
-    assert "at step " in message and "--optimizer.peak" in message and str(run / "checkpoints") in message
-    step = int(message.partition("at step ")[2].partition(":")[0])
-    assert 2 <= checkpoints.newest_good(run / "checkpoints", lambda _: None) < step
-    assert record(run)["status"] == "failed" and f"at step {step}" in record(run)["error"]
+    assert "from step " in message and "--optimizer.peak" in message and str(run / "checkpoints") in message
+    step = int(message.partition("from step ")[2].partition(" ")[0])
+    assert checkpoints.newest_good(run / "checkpoints", lambda _: None) >= step
+    assert record(run)["status"] == "failed" and f"from step {step}" in record(run)["error"]
 
 
 def test_texts_may_not_be_validated_without_training_ones(tmp_path: Path, refusal: Refusal) -> None:

@@ -177,3 +177,21 @@ def constrain(x: jax.Array, *names: str | tuple[str, ...] | None) -> jax.Array:
     if mesh.empty or mesh.are_all_axes_manual:
         return x
     return jax.lax.with_sharding_constraint(x, _fit(mesh, x.shape, names))
+
+
+def multiply(
+    product: Callable[[jax.Array, jax.Array], jax.Array],
+    inputs: jax.Array,
+    kernel: jax.Array,
+    *names: str | tuple[str, ...] | None,
+) -> jax.Array:
+    """Returns `product(inputs, kernel)`, the kernel split over the axes named and gathered along all others.
+
+    What was gathered along `fsdp` is not kept for the gradient, but gathered once more: otherwise every device would
+    hold a whole copy of the parameters between the passes (Rajbhandari et al. 2020, ZeRO, stage 3).
+    """
+
+    def gathered(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+        return product(inputs, constrain(kernel, *names))
+
+    return (jax.checkpoint(gathered) if axis_size("fsdp") > 1 else gathered)(inputs, kernel)

@@ -6,6 +6,7 @@ shortcuts that change shape are 1 x 1 convolutions, and padding is symmetric. Ke
 """
 
 import dataclasses
+from functools import partial
 from typing import Literal
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from research.core.errors import UserError
-from research.core.mesh import BATCH_AXES, constrain
+from research.core.mesh import BATCH_AXES, constrain, multiply
 from research.models.layers.batch_norm import BatchNorm
 from research.models.layers.dense import Dense
 from research.models.model import Model, functional
@@ -62,10 +63,13 @@ class Convolution(nn.Module):
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         kernel = self.param("kernel", init, shape, jnp.float32).astype(inputs.dtype)
         padding = [(self.size // 2, self.size // 2)] * 2
-        inputs, kernel = constrain(inputs, *IMAGES), constrain(kernel, None, None, None, "tensor")
-        outputs = jax.lax.conv_general_dilated(
-            inputs, kernel, (self.stride, self.stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        convolve = partial(
+            jax.lax.conv_general_dilated,
+            window_strides=(self.stride, self.stride),
+            padding=padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+        outputs = multiply(convolve, constrain(inputs, *IMAGES), kernel, None, None, None, "tensor")
         return constrain(outputs, *IMAGES)
 
 

@@ -19,14 +19,8 @@ from research.data.near_duplicates import bands, first_of_linked, near_duplicate
 from research.data.text import SEPARATOR, TextData
 from research.data.tokenizers import TokenizerConfig
 
-BEAM = importlib.util.find_spec("apache_beam") is not None
 TWO_WORKERS = ("--direct_num_workers", "2", "--direct_running_mode", "multi_threading")
 WORDS = [f"word{number}" for number in range(300)]
-
-
-def needs_beam(test):
-    """Marks a test that runs the pipeline: Beam cannot be installed beside the versions in constraints.txt."""
-    return pytest.mark.peer(pytest.mark.skipif(not BEAM, reason="the extra 'beam' is not installed")(test))
 
 
 def passage(generator: random.Random) -> str:
@@ -83,7 +77,6 @@ def contents(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@needs_beam
 def test_a_data_set_is_prepared_to_the_same_bytes(tmp_path):
     """Austen, with near-duplicates sought."""
     data = TextData("austen", cleaning=Cleaning(near_duplicates=0.5), length=64)
@@ -91,7 +84,6 @@ def test_a_data_set_is_prepared_to_the_same_bytes(tmp_path):
     assert_same(data, tmp_path / "prepared")
 
 
-@needs_beam
 def test_one_worker_and_two_write_the_same_files(sources, tmp_path):
     """Of JSON lines and a table with copies of copies: shards, tokenizer, summary, and the local path's rows."""
     beam.prepare(own(sources), str(tmp_path / "one"))
@@ -102,7 +94,6 @@ def test_one_worker_and_two_write_the_same_files(sources, tmp_path):
     assert min(removed["length"], removed["exact duplicates"], removed["near duplicates"]) > 0
 
 
-@needs_beam
 @pytest.mark.parametrize(
     "changes",
     [
@@ -119,7 +110,6 @@ def test_every_configuration_is_prepared_to_the_same_bytes(sources, tmp_path, ch
     assert_same(data, tmp_path / "prepared")
 
 
-@needs_beam
 @pytest.mark.parametrize("seed", range(2))
 def test_the_order_of_the_work_does_not_matter(sources, tmp_path, monkeypatch, seed):
     """Documents that arrive in any order, in bundles of any size, and leave in many shards, end in the same rows."""
@@ -141,7 +131,6 @@ def test_the_order_of_the_work_does_not_matter(sources, tmp_path, monkeypatch, s
     assert_same(data, tmp_path / "prepared")
 
 
-@needs_beam
 @pytest.mark.parametrize(
     "changes",
     [
@@ -163,7 +152,6 @@ def test_what_the_local_path_refuses_is_refused_in_the_same_words(sources, tmp_p
     assert str(prepared.value) == str(local.value)
 
 
-@needs_beam
 def test_the_command_prepares_once_and_hands_beam_its_options(sources, tmp_path, capsys):
     """What follows `--` is Beam's; a folder that holds prepared data is not written again."""
     data = TextData(train=(str(sources / "other.jsonl"),), validation_share=0.3, length=16)

@@ -91,7 +91,7 @@ def experiment(name: str, mesh: MeshConfig) -> tuple[Experiment, Data]:
         inputs = random.normal(size=(40, 8, 8, 4)).astype(np.float32)
         labels = random.integers(0, 8, 40).astype(np.int32)
         data = Data({"train": Rows({"inputs": inputs, "labels": labels})}, 8)
-    optimizer = Optimizer("adamw", epsilon=1e-3, weight_decay=0.1, clip=1.0)
+    optimizer = Optimizer("adamw", epsilon=1e-2, weight_decay=0.1, clip=1.0)
     return Experiment(data, model, task, optimizer, mesh=mesh, batch_size=BATCH, seed=1), data
 
 

@@ -72,6 +72,17 @@ def test_the_vocabulary_is_never_gathered(parity, model, strategy):
             assert shape and math.prod(map(int, shape[1].split(","))) <= size, collective
 
 
+def test_gathered_kernels_are_not_kept_for_the_gradient(parity):
+    """Under fsdp each kernel is gathered for its use and again for its gradient; else only the embedding, once."""
+    scopes = [c["scope"] for c in talk(parity, "Llama", "fsdp") if c["kind"] == "all-gather"]
+    layers = ("query_key_value", "attention/output", "up", "gate", "down", "head")
+    backward = [scope for scope in scopes if "transpose(" in scope]
+    forward = [scope for scope in scopes if "transpose(" not in scope]
+    for found in (forward, backward):
+        assert [sum(f"/{layer}/" in scope for scope in found) for layer in layers] == [1] * len(layers)
+    assert (len(forward), len(backward)) == (len(layers) + 1, len(layers))
+
+
 @pytest.mark.parametrize(("model", "strategy"), [pair for pair in PAIRS if "context" in pair[1]])
 def test_only_keys_values_and_routed_rows_are_gathered_over_the_positions(parity, model, strategy):
     """Queries, MLP, norms, embedding and loss stay with their positions."""

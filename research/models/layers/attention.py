@@ -52,7 +52,8 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention; `groups` < `heads` shares keys and values, `rotary` turns queries and keys.
 
     The columns of the joined kernel are [groups, queries of the group + key + value, head], as in Megatron-LM and
-    GPT-NeoX: a device that has some of the groups has all that they need.
+    GPT-NeoX: a device that has some of the groups has all that they need. Where `tensor` does not divide the groups,
+    the heads are still split, but the joined product is gathered first.
     """
 
     heads: int

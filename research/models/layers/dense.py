@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
-from research.core.mesh import axis_size, constrain
+from research.core.mesh import axis_size, multiply
 
 Split = tuple[str | None, str | None]
 COLUMNS: Split = (None, "tensor")  # each device has some of the outputs
@@ -35,7 +35,7 @@ class Dense(nn.Module):
         *leading, width = inputs.shape
         kernel = self.param("kernel", self.kernel_init, (width, self.outputs), jnp.float32)
         rows = inputs.reshape(-1, width) if axis_size("context") == 1 else inputs
-        result = rows @ constrain(kernel.astype(inputs.dtype), *self.split)
+        result = multiply(jnp.matmul, rows, kernel.astype(inputs.dtype), *self.split)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.outputs,), jnp.float32)
             result += bias.astype(inputs.dtype)

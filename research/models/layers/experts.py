@@ -6,6 +6,7 @@ experts, and the tokens travel to them and back in two all-to-alls.
 """
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -14,7 +15,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float, Int
 
 from research.core.errors import UserError
-from research.core.mesh import BATCH_AXES, axis_size, constrain
+from research.core.mesh import BATCH_AXES, axis_size, constrain, multiply
 from research.models.layers.dense import COLUMNS, ROWS, WHOLE, Dense, Split
 from research.models.layers.feed_forward import ActivationKind
 from research.models.model import LOSSES, METRICS
@@ -33,6 +34,7 @@ class Experts(nn.Module):
     The router's softmax runs in float32. With `top` > 1 the weights of a token's experts are made to sum to one; with
     `top` 1 the weight is the router's probability, from which the router learns (Fedus et al. 2021). An expert takes
     `capacity` times an even share of a row's choices; a choice beyond that adds nothing to the residual stream.
+    Documents packed into one row share its places.
 
     In training it sows the load-balancing loss of each row, times `balance`, and the share of choices dropped.
 
@@ -121,7 +123,8 @@ class ExpertDense(nn.Module):
     ) -> Float[Array, "experts batch places outputs"]:
         experts, width = inputs.shape[0], inputs.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (experts, width, self.outputs), jnp.float32)
-        result = jnp.einsum("ebcw,ewf->ebcf", inputs, constrain(kernel.astype(inputs.dtype), "expert", *self.split))
+        product = partial(jnp.einsum, "ebcw,ewf->ebcf")
+        result = multiply(product, inputs, kernel.astype(inputs.dtype), "expert", *self.split)
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (experts, self.outputs), jnp.float32)
             result += bias.astype(inputs.dtype)[:, None, None]

@@ -52,7 +52,7 @@ def lose(folder: Path, run: Program, victim: int, how: signal.Signals) -> float:
 
 def test_two_processes_are_one_run_whatever_befalls_them(tmp_path: Path) -> None:
     """Stopped through one process alone, killed, and frozen, it ends in the bits of one process on the same mesh."""
-    long = ("--steps", "400")
+    long = ("--steps", "250")
     with Program(*command(tmp_path, *TWO, *long)) as stopped:
         wait_for_step(tmp_path, 27, stopped)
         os.kill(workers(stopped)[1], signal.SIGTERM)
