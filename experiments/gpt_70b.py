@@ -6,40 +6,23 @@ Expected: 64 and 512 devices of 80 GB fit, with 46 and 23 GB of each taken at on
 not. Half a minute of processor time.
 """
 
+import dataclasses
+
+from experiments import gpt_7b
 from research.core.mesh import MeshConfig
 from research.data.synthetic import TokenData
 from research.launch import launch
-from research.models.gpt import GPT
-from research.tasks.language_modelling import LanguageModelling
-from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer
-from research.train.schedules import Schedule
 
-CONFIG = Experiment(
+SIZES = {"depth": 80, "width": 8192, "heads": 64, "groups": 8, "hidden": 28672, "context": 8192}
+CONFIG = dataclasses.replace(
+    gpt_7b.CONFIG,
     data=TokenData(vocabulary=128256, length=8192, examples=1024),
-    model=GPT(
-        depth=80,
-        width=8192,
-        heads=64,
-        groups=8,
-        hidden=28672,
-        context=8192,
-        positions="rotary",
-        activation="swiglu",
-        norm="rms",
-        tied=False,
-        bias=False,
-        remat=True,
-        scan=True,
-    ),
-    task=LanguageModelling(),
+    model=dataclasses.replace(gpt_7b.CONFIG.model, **SIZES),
     optimizer=Optimizer("adamw", peak=1.5e-4, b2=0.95, weight_decay=0.1, clip=1.0),
-    schedule=Schedule("cosine", warmup=2000, final=0.1),
     mesh=MeshConfig(fsdp=8, tensor=8),
-    steps=500_000,
     batch_size=512,
     accumulate=64,
-    compute="bfloat16",
 )
 EXPECTED: dict[str, tuple[float, float]] = {}
 

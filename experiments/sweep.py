@@ -20,10 +20,9 @@ import importlib
 import itertools
 import re
 import shlex
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,12 +35,12 @@ from research import launch
 from research.core import command_line, configs
 from research.core.errors import UserError
 from research.core.run_directory import METRICS, all_runs, read_lines, read_record
+from research.core.supervisor import signals
 from research.report.sweep import PAGE, GridPoint, SeedRun, Sweep, result_tables, terminal_table, write_page
 from research.train.experiment import Experiment
-from research.train.record import WATCHING, changed_fields
+from research.train.record import changed_fields, computes
 
 Recorded = tuple[Path, dict[str, Any]]  # a run's folder and its record
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +126,8 @@ def plan(options: Options, others: Sequence[str]) -> tuple[dict[str, list[str]],
 def parse(config: Experiment, arguments: Sequence[str]) -> Experiment:
     """Parses a job's options as its own command does; ends the program with the nearest right name where it would."""
     options = command_line.parse(launch.Options, launch.Options(config), args=arguments)
-    if options.resume:
-        raise UserError("A sweep continues what has not finished by itself: leave out --resume.")
+    if options.resume or options.explanation.asked:
+        raise UserError("A sweep continues by itself, and explains nothing: leave out --resume and --explain-*.")
     return options.experiment
 
 
@@ -142,7 +141,7 @@ def read_grid(texts: Sequence[str], fields: Mapping[str, Any]) -> dict[str, list
             raise UserError(f"--grid {text} gives no values: write it as --grid optimizer.peak=1e-3,3e-4.")
         if field not in fields:
             raise UserError(f"The experiment has no field {name!r}{_nearest(field, list(fields))}.")
-        if field in WATCHING:
+        if not computes(field):
             raise UserError(f"The field {field!r} changes nothing that a run computes: it cannot be swept.")
         if field == "seed" or field in grid:
             raise UserError(f"--grid {field} is given twice: name all its values at once, and seeds with --seeds.")
@@ -224,23 +223,12 @@ def run_jobs(console: Console, options: Options, jobs: Sequence[Job]) -> tuple[b
             console.print(f"[bold]job {number} of {len(jobs)}[/bold]: {escape(job.label)}, {escape(what)}")
             code = run_command([sys.executable, *command_of(options, job, resume=found is not None)], received)
             runs = read_runs(options)
+            # A job that ends well without having finished was interrupted, and has saved.
             if received or (code == 0 and not is_finished(find_run(job, runs))):
                 return True, failed
             if code:
                 failed.append(job.label)
     return False, failed
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[list[int]]:
-    """Yields the list of the signals received, which do not end the program meanwhile."""
-    received: list[int] = []
-    before = {each: signal.signal(each, lambda number, _: received.append(number)) for each in SIGNALS}
-    try:
-        yield received
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
 
 
 def run_command(command: Sequence[str], received: Sequence[int]) -> int:

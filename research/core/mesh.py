@@ -115,10 +115,10 @@ def place(mesh: Mesh, batch: Any, count: int, rows: slice) -> Any:
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
     """Raises UserError where the batch cannot be split evenly over micro-batches and devices."""
-    parts = batch_parts(mesh)
-    unit = parts * max(1, accumulate)
     if accumulate < 1:
         raise UserError(f"A batch cannot be cut into {accumulate} micro-batches: give --accumulate 1 or more.")
+    parts = batch_parts(mesh)
+    unit = parts * accumulate
     if batch_size < 1 or batch_size % unit:
         raise UserError(
             f"A batch of {batch_size} is not divisible by {parts} data-parallel devices x {accumulate} micro-batches: "

@@ -106,12 +106,17 @@ class _Worker:
         with contextlib.suppress(BlockingIOError):
             if os.read(self.pipe, 2**16):
                 self.heard, self._last, self._used = True, time.monotonic(), -1
-        silent, limit = time.monotonic() - self._last, SILENCE if self.heard else START
+        silent, limit = time.monotonic() - self._last, self.patience
         if silent > limit / 2 and self._used < 0:
             self._used = self._processor_time()
         if silent > limit:
             self.frozen = self._processor_time() == self._used
             self._last, self._used = time.monotonic(), -1
+
+    @property
+    def patience(self) -> float:
+        """Seconds without a sign of life that it may take."""
+        return SILENCE if self.heard else START
 
     def _processor_time(self) -> int:
         """The processor time used, by which a process too busy to give signs of life is no frozen one."""
@@ -125,7 +130,7 @@ class _Worker:
         """Returns what has happened to it as a clause; None if nothing, "" if the same as to another."""
         code = self.process.poll()
         if self.frozen and code is None:
-            return f"{self.name} (pid {self.process.pid}) has stood still for {SILENCE:.0f} s"
+            return f"{self.name} (pid {self.process.pid}) has stood still for {self.patience:.0f} s"
         if not code:
             return None
         if self.orphaned:
@@ -161,7 +166,7 @@ def supervise(places: Sequence[Place], run_id: str, restarts: int) -> int:
         run_id: the run that these processes make, and continue when they are started again.
         restarts: how often to start again.
     """
-    with _signals() as received:
+    with signals() as received:
         for left in range(restarts, -1, -1):
             outcome = _attempt(places, run_id, received)
             if received and outcome.code:
@@ -228,8 +233,8 @@ def _verdict(workers: Sequence[_Worker]) -> _Outcome:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Yields the list of the signals received so far."""
+def signals() -> Iterator[list[int]]:
+    """Yields the list of the SIGINTs and SIGTERMs received so far, which do not end the program meanwhile."""
     received: list[int] = []
     each = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda got, _: received.append(got)) for number in each}

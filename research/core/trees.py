@@ -55,6 +55,11 @@ def match_rules(rules: Sequence[tuple[str, Any]], tree: Any, *, what: str) -> An
     return map_with_path(value, tree)
 
 
+def abstract_like(tree: Any, shardings: Any) -> Any:
+    """Returns the shapes, types and shardings of a tree, such as a checkpoint is restored into."""
+    return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), tree, shardings)
+
+
 def fetch(leaf: Any) -> np.ndarray:
     """Returns an array on the host, whole; every process must ask where its parts lie on several of them."""
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):

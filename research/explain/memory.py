@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from research.core import trees
 from research.core.mesh import batch_sharding
 from research.core.precision import cast
 from research.core.shapes import Batch, Params
@@ -65,7 +66,7 @@ class Memory:
 
 def estimate(assembly: Assembly) -> Memory:
     """Compiles the step for shapes alone and returns its memory on each device."""
-    state = with_shardings(assembly.state, assembly.shardings)
+    state = trees.abstract_like(assembly.state, assembly.shardings)
     batch = abstract_batch(assembly)
     step: Any = assembly.compiled_step()
     # Traced one after the other, since tracing shares its caches; only the compiler runs in two threads.
@@ -112,13 +113,6 @@ def bytes_per_device(tree: Any) -> int:
 def shard_bytes(leaf: Any, sharding: NamedSharding) -> int:
     """Returns the bytes that each device holds of an (abstract) array."""
     return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-
-
-def with_shardings(tree: Any, shardings: Any) -> Any:
-    """Returns an abstract tree whose leaves know their shardings."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree, shardings
-    )
 
 
 def _residuals(

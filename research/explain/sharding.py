@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from research.core import trees
-from research.explain.memory import abstract_batch, bytes_per_device, shard_bytes, with_shardings
+from research.explain.memory import abstract_batch, bytes_per_device, shard_bytes
 from research.explain.pictures import draw_blocks, draw_mesh
 from research.train.experiment import Assembly
 
@@ -98,7 +98,7 @@ def show_sharding(assembly: Assembly, console: Console) -> None:
         spec = spec_text(line.sharding, len(line.shape)) + (" [red](!)" if line.whole else "")
         times = "" if line.count == 1 else f"{line.count} of "
         table.add_row(line.path, times + shape, spec, bytes_text(line.bytes_per_device))
-    state = with_shardings(assembly.state, assembly.shardings)
+    state = trees.abstract_like(assembly.state, assembly.shardings)
     totals = {"all parameters": state.params, "optimizer state": state.optimizer, "moving average": state.average}
     table.add_section()
     for name, tree in totals.items():

@@ -59,11 +59,11 @@ class GPT:
     """the longest sequence"""
     experts: int = 0
     """MLPs of each block, of which every token uses a few (0: one MLP for all tokens)"""
-    top: int = 2
+    experts_per_token: int = 2
     """experts that a token uses"""
-    capacity: float = 1.25
+    capacity_factor: float = 1.25
     """places of each expert in a row, in multiples of an even share; tokens beyond them skip it"""
-    balance: float = 0.01
+    balance_weight: float = 0.01
     """weight of the loss that keeps the experts equally used"""
     positions: Literal["learned", "rotary"] = "learned"
     activation: ActivationKind = "gelu"
@@ -96,12 +96,15 @@ class GPT:
             raise UserError(
                 f"Rotary positions need an even head size, not {self.width // self.heads}: widen the model."
             )
-        if self.experts and not 1 <= self.top <= self.experts:
+        if self.experts and not 1 <= self.experts_per_token <= self.experts:
             raise UserError(
-                f"A token cannot use {self.top} of {self.experts} experts: set --model.top 1 to {self.experts}."
+                f"A token cannot use {self.experts_per_token} of {self.experts} experts: set "
+                f"--model.experts-per-token 1 to {self.experts}."
             )
-        if self.experts and self.capacity <= 0:
-            raise UserError(f"The experts' capacity is {self.capacity}, not above 0: set --model.capacity 1.25.")
+        if self.experts and self.capacity_factor <= 0:
+            raise UserError(
+                f"The experts' capacity is {self.capacity_factor}, not above 0: set --model.capacity-factor 1.25."
+            )
         return functional(GPTModule(self, outputs), SHARDING)
 
 
@@ -134,7 +137,7 @@ class Block(nn.Module):
         hidden = c.hidden or (4 * c.width if c.activation == "gelu" else 8 * c.width // 3)
         dense = (hidden, c.activation, c.bias, c.dropout, kernel_init, output_init)
         mlp = (
-            Experts(c.experts, c.top, c.capacity, c.balance, *dense, name="experts")
+            Experts(c.experts, c.experts_per_token, c.capacity_factor, c.balance_weight, *dense, name="experts")
             if c.experts
             else FeedForward(*dense, name="mlp")
         )

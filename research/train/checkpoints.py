@@ -220,8 +220,3 @@ def _remove(path: Path) -> None:
 def _remove_unfinished(folder: Path) -> None:
     for path in folder.glob("*.orbax-checkpoint-tmp"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def abstract_like(tree: Any, shardings: Any) -> Any:
-    """Returns the shapes, types and shardings that `load` restores into."""
-    return jax.tree.map(lambda leaf, s: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=s), tree, shardings)

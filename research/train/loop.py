@@ -118,7 +118,6 @@ def _roll_back(assembly: Assembly, watch: Watch, saver: Saver, log: RunLog, spik
             "--optimizer.peak or with --optimizer.clip 1; --recovery.spike 0 lets spikes pass."
         )
     saver.wait()
-    log.save()  # and with it the lines that a full disk kept waiting, before they are cut back
     start = newest_start(assembly, log, periodic=True)
     to = int(start.state.step)
     rollback = before.rollback(spike.step, to)

@@ -19,7 +19,16 @@ from typing import Any
 
 from research.core import backend, configs, processes
 from research.core.errors import UserError
-from research.core.run_directory import CHECKPOINTS, all_runs, append_lines, read_record, write_record
+from research.core.run_directory import (
+    CHAIN,
+    CHECKPOINTS,
+    METRICS,
+    all_runs,
+    append_lines,
+    read_record,
+    truncate_after,
+    write_record,
+)
 
 # Fields that change how a run is watched, but not what it computes: free to differ when it is resumed. So is the mesh,
 # which says where it is computed: the same batches and keys, and but for the order of the sums the same numbers.
@@ -46,6 +55,17 @@ class RunLog:
         """Writes the record as it stands; raises UserError where that fails."""
         if self.lock is not None:
             write_record(self.folder, self.record)
+
+    def try_save(self) -> None:
+        """Writes the record, unless the disk is full: then it stays as it was, and is written later."""
+        with contextlib.suppress(UserError):
+            self.save()
+
+    def cut_back(self, step: int) -> None:
+        """Keeps the lines up to and including `step`, written or waiting."""
+        for file in (CHAIN, METRICS):
+            truncate_after(self.folder / file, step)
+            self.unwritten[file] = [line for line in self.unwritten.pop(file, []) if line["step"] <= step]
 
     def write_lines(self) -> None:
         """Writes the lines that wait; raises UserError where that fails."""
@@ -82,8 +102,7 @@ class RunLog:
         self.record["events"].append({"step": step, "time": now(), "kind": kind, "message": message, **facts})
         if self.lock is not None:
             print(f"step {step}: {message}", file=sys.stderr, flush=True)
-        with contextlib.suppress(UserError):  # on a full disk the record stays as it was, and is written later
-            self.save()
+        self.try_save()
 
 
 def now() -> str:
@@ -181,10 +200,15 @@ def note_resumption(log: RunLog, step: int) -> None:
     log.save()
 
 
+def computes(field: str) -> bool:
+    """Whether a field of the configuration, named with dots, changes what a run computes."""
+    return field not in WATCHING and not field.startswith(MESH)
+
+
 def changed_fields(record: Mapping[str, Any], experiment: Any) -> dict[str, tuple[Any, Any]]:
     """Returns {field: (recorded, now)} where an experiment would compute something else than a recorded run."""
     found = configs.differences(record["config"], configs.to_json(experiment))
-    return {field: values for field, values in found.items() if field not in WATCHING and not field.startswith(MESH)}
+    return {field: values for field, values in found.items() if computes(field)}
 
 
 def _lock(folder: Path) -> int:

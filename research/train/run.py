@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,8 +87,7 @@ def train(
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             log.record.update(status=status, error=f"{type(error).__name__}: {error}", finished=now())
-            with suppress(UserError):  # on a full disk the record stays as it was
-                log.save()
+            log.try_save()
             raise
 
 
@@ -188,5 +187,5 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
         step = checkpoints.newest_good(kept, lambda text: print(text, file=sys.stderr))
     if step is None:
         raise UserError(f"{folder} has no good checkpoint: train it further with --resume, or train again.")
-    state, _ = checkpoints.load(kept, step, checkpoints.abstract_like(assembly.state, assembly.shardings))
+    state, _ = checkpoints.load(kept, step, trees.abstract_like(assembly.state, assembly.shardings))
     return Run(folder, assembly, state, record)

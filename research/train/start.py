@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from research.core import processes
-from research.core.run_directory import CHAIN, CHECKPOINTS, METRICS, read_lines, truncate_after
+from research.core import processes, trees
+from research.core.run_directory import CHAIN, CHECKPOINTS, read_lines
 from research.train import chain, checkpoints
 from research.train.experiment import Assembly
 from research.train.record import RunLog
@@ -31,7 +31,7 @@ def newest_start(assembly: Assembly, log: RunLog, *, periodic: bool = False) -> 
     step = processes.agreed(_cut_back(log, periodic) if processes.first() else None)
     if step is None:
         return Start(assembly.initial_state(), chain.START, History())
-    abstract = checkpoints.abstract_like(assembly.state, assembly.shardings)
+    abstract = trees.abstract_like(assembly.state, assembly.shardings)
     state, facts = checkpoints.load(folder, step, abstract, verified=True)
     if processes.first() and [entry["chain"] for entry in read_lines(log.folder / CHAIN)][-1:] != [facts["chain"]]:
         message = "the hash chain on disk has lost entries, from which later comparisons will differ"
@@ -46,6 +46,5 @@ def _cut_back(log: RunLog, periodic: bool) -> int | None:
     for text in passed:
         log.event(step or 0, text, kind="checkpoint")
     checkpoints.discard_remains(folder, step or 0)
-    for file in (CHAIN, METRICS):
-        truncate_after(log.folder / file, step or 0)
+    log.cut_back(step or 0)
     return step

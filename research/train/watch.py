@@ -6,12 +6,10 @@ Reading late keeps the device busy; whatever must know a step's result at once c
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import jax
 
-from research.core.errors import UserError
 from research.core.run_directory import CHAIN
 from research.core.shapes import Batch
 from research.train import chain
@@ -20,6 +18,7 @@ from research.train.loggers import Logger
 from research.train.record import RunLog
 from research.train.recovery import SpikeError, TooManySkipsError, usual_loss_before_spike
 from research.train.start import Start
+from research.train.watchdog import TIMES
 
 
 class Watch:
@@ -113,8 +112,7 @@ class Watch:
         now = time.perf_counter()
         self._log.spent("train", now - self._noted)
         self._noted = now
-        with suppress(UserError):
-            self._log.save()
+        self._log.try_save()
 
     def flush(self) -> bool:
         """Writes the chain entries settled so far; returns False where they wait until the disk has space for them."""
@@ -166,7 +164,7 @@ class Watch:
         elif self.step > last["last"]:
             last.update(last=self.step, count=last["count"] + 1)
             last["message"] = f"{last['count']} steps up to {self.step:,} are skipped: loss or gradient not finite"
-            self._log.save()
+            self._log.try_save()
         if count > recovery.skips:
             self.history = dataclasses.replace(self.history, skipped=0)
             raise TooManySkipsError(
@@ -177,5 +175,5 @@ class Watch:
 
     def slow_step(self, step: int, seconds: float) -> None:
         """Notes a step that the watchdog found slow, once it has ended."""
-        message = f"the step took {seconds:.1f} s, more than ten times as long as others"
+        message = f"the step took {seconds:.1f} s, more than {TIMES} times as long as others"
         self._log.event(step, message, kind="slow", seconds=round(seconds, 1))

@@ -31,8 +31,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rematerialised": {"remat": True, "groups": 2, "hidden": 12},
     "scanned and rematerialised": {"scan": True, "remat": True, "groups": 2, "tied": False},
     # Room for every token: documents packed in a row share the experts' places.
-    "experts": {"experts": 4, "capacity": 4.0, "activation": "swiglu"},
-    "scanned experts": {"experts": 2, "top": 1, "capacity": 2.0, "scan": True, "remat": True},
+    "experts": {"experts": 4, "capacity_factor": 4.0, "activation": "swiglu"},
+    "scanned experts": {"experts": 2, "experts_per_token": 1, "capacity_factor": 2.0, "scan": True, "remat": True},
 }
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, replicated
-from research.core.trees import digest
+from research.core.trees import abstract_like, digest
 from research.train import checkpoints
-from research.train.checkpoints import Saver, abstract_like, best, load, newest_good
+from research.train.checkpoints import Saver, best, load, newest_good
 from research.train.optimizers import Optimizer
 from research.train.state import State, new_state
 

@@ -42,7 +42,7 @@ def logits(model, params, inputs=TOKENS):
 def test_equal_experts_with_room_for_all_are_one_mlp(options):
     """Every expert the dense MLP, a capacity that holds every token: the logits of the dense model."""
     dense, params = build(dataclasses.replace(DENSE, **options))
-    mixed, mixture = build(dataclasses.replace(MIXED, capacity=4.0, **options))
+    mixed, mixture = build(dataclasses.replace(MIXED, capacity_factor=4.0, **options))
 
     def as_experts(path, leaf):
         if "/router/" in path:
@@ -62,7 +62,7 @@ def test_equal_experts_with_room_for_all_are_one_mlp(options):
 @pytest.mark.parametrize("top", [1, 2, 3])
 def test_a_token_gets_its_likeliest_experts_by_weight(top):
     """With room for all: the sum, by hand, of the likeliest experts' outputs; only several weights add up to one."""
-    config = dataclasses.replace(MIXED, depth=1, top=top, capacity=8.0)
+    config = dataclasses.replace(MIXED, depth=1, experts_per_token=top, capacity_factor=8.0)
     model, params = build(config)
     seen = {}
 
@@ -90,7 +90,7 @@ def test_a_token_gets_its_likeliest_experts_by_weight(top):
 @pytest.mark.parametrize("capacity", [0.25, 1.25, 4.0])
 def test_neither_what_follows_nor_other_rows_decide(capacity):
     """Under any capacity, a changed token changes no logit before it and none of another row."""
-    model, params = build(dataclasses.replace(MIXED, capacity=capacity))
+    model, params = build(dataclasses.replace(MIXED, capacity_factor=capacity))
     before = logits(model, params)
     after = logits(model, params, TOKENS.at[1, 5].add(1) % VOCABULARY)
     np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
@@ -100,10 +100,10 @@ def test_neither_what_follows_nor_other_rows_decide(capacity):
 
 def test_a_token_beyond_the_capacity_passes_by():
     """One place for each expert: what was dropped is said, and such a token leaves the layer as zeros."""
-    model, params = build(dataclasses.replace(MIXED, depth=1, top=1, capacity=1e-3, bias=True))
+    model, params = build(dataclasses.replace(MIXED, depth=1, experts_per_token=1, capacity_factor=1e-3, bias=True))
     _, sown = model.apply(params, TOKENS, train=True, key=KEY)
     assert (sown.metrics["dropped"] >= 1 - MIXED.experts / LENGTH).all()
-    roomy, _ = build(dataclasses.replace(MIXED, depth=1, top=1, capacity=4.0))
+    roomy, _ = build(dataclasses.replace(MIXED, depth=1, experts_per_token=1, capacity_factor=4.0))
     assert not roomy.apply(params, TOKENS, train=True, key=KEY)[1].metrics["dropped"].any()
 
 
@@ -149,7 +149,7 @@ def test_the_balance_loss_is_one_where_experts_are_used_alike(experts, seed):
 @pytest.mark.parametrize("options", [{}, {"scan": True}, {"remat": True}, {"scan": True, "remat": True}])
 def test_layers_report_by_row_and_in_training_only(options):
     """Losses add up over layers, the share of dropped choices is their mean; evaluation reports nothing."""
-    model, params = build(dataclasses.replace(MIXED, balance=0.5, **options))
+    model, params = build(dataclasses.replace(MIXED, balance_weight=0.5, **options))
     _, sown = jax.jit(lambda params: model.apply(params, TOKENS, train=True, key=KEY))(params)
     assert {name: rows.shape for name, rows in {**sown.losses, **sown.metrics}.items()} == {
         "balance": (3,),
@@ -192,7 +192,10 @@ def test_the_router_learns_from_the_balance_and_from_the_loss():
         return np.asarray(jax.jit(jax.grad(loss))(params)["block_0"]["experts"]["router"]["kernel"])
 
     for top in (1, 2):
-        alone, both = gradient(balance=0.0, top=top), gradient(balance=1.0, top=top)
+        alone, both = (
+            gradient(balance_weight=0.0, experts_per_token=top),
+            gradient(balance_weight=1.0, experts_per_token=top),
+        )
         assert np.abs(alone).max() > 1e-4 and np.abs(both - alone).max() > 1e-4
 
 
@@ -206,7 +209,10 @@ def test_experts_that_the_mesh_cannot_share_are_refused():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"top": 5}, "5 of 4 experts: set --model.top 1 to 4"), ({"capacity": 0.0}, "capacity is 0.0, not above 0")],
+    [
+        ({"experts_per_token": 5}, "5 of 4 experts: set --model.experts-per-token 1 to 4"),
+        ({"capacity_factor": 0.0}, "capacity is 0.0, not above 0"),
+    ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):
     """One sentence with the numbers, and what would fit."""
