@@ -15,7 +15,7 @@
 set -euo pipefail
 
 resume=""
-if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && compgen -G "runs/*/*/run.json" > /dev/null; then
     resume=--resume
 fi
 

@@ -46,6 +46,12 @@ class MeshConfig:
         devices = jax.devices() if devices is None else devices
         sizes = self.sizes(len(devices))
         grid = np.asarray(devices[: math.prod(sizes)]).reshape(sizes)
+        idle = {device.process_index for device in devices} - {device.process_index for device in grid.flat}
+        if idle:
+            raise UserError(
+                f"A mesh of {grid.size} of {len(devices)} devices leaves process {min(idle)} without any: "
+                f"the nearest that does not: {_fitting(self, len(devices))}."
+            )
         return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
     def sizes(self, count: int) -> tuple[int, ...]:

@@ -135,13 +135,14 @@ def joined(here: Place) -> Iterator[None]:
         peers.client.wait_at_barrier("ontogeny/end", 1000 * 3600)
     except UserError as error:
         _end(peers, USER_ERROR, str(error))
-        time.sleep(0 if peers.index else 3)  # the others ask every second, and cannot where the first one has ended
+        _linger(peers)
         _exit(USER_ERROR, not peers.index and str(error))
     except Exception as error:
         # A lost peer breaks the computation under way at once, and is known as lost only when its silence has lasted.
         time.sleep(SILENCE + 3)
         _end(peers, FAILED, f"{type(error).__name__}: {error}")
         traceback.print_exc()
+        _linger(peers)
         _exit(FAILED, False)
     over.set()
     if peers.index:
@@ -206,6 +207,7 @@ def _watch(peers: _Peers, over: threading.Event) -> None:
         try:
             for other, (code, reason) in _ended(peers).items():
                 if code and other != peers.index:
+                    _linger(peers)
                     _exit(code, peers.index == 0 and f"{peers.names[other]} has stopped: {reason}")
             live = peers.client.get_live_nodes(sorted(everyone))  # once all that are live have asked
             missing = sorted(everyone - live.keys() - _ended(peers).keys())
@@ -213,7 +215,13 @@ def _watch(peers: _Peers, over: threading.Event) -> None:
             return  # the first process is lost, upon which the runtime ends this one
         if missing:
             listed = ", ".join(peers.names[other] for other in missing)
+            _linger(peers)
             _exit(LOST, peers.index == min(live) and f"{listed} is lost: no sign of life for {SILENCE} s")
+
+
+def _linger(peers: _Peers) -> None:
+    """Has the first process, and the service with it, outlast the others, who ask it every second what has happened."""
+    time.sleep(0 if peers.index else 3)
 
 
 def _exit(code: int, sentence: str | bool) -> NoReturn:

@@ -105,9 +105,19 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Keeps the lines up to and including `step`, so that a resumed run continues its files without a seam."""
-    kept = [json.dumps(entry, ensure_ascii=False) for entry in read_lines(path) if entry["step"] <= step]
-    write_atomic(path, "".join(line + "\n" for line in kept))
+    """Keeps the lines up to and including `step`, so that a resumed run continues its files without a seam.
+
+    Lines are in the order of their steps. What is cut needs no space, so that a full disk does not matter.
+    """
+    if not path.exists():
+        return
+    with open(path, "r+b") as file:
+        kept = 0
+        for line in file:
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+            kept += len(line)
+        file.truncate(kept)
 
 
 def all_runs(root: Path) -> list[Path]:

@@ -6,12 +6,13 @@ difference is said.
 
 import dataclasses
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import tyro
 from rich.console import Console
 
-from research.core import command_line
+from research.core import command_line, trees
 from research.core.errors import UserError
 from research.core.run_directory import find, finite, write_atomic
 from research.evaluate.tables import results_table
@@ -50,9 +51,17 @@ def main() -> None:
     write_atomic(path, json.dumps({"step": step, "metrics": finite(results)}, indent=1) + "\n")
     recorded = run.record.get("metrics", {})
     if step == run.assembly.experiment.steps and not options.split and recorded:
-        same = finite(results) == recorded
-        print("equal to what training printed" if same else "DIFFERS from what training printed (see run.json)")
+        print(_verdict(finite(results), recorded))
     print(f"written to {path}")
+
+
+def _verdict(results: Any, recorded: Any) -> str:
+    if results == recorded:
+        return "equal to what training printed"
+    now, then = trees.flatten(results), trees.flatten(recorded)
+    if now.keys() == then.keys() and all(np.allclose(now[name], then[name], rtol=1e-5) for name in now):
+        return "equal to what training printed but for rounding, as on other devices"
+    return "DIFFERS from what training printed (see run.json)"
 
 
 if __name__ == "__main__":

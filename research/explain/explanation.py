@@ -43,7 +43,7 @@ class Explanation:
         Raises:
             UserError: sizes, rules or mesh that do not fit one another; more devices than can be imitated.
         """
-        mesh = experiment.mesh
+        mesh, experiment = experiment.mesh, dataclasses.replace(experiment, exact=False)  # its programs are several
         one_copy = dataclasses.replace(experiment, mesh=dataclasses.replace(mesh, data=mesh.data or 1))
         experiments = [on_devices(one_copy, count) for count in self.devices] or [one_copy]
         imitate_devices(max(map(device_count, experiments)))

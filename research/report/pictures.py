@@ -16,6 +16,8 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
+from research.core import processes
+from research.core.mesh import replicated
 from research.core.run_directory import write_atomic
 from research.data.packing import Rows
 from research.data.pipeline import evaluation_batches, gather
@@ -32,11 +34,16 @@ def picture_predictions(run: Run, limit: int = 2000) -> None:
     example = data.splits["train"][0]
     if not splits or "labels" not in example or example["inputs"].ndim != 3 or example["inputs"].dtype != np.uint8:
         return
-    predict = jax.jit(lambda params, batch: task.predict(params, batch)["logits"].argmax(-1))
+    mesh = run.assembly.mesh  # of several processes: each has a part of the parameters, and the first one writes
+    predict = jax.jit(
+        lambda params, batch: task.predict(params, batch)["logits"].argmax(-1), out_shardings=replicated(mesh)
+    )
     chosen = gather(data.splits[splits[-1]], np.arange(min(limit, len(data.splits[splits[-1]]))))
     batches = evaluation_batches(Rows(chosen), 100)
     predicted = np.concatenate([np.asarray(predict(run.state.evaluated, batch)) for batch in batches])
     predicted = predicted[: len(chosen["labels"])]
+    if not processes.first():
+        return
     write_predictions(run.folder, chosen["inputs"], chosen["labels"], predicted, data.class_names, splits[-1])
 
 

@@ -87,6 +87,8 @@ class Saver:
         except BaseException:
             if processes.first():  # on a full disk its remains would keep the next from being written
                 _remove_unfinished(self.folder)
+                if _read_manifest(path) is None:
+                    _remove(path)
             raise
         self.saved = facts["step"]
 

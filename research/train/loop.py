@@ -125,7 +125,9 @@ def _roll_back(assembly: Assembly, watch: Watch, saver: Saver, log: RunLog, spik
     watch.rewind(start._replace(history=history))
     left_out = [before.batch(to), rollback.batch - 1]
     message = f"{spike}; back to step {to}, and on without the batches {left_out[0]} to {left_out[1]}"
-    log.event(spike.step, message, kind="rollback", to=to, skipped=left_out)
+    facts: dict[str, Any] = {"kind": "rollback", "to": to, "skipped": left_out}
+    if not any(facts.items() <= event.items() for event in log.record["events"]):  # a kill may have it happen again
+        log.event(spike.step, message, **facts)
     watch.paused(time.perf_counter() - began)
     return start.state
 

@@ -141,7 +141,7 @@ def open_new(name: str, experiment: Any, root: Path, run_id: str) -> RunLog:
         "resumes": [],
     }
     try:
-        (folder / CHECKPOINTS).mkdir(parents=True)
+        (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         lock = _lock(folder)
         write_record(folder, record)
     except OSError as error:

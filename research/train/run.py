@@ -1,5 +1,6 @@
 """A whole run: data, assembly, training, final evaluation, record; new or resumed. Used by launcher and notebooks."""
 
+import dataclasses
 import json
 import sys
 import time
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from research.core import backend, configs, processes, trees
 from research.core.errors import UserError
+from research.core.mesh import MeshConfig, check_batch
 from research.core.run_directory import CHAIN, CHECKPOINTS, METRICS, RECORD, read_lines, read_record
 from research.models.flops import layer_table
 from research.train import chain, checkpoints, exact
@@ -62,6 +64,8 @@ def train(
     with ExitStack() as opened:
         run_id = processes.agreed(run_id or new_id())
         begun = processes.agreed((root / name / run_id / RECORD).exists())
+        if begun and processes.agreed(read_record(root / name / run_id)["status"] == "finished"):
+            return load_run(root / name / run_id)  # lost after its end, before its report
         unfinished = None
         if resume or begun:
             opening = partial(open_unfinished, name, experiment, root, run_id if begun else None)
@@ -171,15 +175,27 @@ def _timed(note: Callable[[float], None]) -> Iterator[None]:
     note(time.perf_counter() - began)
 
 
+def _fitting_here(experiment: Experiment) -> Experiment:
+    """Returns an experiment as it is evaluated: on its own mesh if the devices here allow it, else on one of them."""
+    experiment = dataclasses.replace(experiment, exact=False, accumulate=1)
+    try:
+        check_batch(experiment.mesh.build(), experiment.batch_size, 1)
+    except UserError:
+        return dataclasses.replace(experiment, mesh=MeshConfig(data=1))
+    return experiment
+
+
 def load_run(folder: Path, *, best: bool = False) -> Run:
     """Rebuilds a run from its directory: data, functions, and the state of its newest (or best) good checkpoint.
+
+    It may have been trained on more devices than there are here.
 
     Raises:
         UserError: the record names what this project does not have, or no checkpoint is good.
     """
     backend.start()
     record = read_record(folder)
-    experiment = configs.from_json(record["config"])
+    experiment = _fitting_here(configs.from_json(record["config"]))
     assembly = assemble(experiment, experiment.data.build())
     kept = folder / CHECKPOINTS
     step = checkpoints.best(kept) if best else None

@@ -47,3 +47,16 @@ def test_resumed_on_another_mesh_a_run_goes_on_as_it_would_have(tmp_path):
     assert parts[0] == parts[1] and len(parts[0]) == STEPS
     assert losses(moved) == pytest.approx(losses(one), rel=1e-6)
     assert losses(moved) != losses(one), "the meshes add up in other orders: equal bits would mean that nothing moved"
+
+
+def test_a_run_of_more_devices_is_evaluated_on_one(tmp_path):
+    """Trained on four devices in parts, and exactly on two: `research.evaluate` needs none of them."""
+    small = [*options(tmp_path), "--accumulate", "1", "--batch-size", "8", "--steps", "6", "--runs"]
+    four = ["--mesh.data", "1", "--mesh.fsdp", "4"]
+    for name, devices, more in (("parts", 4, four), ("exact", 2, ["--exact", "--mesh.data", "2"])):
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        with Program("experiments.gpt_austen", *small, str(tmp_path / name / "runs"), *more, **flags) as started:
+            assert "parameters SHA-256" in started.output()
+        with Program("research.evaluate", str(only_run(tmp_path / name))) as evaluated:
+            output = evaluated.output()
+        assert evaluated.returncode == 0 and "equal to what training printed" in output, output[-2000:]
