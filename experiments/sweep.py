@@ -20,6 +20,7 @@ import importlib
 import itertools
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -214,7 +215,7 @@ def run_jobs(console: Console, options: Options, jobs: Sequence[Job]) -> tuple[b
     """
     failed: list[str] = []
     runs = read_runs(options)
-    with signals() as received:
+    with signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
         for number, job in enumerate(jobs, start=1):
             found = find_run(job, runs)
             if is_finished(found):

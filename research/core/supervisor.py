@@ -166,7 +166,7 @@ def supervise(places: Sequence[Place], run_id: str, restarts: int) -> int:
         run_id: the run that these processes make, and continue when they are started again.
         restarts: how often to start again.
     """
-    with signals() as received:
+    with signals(signal.SIGINT, signal.SIGTERM) as received:
         for left in range(restarts, -1, -1):
             outcome = _attempt(places, run_id, received)
             if received and outcome.code:
@@ -233,11 +233,10 @@ def _verdict(workers: Sequence[_Worker]) -> _Outcome:
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[list[int]]:
-    """Yields the list of the SIGINTs and SIGTERMs received so far, which do not end the program meanwhile."""
+def signals(*numbers: signal.Signals) -> Iterator[list[int]]:
+    """Yields the list of those of these signals received so far, which do not end the program meanwhile."""
     received: list[int] = []
-    each = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda got, _: received.append(got)) for number in each}
+    before = {number: signal.signal(number, lambda got, _: received.append(got)) for number in numbers}
     try:
         yield received
     finally:

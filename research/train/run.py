@@ -199,9 +199,11 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
     assembly = assemble(experiment, experiment.data.build())
     kept = folder / CHECKPOINTS
     step = checkpoints.best(kept) if best else None
+    found_good = step is None
     if step is None:
         step = checkpoints.newest_good(kept, lambda text: print(text, file=sys.stderr))
     if step is None:
         raise UserError(f"{folder} has no good checkpoint: train it further with --resume, or train again.")
-    state, _ = checkpoints.load(kept, step, trees.abstract_like(assembly.state, assembly.shardings))
+    abstract = trees.abstract_like(assembly.state, assembly.shardings)
+    state, _ = checkpoints.load(kept, step, abstract, verified=found_good)
     return Run(folder, assembly, state, record)

@@ -1,7 +1,7 @@
 """The training step, the product of a small pure factory: gradients, update, statistics, moving average, metrics.
 
 Losses arrive as sums and weights, so micro-batches add up to exactly the gradient of the whole batch, also where
-their weights differ. The step is jitted by the loop, which donates the state.
+their weights differ. `Assembly.compiled_step` compiles the step and donates the state.
 """
 
 from collections.abc import Callable

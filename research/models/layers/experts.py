@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, axis_size, constrain, multiply
 from research.models.layers.dense import COLUMNS, ROWS, WHOLE, Dense, Split
-from research.models.layers.feed_forward import ActivationKind
+from research.models.layers.feed_forward import ActivationKind, widened
 from research.models.model import LOSSES, METRICS
 
 OTHERS = tuple(axis for axis in BATCH_AXES if axis != "expert")
@@ -84,11 +84,7 @@ class Experts(nn.Module):
         for place in (HOME, AWAY, SPREAD):
             x = constrain(x, *place)
         x, width = x.swapaxes(0, 1), x.shape[-1]
-        hidden = ExpertDense(self.hidden, self.bias, self.kernel_init, name="up")(x)
-        if self.activation == "swiglu":
-            hidden = hidden * jax.nn.silu(ExpertDense(self.hidden, self.bias, self.kernel_init, name="gate")(x))
-        else:
-            hidden = jax.nn.gelu(hidden)
+        hidden = widened(partial(ExpertDense, self.hidden, self.bias, self.kernel_init), x, self.activation)
         hidden = constrain(hidden, "expert", OTHERS, "context", "tensor")
         output = ExpertDense(width, self.bias, self.output_init, ROWS, name="down")(hidden).swapaxes(0, 1)
         for place in (SPREAD, AWAY, HOME):

@@ -1,5 +1,7 @@
 """The MLP of a transformer block: GELU (Hendrycks & Gimpel 2016) or SwiGLU (Shazeer 2020)."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import flax.linen as nn
@@ -11,6 +13,16 @@ from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.dense import ROWS, Dense
 
 ActivationKind = Literal["gelu", "swiglu"]
+
+
+def widened(
+    dense: Callable[..., nn.Module], x: Float[Array, "*batch width"], activation: ActivationKind
+) -> Float[Array, "*batch hidden"]:
+    """Returns what is inside the MLP, from the layers `up` and, for "swiglu", `gate` that `dense(name=...)` makes."""
+    hidden = dense(name="up")(x)
+    if activation == "swiglu":
+        return hidden * jax.nn.silu(dense(name="gate")(x))
+    return jax.nn.gelu(hidden)
 
 
 class FeedForward(nn.Module):
@@ -25,11 +37,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch length width"], train: bool) -> Float[Array, "batch length width"]:
-        hidden = Dense(self.hidden, self.bias, self.kernel_init, name="up")(x)
-        if self.activation == "swiglu":
-            hidden = hidden * jax.nn.silu(Dense(self.hidden, self.bias, self.kernel_init, name="gate")(x))
-        else:
-            hidden = jax.nn.gelu(hidden)
+        hidden = widened(partial(Dense, self.hidden, self.bias, self.kernel_init), x, self.activation)
         hidden = constrain(hidden, BATCH_AXES, "context", "tensor")
         output = Dense(x.shape[-1], self.bias, self.output_init, ROWS, name="down")(hidden)
         return nn.Dropout(self.dropout, deterministic=not train)(output)
