@@ -53,7 +53,8 @@ def main() -> None:
     seconds = np.array([[turn() for turn in turns] for _ in range(1 + options.rounds)])[1:]  # the first one compiles
     ratios = np.median(seconds / seconds[:, :1], axis=0)
     kind, count = jax.devices()[0].device_kind, jax.device_count()
-    table = Table("mesh", "step", title=f"{options.name} on {count} x {kind}, {exact.THREADS} threads")
+    print(f"{options.name} on {count} x {kind}, {exact.THREADS} threads")
+    table = Table("mesh", "step")
     for name, ratio in zip(names, ratios, strict=True):
         table.add_row(name, f"{ratio:.2f}")
     Console().print(table)

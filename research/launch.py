@@ -19,8 +19,13 @@ from research.explain.explanation import Explanation
 from research.report.html import write_report
 from research.report.pictures import picture_predictions
 from research.train.experiment import Experiment
+from research.train.interruption import ending_at_once
 from research.train.record import new_id
 from research.train.run import Run, train
+
+INTERRUPTED = (
+    "Interrupted with nothing to save: repeat the command, and add --resume to it if the run had begun to train."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +56,14 @@ def _launch(config: Experiment, name: str, description: str) -> None:
     told = supervisor.assignment()
     if told is None and (places := processes.places(options.group, os.environ)):
         sys.exit(supervisor.supervise(places, new_id(), options.group.restarts))
-    with processes.joined(told.place if told else processes.Place()):
-        run_id = told.run_id if told else None
-        run = train(options.experiment, name=name, root=options.runs, resume=options.resume, run_id=run_id)
-        if run.record["status"] == "finished":
-            picture_predictions(run)
-    if processes.first():
-        _conclude(run, name)
+    with ending_at_once(INTERRUPTED):
+        with processes.joined(told.place if told else processes.Place()):
+            run_id = told.run_id if told else None
+            run = train(options.experiment, name=name, root=options.runs, resume=options.resume, run_id=run_id)
+            if run.record["status"] == "finished":
+                picture_predictions(run)
+        if processes.first():
+            _conclude(run, name)
 
 
 def _conclude(run: Run, name: str) -> None:

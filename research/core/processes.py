@@ -26,13 +26,17 @@ from research.core.errors import UserError
 
 SILENCE = 10  # seconds without a sign of life after which the coordination service counts a process as lost
 MEETING = 120  # seconds within which all processes must have come
-FAILED, USER_ERROR, LOST = 1, 2, 75  # exit codes: a bug, a user's mistake, and a survivor's of a lost process
+# Exit codes: a bug, a user's mistake, a survivor's of a lost process, and, told to a supervisor, a signal's.
+FAILED, USER_ERROR, LOST, STOPPED = 1, 2, 75, 76
 NAMES, ENDED = "ontogeny/name/", "ontogeny/ended/"
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """How many processes train together, and where they meet; Slurm, Open MPI and TPU pods say so by themselves."""
+    """How many processes train together, and where they meet; Slurm, Open MPI and TPU pods say so by themselves.
+
+    The pods of an Indexed Job on Kubernetes know which they are, but neither how many nor where they meet.
+    """
 
     coordinator: str = ""
     """HOST:PORT at which the others reach process 0"""
@@ -66,7 +70,9 @@ def places(options: Processes, environment: Mapping[str, str]) -> list[Place]:
         UserError: the options do not fit one another.
     """
     count, index = _cluster(environment)
-    count, index = options.processes or count, index if options.process < 0 else options.process
+    count = options.processes or count
+    if options.process >= 0 or not count:
+        index = options.process
     host, _, port = options.coordinator.rpartition(":")
     if min(options.restarts, options.local_processes, options.processes) < 0:
         raise UserError("--restarts, --processes and --local-processes are counts: give 0 or more.")
@@ -79,6 +85,11 @@ def places(options: Processes, environment: Mapping[str, str]) -> list[Place]:
         raise UserError(f"--coordinator {options.coordinator} is not HOST:PORT: give one such as node1:9876.")
     if options.coordinator and (count < 1 or index < 0):
         raise UserError("--coordinator takes --processes N and --process I too, unless a cluster's launcher says them.")
+    if count > 1 and index < 0 and "TPU_ML_PLATFORM" not in environment:  # JAX sets it where it can ask a TPU's host
+        raise UserError(
+            f"Nothing says which of the {count} processes this is: give --process 0 to {count - 1} and --coordinator "
+            f"HOST:PORT, or --local-processes {count} to start them all on this machine."
+        )
     if index >= max(count, 1):
         raise UserError(f"There is no process {index} of {max(count, 1)}: give --process 0 to {max(count, 1) - 1}.")
     if options.local_processes > 1:
@@ -89,7 +100,7 @@ def places(options: Processes, environment: Mapping[str, str]) -> list[Place]:
 
 
 def _cluster(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Returns (count, index) as the launcher of a cluster says; (0, -1) where there is none."""
+    """Returns (count, index) as the launcher of a cluster says; 0 and -1 for what it does not say."""
     hosts = (environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or "").split(",")
     if len(hosts) > 1 and "TPU_WORKER_ID" in environment:
         slices, number = (int(environment.get(f"MEGASCALE_{name}") or 0) for name in ("NUM_SLICES", "SLICE_ID"))
@@ -98,6 +109,9 @@ def _cluster(environment: Mapping[str, str]) -> tuple[int, int]:
     for count, index in (("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")):
         if count in environment and index in environment:
             return int(environment[count]), int(environment[index])
+    if "KUBERNETES_SERVICE_HOST" in environment:
+        # An Indexed Job does not tell its pods how many they are, nor whether they make one run or each its own.
+        return 0, int(environment.get("JOB_COMPLETION_INDEX", -1))
     return 0, -1
 
 

@@ -19,13 +19,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from research.core.processes import LOST, USER_ERROR, Place
+from research.core.processes import LOST, STOPPED, USER_ERROR, Place
 from research.core.processes import SILENCE as SILENCE_OF_PEERS
 
 VARIABLE = "ONTOGENY_WORKER"
 BEAT = 0.5  # seconds between signs of life
 SILENCE = 5.0  # seconds without one, the latter half of them without any use of a processor: a frozen process
-START = 120.0  # seconds until the first one
+START = 60.0  # seconds until the first one
 ORPHANED = "JAX distributed service detected fatal errors"  # the runtime, as it ends a process that lost the first one
 
 
@@ -131,7 +131,7 @@ class _Worker:
         code = self.process.poll()
         if self.frozen and code is None:
             return f"{self.name} (pid {self.process.pid}) has stood still for {self.patience:.0f} s"
-        if not code:
+        if code in (None, 0, STOPPED):
             return None
         if self.orphaned:
             return f"process 0 of {self.place.count} ({self.place.coordinator or 'see its own output'}) does not answer"
@@ -186,13 +186,13 @@ def _attempt(places: Sequence[Place], run_id: str, received: Sequence[int]) -> _
     workers = [_Worker(place, run_id, alone=len(places) == 1) for place in _meeting(places)]
     asked, before = False, time.monotonic()
     try:
-        while any(worker.process.poll() != 0 for worker in workers):
+        while any(worker.process.poll() not in (0, STOPPED) for worker in workers):
             time.sleep(0.05)
             now = time.monotonic()
             for worker in workers:
                 worker.listen(paused=max(0.0, now - before - 1))
             before = now
-            if received and not asked:
+            if not asked and (received or any(worker.process.poll() == STOPPED for worker in workers)):
                 asked = True
                 for worker in workers:
                     worker.process.terminate()
@@ -203,8 +203,7 @@ def _attempt(places: Sequence[Place], run_id: str, received: Sequence[int]) -> _
     finally:
         for worker in workers:
             worker.end()
-        if sys.stdout.isatty():
-            print("\x1b[?25h", end="", flush=True)  # the cursor, which a progress bar that was killed leaves hidden
+        show_cursor()
     return _Outcome(0, "")
 
 
@@ -230,6 +229,12 @@ def _verdict(workers: Sequence[_Worker]) -> _Outcome:
     if len(workers) > 1 or worker.place.count == 1 or worker.orphaned or worker.process.poll() == LOST:
         return _Outcome(1, problem)
     return _Outcome(1, problem, wait=2 if worker.place.index == 0 else SILENCE_OF_PEERS + 2)
+
+
+def show_cursor() -> None:
+    """Shows the cursor, which a progress bar that was killed leaves hidden."""
+    if sys.stdout.isatty():
+        print("\x1b[?25h", end="", flush=True)
 
 
 @contextlib.contextmanager

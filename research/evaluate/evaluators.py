@@ -5,6 +5,7 @@ checkpoint, so both print the same numbers. An evaluator knows a task's predicti
 """
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 
 from research.core.errors import UserError
 from research.core.mesh import batch_parts, local_rows, place, replicated
-from research.core.shapes import Params
+from research.core.shapes import Batch, Params
 from research.data.dataset import Data, Records
 from research.data.pipeline import evaluation_batches, gather
 from research.evaluate import baselines
@@ -29,7 +30,10 @@ from research.tasks.task import Task
 
 
 class Evaluation(NamedTuple):
-    """A built evaluator: `measure(params) -> results` and `baselines() -> {name: results}`."""
+    """A built evaluator: `measure(params, between) -> results` and `baselines() -> {name: results}`.
+
+    `between()` is called before every batch, and may raise to cut the evaluation short.
+    """
 
     name: str
     measure: Any
@@ -58,9 +62,13 @@ class Evaluator:
         size = -(-self.batch_size // batch_parts(mesh)) * batch_parts(mesh)
         rows = local_rows(mesh, size)
 
-        def measure(params: Params) -> Results:
-            batches = evaluation_batches(records, size, self.limit or None, rows)
-            return evaluate(params, (place(mesh, batch, size, rows) for batch in batches))
+        def measure(params: Params, between: Callable[[], None] = lambda: None) -> Results:
+            def batches() -> Iterator[Batch]:
+                for batch in evaluation_batches(records, size, self.limit or None, rows):
+                    between()
+                    yield place(mesh, batch, size, rows)
+
+            return evaluate(params, batches())
 
         return Evaluation(self.split, measure, lambda: self._baselines(data))
 

@@ -44,6 +44,8 @@ class Saver:
     def save(self, step: int, state: Any, facts: Mapping[str, Any]) -> None:
         """Starts saving; returns once the state is copied, so that the next step may overwrite it.
 
+        Of a step that is saved already only the facts are written anew.
+
         Args:
             step: completed steps.
             state: a pytree of arrays.
@@ -52,6 +54,9 @@ class Saver:
         """
         self.wait()
         path = self.folder / f"{step:08d}"
+        if processes.agreed(_read_manifest(path) is not None):
+            self._note(path, {"step": step, **facts})
+            return
         # One process that cannot write would keep the others waiting for minutes: a full disk is foreseen.
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) if jax.process_count() > 1 else 0
         if size and processes.agreed(shutil.disk_usage(self.folder).free < size):
@@ -91,6 +96,15 @@ class Saver:
                     _remove(path)
             raise
         self.saved = facts["step"]
+
+    def _note(self, path: Path, facts: dict[str, Any]) -> None:
+        self.saved = facts["step"]
+        manifest = _read_manifest(path)
+        if processes.first() and manifest is not None:
+            try:
+                write_atomic(_manifest_path(path), _canonical({**manifest, **facts}))
+            except UserError as error:
+                self.report(f"the score of step {self.saved} is not noted, training goes on: {error}")
 
     def _prune(self) -> None:
         manifests = {path: manifest for path in _checkpoint_paths(self.folder) if (manifest := _read_manifest(path))}

@@ -1,54 +1,106 @@
-"""Ctrl-C and SIGTERM as a question the loop asks between steps: a first signal asks it to stop, a second one kills.
+"""Ctrl-C and SIGTERM: between steps a question that the loop asks, so that it can save; outside the steps the end.
 
-On several processes the signal may reach any of them, and all stop after the same step.
+Python's own handlers wait until the main thread leaves a compilation or a step, so a thread of its own hears every
+signal at once: the second one ends the program wherever it stands.
 """
 
 import contextlib
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from research.core import supervisor
+from research.core import processes, supervisor
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 4.0  # seconds in which the main thread may end the program itself
 
 Question = Callable[[], str | None]
 
 
 @contextlib.contextmanager
 def interruption() -> Iterator[Question]:
-    """Yields a function that returns the name of the signal received so far, or None.
+    """Yields a function that returns the name of the signal received so far, or None; a second one kills.
 
-    On several processes each must call it once a step; it answers the same on all, one call late, so that no step
-    waits for the answer. Outside the main thread, where Python cannot handle signals, it never sees one.
+    On several processes the signal may reach any of them. Each must call the function at the same places; it answers
+    the same on all, one call late, so that no step waits for the answer. Outside the main thread, where Python cannot
+    handle signals, it never sees one.
     """
     received: list[int] = []
 
-    def handle(number: int, _: Any) -> None:
+    def hear(number: int) -> None:
         received.append(number)
-        if not supervisor.supervised():  # which kills at the second one itself, and may have passed on this one twice
-            for each in SIGNALS:
-                signal.signal(each, signal.SIG_DFL)
-
-    try:
-        before = {each: signal.signal(each, handle) for each in SIGNALS}
-    except ValueError:
-        before = {}
+        if len(received) > 1 and not supervisor.supervised():  # the supervisor kills at the second one itself
+            supervisor.show_cursor()
+            os._exit(128 + number)
 
     def mine() -> int:
         return received[0] if received else 0
 
     number = mine if jax.process_count() == 1 else _highest(mine)
-    try:
+    with _heard(hear, lambda: None):
         yield lambda: signal.Signals(got).name if (got := number()) else None
+
+
+@contextlib.contextmanager
+def ending_at_once(sentence: str) -> Iterator[None]:
+    """Ends the program at a signal, with the sentence and exit code 0: there is nothing to save.
+
+    The main thread gets a KeyboardInterrupt first, so that it may note the interruption; one that is deep in a
+    compilation is not waited for. `interruption` inside takes the signals over.
+    """
+
+    def end() -> None:
+        if processes.first():
+            print(sentence, flush=True)
+        supervisor.show_cursor()
+        os._exit(processes.STOPPED if supervisor.supervised() else 0)
+
+    def hear(_: int) -> None:
+        time.sleep(GRACE)
+        end()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with _heard(hear, interrupt):
+        try:
+            yield
+        except KeyboardInterrupt:
+            end()
+
+
+@contextlib.contextmanager
+def _heard(hear: Callable[[int], None], handle: Callable[[], None]) -> Iterator[None]:
+    """Calls `hear` with the number of each signal in a thread, at once, and `handle` in the main one, when it can."""
+    try:
+        before = {each: signal.signal(each, lambda *_: handle()) for each in SIGNALS}
+    except ValueError:  # another thread than the main one
+        yield
+        return
+    heard, bell = os.pipe()
+    os.set_blocking(bell, False)
+    outer = signal.set_wakeup_fd(bell)
+
+    def listen() -> None:
+        while number := os.read(heard, 1):
+            hear(number[0])
+        os.close(heard)
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()
+    try:
+        yield
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+        signal.set_wakeup_fd(outer)
+        os.close(bell)
 
 
 def _highest(mine: Callable[[], int]) -> Callable[[], int]:

@@ -7,7 +7,8 @@ seed and the history of the losses, so it may be stopped anywhere and continued 
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from research.data.pipeline import prefetch, training_batches
 from research.train import chain
 from research.train.checkpoints import Saver
 from research.train.experiment import Assembly
-from research.train.interruption import interruption
+from research.train.interruption import Question, interruption
 from research.train.loggers import Logger
 from research.train.record import RunLog
 from research.train.recovery import SpikeError, TooManySkipsError
@@ -37,7 +38,11 @@ PATIENCE = 2.0
 WAIT_LIMIT = 0.05  # of the time; more is said, in runs of so many seconds that it matters:
 LONG = 20.0
 
-Evaluate = Callable[[Any], Mapping[str, Any]]
+Evaluate = Callable[[Any, Callable[[], None]], Mapping[str, Any]]
+
+
+class _CutShortError(Exception):
+    """A signal came amid an evaluation."""
 
 
 def fit(
@@ -48,21 +53,21 @@ def fit(
     evaluators: Mapping[str, Evaluate],
     loggers: Sequence[Logger],
     stop_after: int | None = None,
-) -> State:
-    """Trains to the experiment's last step, or to a signal; returns the state reached, which is saved.
+) -> tuple[State, bool]:
+    """Trains to the experiment's last step, or to a signal; returns the state reached, saved, and whether all is done.
 
     Args:
         assembly: the experiment's pure functions.
         start: where to start; the buffers of its state are given to the first step.
         log: the open run.
-        evaluators: functions of the parameters, by name.
+        evaluators: functions of the parameters, and of one called before every batch, by name.
         loggers: functions of an entry.
         stop_after: stop after this step as a signal would.
 
     Raises:
         UserError: too many steps in a row are skipped, or too many spikes met; or the last state cannot be saved.
     """
-    experiment, state, stopping = assembly.experiment, start.state, False
+    experiment, state, stopping, cut = assembly.experiment, start.state, False, False
     last = min(experiment.steps, stop_after or experiment.steps)
     step, watch = assembly.compiled_step(), Watch(assembly, start, log, loggers)
     saver = Saver(
@@ -70,21 +75,27 @@ def fit(
         keep_last=experiment.keep_last,
         report=lambda text: log.event(watch.step, text, kind="checkpoint"),
     )
-    first, began = watch.step + 1, time.perf_counter()
+    began = time.perf_counter()
     trained = log.record["stages"].get("train", 0.0)  # in sessions before, in seconds
     batches = _batches(assembly, watch, last)
-    with interruption() as interrupted, Watchdog(watch.slow_step) as watchdog:
+    interrupted: Question | None = None  # before the first step is done there is nothing to save
+    with ExitStack() as listening, Watchdog(watch.slow_step) as watchdog:
+        periods = partial(_on_periods, assembly, watch, watchdog, saver, evaluators)
         try:
+            if start.unevaluated:
+                periods(state, interrupted, stopping=watch.step == last)
             while watch.step < last and not stopping:
                 watchdog.begins(watch.step + 1)
                 try:
                     state, metrics = step(state, watch.next_batch(batches))
                     watch.stepped(metrics)
-                    if watch.step == first:
+                    if interrupted is None:
                         watchdog.ends()
                         watch.compiled(metrics, began)
+                        interrupted = listening.enter_context(interruption())
                     stopping = watch.step == last or interrupted() is not None
-                    _on_periods(assembly, state, watch, watchdog, saver, evaluators, stopping=stopping)
+                    cut = periods(state, interrupted, stopping=stopping)
+                    stopping = stopping or cut
                 except SpikeError as spike:
                     watchdog.ends()
                     batches.close()
@@ -102,7 +113,7 @@ def fit(
     if watch.wait_share > WAIT_LIMIT and time.perf_counter() - began > LONG:
         message = f"the steps waited for data {watch.wait_share:.0%} of the time, over {WAIT_LIMIT:.0%}"
         log.event(watch.step, message, kind="waiting")
-    return state
+    return state, watch.step == experiment.steps and not cut
 
 
 def _roll_back(assembly: Assembly, watch: Watch, saver: Saver, log: RunLog, spike: SpikeError) -> State:
@@ -168,15 +179,19 @@ def _batches_ahead(assembly: Assembly) -> int:
 
 def _on_periods(
     assembly: Assembly,
-    state: State,
     watch: Watch,
     watchdog: Watchdog,
     saver: Saver,
     evaluators: Mapping[str, Evaluate],
+    state: State,
+    interrupted: Question | None,
     *,
     stopping: bool,
-) -> None:
-    """Evaluates, samples and saves where their periods, or the end, say so."""
+) -> bool:
+    """Evaluates, samples and saves where their periods, or the end, say so; returns whether a signal cut that short.
+
+    The resumed run then begins with the evaluation.
+    """
     experiment, sample, step = assembly.experiment, assembly.task.sample, watch.step
     ended = step == experiment.steps
 
@@ -184,26 +199,28 @@ def _on_periods(
         return every > 0 and (ended or step % every == 0)
 
     evaluating, periodic = due(experiment.evaluate_every), due(experiment.checkpoint_every)
-    saving = stopping or periodic
     sampling = sample is not None and due(experiment.sample_every)
     digesting = due(experiment.digest_every)
-    if not (evaluating or sampling or saving or digesting):
-        return
+    if not (evaluating or sampling or stopping or periodic or digesting):
+        return False
+
     watch.settle(trees.digest(state.params) if digesting else None)
     watchdog.ends()
     began = time.perf_counter()
-    results = {name: evaluate(state.evaluated) for name, evaluate in evaluators.items()} if evaluating else {}
-    for name, result in results.items():
+    results = _evaluate(state, evaluators, interrupted) if evaluating else {}
+    stopping = stopping or results is None
+    for name, result in (results or {}).items():
         watch.emit({"step": step, "kind": "evaluation", "name": name, **result})
-    if sampling:
+    if sampling and results is not None:
         text = sample(state.evaluated, stream(experiment.seed, "sample", step))
         watch.emit({"step": step, "kind": "sample", "text": text})
+    saving = stopping or periodic
     if saving and not processes.agreed(watch.flush()):
         saver.report(f"checkpoint of step {step} failed (the disk is full); training goes on")
     elif saving:
         watch.note_time()
-        judged = results.get("validation") or next(iter(results.values()), {})
-        saver.save(step, state, {"score": judged.get("loss"), "periodic": periodic, **watch.facts})
+        facts = {"score": _score(results or {}), "periodic": periodic, "unevaluated": results is None}
+        saver.save(step, state, {**facts, **watch.facts})
         saver.wait(PATIENCE)
     if stopping:
         saver.wait()
@@ -213,3 +230,24 @@ def _on_periods(
                 "add --resume to the command, which continues from the newest one."
             )
     watch.paused(time.perf_counter() - began)
+    return results is None
+
+
+def _evaluate(
+    state: State, evaluators: Mapping[str, Evaluate], interrupted: Question | None
+) -> dict[str, Mapping[str, Any]] | None:
+    """Returns the results of all evaluators, or None where a signal came before the last."""
+
+    def look() -> None:
+        if interrupted and interrupted():
+            raise _CutShortError
+
+    try:
+        return {name: evaluate(state.evaluated, look) for name, evaluate in evaluators.items()}
+    except _CutShortError:
+        return None
+
+
+def _score(results: Mapping[str, Mapping[str, Any]]) -> float | None:
+    judged = results.get("validation") or next(iter(results.values()), {})
+    return judged.get("loss")

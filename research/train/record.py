@@ -123,8 +123,8 @@ def opened_by_first(opening: Callable[[], RunLog]) -> RunLog:
     return log or RunLog(Path(folder), record, lock=None)
 
 
-def open_new(name: str, experiment: Any, root: Path, run_id: str) -> RunLog:
-    """Creates `root/NAME/ID/`; raises UserError where that cannot be written."""
+def open_new(name: str, experiment: Any, root: Path, run_id: str, facts: Mapping[str, Any]) -> RunLog:
+    """Creates `root/NAME/ID/` with `facts` in its record; raises UserError where that cannot be written."""
     folder = root / name / run_id
     record = {
         "format": 1,
@@ -139,6 +139,7 @@ def open_new(name: str, experiment: Any, root: Path, run_id: str) -> RunLog:
         "stages": {},
         "events": [],
         "resumes": [],
+        **facts,
     }
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)

@@ -70,20 +70,21 @@ def train(
         if resume or begun:
             opening = partial(open_unfinished, name, experiment, root, run_id if begun else None)
             unfinished = opened.enter_context(closing(opened_by_first(opening)))
-        stages: list[tuple[str, float]] = []
-        with _timed(lambda seconds: stages.append(("data", seconds))):
+        stages: dict[str, float] = {}
+        with _timed(partial(stages.__setitem__, "data")):
             data = experiment.data.build()
-        with _timed(lambda seconds: stages.append(("assembly", seconds))):
+        with _timed(partial(stages.__setitem__, "assembly")):
             assembly = assemble(experiment, data)
             evaluations = _evaluations(assembly)
             model = _model_facts(assembly)
         # What cannot work has failed by now, and has left no run behind.
         if unfinished:
             _check_same_data(unfinished, data.summary)
-        opening = partial(open_new, name, experiment, root, run_id)
+        facts = {"data": data.summary, "model": model}
+        opening = partial(open_new, name, experiment, root, run_id, facts)
         log = unfinished or opened.enter_context(closing(opened_by_first(opening)))
-        log.record.update(data=data.summary, model=model)
-        for stage, seconds in stages:
+        log.record.update(facts)
+        for stage, seconds in stages.items():
             log.spent(stage, seconds)
         log.save()
         try:
@@ -108,7 +109,7 @@ def _train(
         every: list[Logger] = [lambda entry: log.append(METRICS, [entry]), terminal, *extra]
         if processes.first():
             every += open_loggers(experiment.loggers, log.folder, log.record["config"])
-        state = fit(
+        state, finished = fit(
             assembly,
             start,
             log,
@@ -117,7 +118,7 @@ def _train(
             stop_after=stop_after,
         )
     log.write_lines()
-    if int(state.step) < experiment.steps:
+    if not finished:
         log.record.update(status="interrupted", finished=now())
         log.save()
         return Run(log.folder, assembly, state, log.record)

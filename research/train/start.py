@@ -12,11 +12,13 @@ from research.train.state import State
 
 
 class Start(NamedTuple):
-    """A state, the chain value at its step, and what decisions after it depend on."""
+    """A state, the chain value at its step, what decisions after it depend on, and what is still due at its step."""
 
     state: State
     head: str
     history: History
+    unevaluated: bool = False
+    """whether a signal came amid the evaluation of this step, which is then still to be done"""
 
 
 def newest_start(assembly: Assembly, log: RunLog, *, periodic: bool = False) -> Start:
@@ -36,7 +38,7 @@ def newest_start(assembly: Assembly, log: RunLog, *, periodic: bool = False) -> 
     if processes.first() and [entry["chain"] for entry in read_lines(log.folder / CHAIN)][-1:] != [facts["chain"]]:
         message = "the hash chain on disk has lost entries, from which later comparisons will differ"
         log.event(step, message, kind="chain")
-    return Start(state, facts["chain"], read_history(facts["history"]))
+    return Start(state, facts["chain"], read_history(facts["history"]), facts.get("unevaluated", False))
 
 
 def _cut_back(log: RunLog, periodic: bool) -> int | None:

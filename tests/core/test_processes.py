@@ -5,6 +5,7 @@ import pytest
 from research.core.errors import UserError
 from research.core.processes import Place, Processes, agreed, places
 
+INDEXED_JOB = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
 SLURM = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "SLURM_NTASKS": "4"}
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
 TPU = {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1", "MEGASCALE_NUM_SLICES": "3", "MEGASCALE_SLICE_ID": "2"}
@@ -21,11 +22,16 @@ TPU = {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1", "MEGASCALE_NUM_SLICE
         (Processes(), OPEN_MPI, [Place(1, 2)]),
         (Processes("node1:99"), OPEN_MPI, [Place(1, 2, "node1:99")]),
         (Processes(), TPU, [Place(5, 6)]),
-        (Processes(processes=8), {}, [Place(-1, 8)]),
+        (Processes("pod-0.job:99", 2), INDEXED_JOB, [Place(1, 2, "pod-0.job:99")]),
+        (Processes("pod-0.job:99", 2, 0), INDEXED_JOB, [Place(0, 2, "pod-0.job:99")]),
+        (Processes(processes=2), INDEXED_JOB, [Place(1, 2)]),
+        (Processes(), INDEXED_JOB | TPU, [Place(5, 6)]),
+        (Processes(), INDEXED_JOB | OPEN_MPI, [Place(1, 2)]),
+        (Processes(processes=8), {"TPU_ML_PLATFORM": "JAX"}, [Place(-1, 8)]),
     ],
 )
 def test_options_and_launchers_say_what_to_start(options, environment, expected):
-    """Explicit options, Slurm, Open MPI and TPU pods; one process alone needs no other to start it."""
+    """Explicit options, Slurm, Open MPI, Kubernetes and TPU pods; one process alone needs no other to start it."""
     assert places(options, environment) == expected
 
 
@@ -36,10 +42,11 @@ def test_options_and_launchers_say_what_to_start(options, environment, expected)
         {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
         {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0"},
         {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
+        INDEXED_JOB,
     ],
 )
 def test_what_only_looks_like_a_cluster_trains_alone(environment):
-    """The script of a Slurm job, an interactive step, a single TPU host and a lone pod are no runs on several."""
+    """The script of a Slurm job, an interactive step, a single TPU host, a lone pod and an array of pods."""
     assert places(Processes(), environment) == []
 
 
@@ -51,6 +58,9 @@ def test_what_only_looks_like_a_cluster_trains_alone(environment):
         (Processes(coordinator="node1", processes=2, process=0), {}, "node1 is not HOST:PORT"),
         (Processes(coordinator="node1:99"), {}, "takes --processes N and --process I too"),
         (Processes(coordinator="node1:99", processes=2, process=2), {}, "no process 2 of 2: give --process 0 to 1"),
+        (Processes("node1:99"), INDEXED_JOB, "takes --processes N and --process I too"),
+        (Processes(processes=8), {}, "Nothing says which of the 8 processes this is: give --process 0 to 7 and"),
+        (Processes(processes=8), {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "Nothing says which of the 8"),
         (Processes(restarts=-1), {}, "counts: give 0 or more"),
     ],
 )
