@@ -7,6 +7,7 @@ one by rows (Shoeybi et al. 2019, Megatron-LM); experts over `expert`.
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -17,10 +18,12 @@ from jaxtyping import Array, Float, Int
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, axis_size, constrain
 from research.models.layers.attention import SelfAttention, causal_mask
+from research.models.layers.cache import CACHE, Slots
 from research.models.layers.dense import Dense
 from research.models.layers.experts import Experts
 from research.models.layers.feed_forward import ActivationKind, FeedForward
 from research.models.layers.norm import Norm, NormKind
+from research.models.layers.rotary import Rotary
 from research.models.model import LOSSES, METRICS, Model, functional
 
 RESIDUAL = (BATCH_AXES, "context", None)  # where the residual stream lives, [batch length width]
@@ -68,6 +71,8 @@ class GPT:
     positions: Literal["learned", "rotary"] = "learned"
     activation: ActivationKind = "gelu"
     norm: NormKind = "layer"
+    epsilon: float = 1e-5
+    """added to the variance in each norm"""
     tied: bool = True
     """whether the output head is the token embedding"""
     bias: bool = True
@@ -105,7 +110,7 @@ class GPT:
             raise UserError(
                 f"The experts' capacity is {self.capacity_factor}, not above 0: set --model.capacity-factor 1.25."
             )
-        return functional(GPTModule(self, outputs), SHARDING)
+        return functional(GPTModule(self, outputs), SHARDING, cached=True)
 
 
 class Block(nn.Module):
@@ -120,6 +125,7 @@ class Block(nn.Module):
         mask: Any,
         positions: Int[Array, "batch length"],
         train: bool,
+        slots: Slots | None = None,
     ) -> tuple[Float[Array, "batch length width"], None]:
         c = self.config
         kernel_init = nn.initializers.normal(0.02)
@@ -127,7 +133,7 @@ class Block(nn.Module):
         attention = SelfAttention(
             c.heads,
             c.groups or c.heads,
-            c.positions == "rotary",
+            Rotary() if c.positions == "rotary" else None,
             c.bias,
             c.dropout,
             kernel_init,
@@ -141,9 +147,10 @@ class Block(nn.Module):
             if c.experts
             else FeedForward(*dense, name="mlp")
         )
-        x = x + attention(Norm(c.norm, c.bias, name="attention_norm")(x), mask, positions, train)
+        norm = partial(Norm, c.norm, c.bias, c.epsilon)
+        x = x + attention(norm(name="attention_norm")(x), mask, positions, train, slots)
         x = constrain(x, *RESIDUAL)
-        x = x + mlp(Norm(c.norm, c.bias, name="mlp_norm")(x), train)
+        x = x + mlp(norm(name="mlp_norm")(x), train)
         return constrain(x, *RESIDUAL), None
 
 
@@ -160,8 +167,9 @@ class GPTModule(nn.Module):
         train: bool = False,
         segments: Int[Array, "batch length"] | None = None,
         positions: Int[Array, "batch length"] | None = None,
+        slots: Slots | None = None,
     ) -> Float[Array, "batch length vocabulary"]:
-        """`segments` (document numbers) confine attention; `positions` default to 0, 1, ..."""
+        """`segments` (document numbers) confine attention, `positions` default to 0, 1, ...; `slots` use the cache."""
         c = self.config
         length = inputs.shape[1]
         normal = nn.initializers.normal(0.02)
@@ -169,13 +177,14 @@ class GPTModule(nn.Module):
         embedding = constrain(embedding, "tensor", None)  # a table whose rows are whole is looked up where it is
         x = constrain(embedding[inputs], *RESIDUAL)
         if positions is None:
-            positions = jnp.broadcast_to(jnp.arange(length), inputs.shape)
+            positions = jnp.broadcast_to(jnp.arange(length), inputs.shape) if slots is None else slots.positions(length)
         if c.positions == "learned":
             table = self.param("position_embedding", normal, (c.context, c.width), jnp.float32)
             x = x + constrain(table, None, None)[positions]
         x = nn.Dropout(c.dropout, deterministic=not train)(x)
-        x = self._blocks(x, causal_mask(length, segments), positions, train)
-        x = Norm(c.norm, c.bias, name="final_norm")(x)
+        mask = causal_mask(length, segments) if slots is None else None
+        x = self._blocks(x, mask, positions, train, slots)
+        x = Norm(c.norm, c.bias, c.epsilon, name="final_norm")(x)
         if not c.tied:
             logits = Dense(self.vocabulary, bias=False, kernel_init=normal, name="head")(x)
         elif axis_size("context") == 1:  # folded for speed, as in Dense
@@ -184,18 +193,18 @@ class GPTModule(nn.Module):
             logits = x @ embedding.T
         return constrain(logits, BATCH_AXES, "context", "tensor")
 
-    def _blocks(self, x: Any, mask: Any, positions: Any, train: bool) -> Any:
+    def _blocks(self, x: Any, mask: Any, positions: Any, train: bool, slots: Slots | None) -> Any:
         c = self.config
         block = nn.remat(Block, prevent_cse=not c.scan, static_argnums=(4,)) if c.remat else Block
         if c.scan:
             scanned = nn.scan(
                 block,
-                variable_axes={"params": 0, LOSSES: 0, METRICS: 0},
+                variable_axes={"params": 0, LOSSES: 0, METRICS: 0, CACHE: 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=(nn.broadcast, nn.broadcast, nn.broadcast),
+                in_axes=nn.broadcast,
                 length=c.depth,
             )
-            return scanned(c, name="blocks")(x, mask, positions, train)[0]
+            return scanned(c, name="blocks")(x, mask, positions, train, slots)[0]
         for index in range(c.depth):
-            x, _ = block(c, name=f"block_{index}")(x, mask, positions, train)
+            x, _ = block(c, name=f"block_{index}")(x, mask, positions, train, slots)
         return x

@@ -5,24 +5,29 @@ outside `research/models` sees Linen; `change_layer` lets a notebook try an idea
 """
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax.core import meta
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from research.core import trees
 from research.core.errors import UserError
 from research.core.shapes import Params, Tree
+from research.models.layers.cache import CACHE, Slots
 
 # The collections that layers sow into in training; see `Sown`.
 STATISTICS = "statistics"
 LOSSES = "losses"
 METRICS = "metrics"
+
+Cache = Tree
 
 
 class Sown(NamedTuple):
@@ -53,16 +58,49 @@ class Apply(Protocol):
         ...
 
 
+class Begin(Protocol):
+    def __call__(self, params: Params, batch: int, capacity: int, **context: Any) -> Cache:
+        """Returns an empty cache for so many rows of at most `capacity` tokens; `context` is what an encoder reads."""
+        ...
+
+
+class Advance(Protocol):
+    def __call__(
+        self,
+        params: Params,
+        cache: Cache,
+        tokens: Int[Array, "batch length"],
+        start: Int[Array, ""],
+        first: Int[Array, "batch"],
+    ) -> tuple[Float[Array, "batch length vocabulary"], Cache]:
+        """Returns the logits after each of the next tokens, which stand at slots `start`, `start` + 1, ...
+
+        `first` is the slot where each row's text begins: tokens before it are padding. See `layers/cache.py`.
+        """
+        ...
+
+
+class Decoding(NamedTuple):
+    """A language model applied step by step: `begin` a cache, and `advance` it by tokens."""
+
+    begin: Begin
+    advance: Advance
+
+
 class Model(NamedTuple):
-    """`init` and `apply`, and the sharding rules of the parameters."""
+    """`init` and `apply`, the sharding rules of the parameters, and for language models their step-by-step form."""
 
     init: Init
     apply: Apply
     sharding: Sequence[tuple[str, PartitionSpec]]
+    decoding: Decoding | None = None
 
 
-def functional(module: nn.Module, sharding: Sequence[tuple[str, PartitionSpec]]) -> Model:
-    """Turns a Linen module, called as `module(inputs, train=..., **extra)`, into a `Model`."""
+def functional(module: nn.Module, sharding: Sequence[tuple[str, PartitionSpec]], *, cached: bool = False) -> Model:
+    """Turns a Linen module, called as `module(inputs, train=..., **extra)`, into a `Model`.
+
+    One that is `cached` takes `slots=Slots(...)` too, and keeps what it must remember in the collection `CACHE`.
+    """
 
     def init(key: Key[Array, ""], inputs: Array) -> Params:
         return meta.unbox(module.init(key, inputs, train=False)["params"])
@@ -80,7 +118,24 @@ def functional(module: nn.Module, sharding: Sequence[tuple[str, PartitionSpec]])
             {name: rows.mean(0) for name, rows in metrics.items()},
         )
 
-    return Model(init, apply, sharding)
+    return Model(init, apply, sharding, _decoding(module) if cached else None)
+
+
+def _decoding(module: nn.Module) -> Decoding:
+    def begin(params: Params, batch: int, capacity: int, **context: Any) -> Cache:
+        def first_step() -> Cache:
+            slots = Slots(jnp.int32(0), jnp.zeros(batch, jnp.int32), capacity)
+            tokens = jnp.zeros((batch, 1), jnp.int32)
+            return module.apply({"params": params}, tokens, slots=slots, mutable=[CACHE])[1][CACHE]
+
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(first_step))
+
+    def advance(params: Params, cache: Cache, tokens: Any, start: Any, first: Any) -> tuple[Any, Cache]:
+        variables = {"params": params, CACHE: cache}
+        logits, state = module.apply(variables, tokens, slots=Slots(start, first), mutable=[CACHE])
+        return logits, state[CACHE]
+
+    return Decoding(begin, advance)
 
 
 def _by_name(collection: Tree) -> dict[str, Float[Array, "layers batch"]]:
@@ -119,8 +174,13 @@ def change_layer(model: Model, pattern: str, change: Callable[..., Any]) -> Mode
             raise UserError(f"No layer's path matches {pattern!r}: the nearest are {nearest}.")
         return params
 
-    def apply(params: Params, inputs: Array, **options: Any) -> tuple[Array, Sown]:
-        with nn.intercept_methods(intercept):
-            return model.apply(params, inputs, **options)
+    def intercepted(function: Any) -> Any:
+        @functools.wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            with nn.intercept_methods(intercept):
+                return function(*args, **options)
 
-    return Model(init, apply, model.sharding)
+        return call
+
+    decoding = model.decoding and Decoding(*(intercepted(function) for function in model.decoding))
+    return Model(init, intercepted(model.apply), model.sharding, decoding)

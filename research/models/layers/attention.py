@@ -7,8 +7,10 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Bool, Float, Int
 
 from research.core.mesh import BATCH_AXES, constrain
+from research.models.layers.cache import Slots, remember
 from research.models.layers.dense import ROWS, Dense
-from research.models.layers.rotary import rotate
+from research.models.layers.norm import Norm
+from research.models.layers.rotary import Rotary, rotate
 
 
 def attend(
@@ -16,11 +18,19 @@ def attend(
     key: Float[Array, "batch keys groups head"],
     value: Float[Array, "batch keys groups head"],
     mask: Bool[Array, "#batch length keys"],
+    scale: float | None = None,
+    bias: Float[Array, "#batch heads length keys"] | None = None,
 ) -> Float[Array, "batch length heads head"]:
     """Attention (Vaswani et al. 2017, eq. 1); each group of heads shares a key and a value (Ainslie et al. 2023).
 
     The softmax runs in float32, and divides after the product with the values, which are fewer than the weights. A
     query that may attend to nothing gets the mean of the values; mask its loss.
+
+    Args:
+        query, key, value: what is compared, and what is averaged.
+        mask: what each query may attend to.
+        scale: of the products, head^-0.5 by default.
+        bias: added to the scaled products, for relative positions.
     """
     batch, length, heads, head = query.shape
     groups, keys = key.shape[2], key.shape[1]
@@ -29,11 +39,14 @@ def attend(
     query = constrain(query, BATCH_AXES, "context", "tensor", None)
     key, value = (constrain(x, BATCH_AXES, None, "tensor", None) for x in (key, value))
     # One plain matrix product for each group: the queries of all its heads, position by position.
-    query = (query * head**-0.5).reshape(batch, length, groups, shared, head).swapaxes(1, 2)
+    query = query * (head**-0.5 if scale is None else scale)
+    query = query.reshape(batch, length, groups, shared, head).swapaxes(1, 2)
     query = query.reshape(batch, groups, length * shared, head)
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
     scores = jnp.einsum("bgqd,bgsd->bgqs", query, key, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, groups, length, shared, keys)
+    if bias is not None:
+        scores += bias.reshape(-1, groups, shared, length, keys).swapaxes(2, 3)
     scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True).astype(value.dtype)
@@ -42,14 +55,30 @@ def attend(
     return attended.swapaxes(1, 2).reshape(batch, length, heads, head)
 
 
-def causal_mask(length: int, segments: Int[Array, "batch length"] | None = None) -> Bool[Array, "#batch length length"]:
-    """Each position sees itself and what came before, within its own document where `segments` are given."""
+def causal_mask(
+    length: int, segments: Int[Array, "batch length"] | None = None, window: int = 0
+) -> Bool[Array, "#batch length length"]:
+    """Each position sees itself and what came before, within its own document where `segments` are given.
+
+    Where `window` is given it sees no more than so many positions.
+    """
     mask = jnp.tril(jnp.ones((1, length, length), bool))
-    return mask if segments is None else mask & (segments[:, :, None] == segments[:, None, :])
+    if window:
+        mask &= ~jnp.tril(mask, -window)
+    return mask if segments is None else mask & segment_mask(segments, segments)
+
+
+def segment_mask(
+    queries: Int[Array, "batch length"], keys: Int[Array, "batch keys"]
+) -> Bool[Array, "batch length keys"]:
+    """Each position sees those of its own segment, before and after it; padding, segment 0, sees padding."""
+    return queries[:, :, None] == keys[:, None, :]
 
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention; `groups` < `heads` shares keys and values, `rotary` turns queries and keys.
+
+    Where `slots` are given it attends to what its cache holds as well, and `mask` is not read.
 
     The columns of the joined kernel are [groups, queries of the group + key + value, head], as in Megatron-LM and
     GPT-NeoX: a device that has some of the groups has all that they need. Where `tensor` does not divide the groups,
@@ -58,31 +87,86 @@ class SelfAttention(nn.Module):
 
     heads: int
     groups: int
-    rotary: bool
+    rotary: Rotary | None
     bias: bool
     dropout: float
     kernel_init: Initializer
     output_init: Initializer
+    head: int = 0
+    """features of a head (0: width / heads)"""
+    scale: float | None = None
+    """of the products of queries and keys (None: head^-0.5)"""
+    query_key_norm: float | None = None
+    """epsilon of a root-mean-square norm of each query and key (None: no norm)"""
+    window: int = 0
+    """in a cache, the positions that each one sees (0: all)"""
+    output_bias: bool | None = None
+    """whether the output has a bias (None: as `bias`)"""
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "batch length width"],
-        mask: Bool[Array, "#batch length length"],
-        positions: Int[Array, "batch length"],
+        mask: Bool[Array, "#batch length length"] | None,
+        positions: Int[Array, "batch length"] | None,
         train: bool,
+        slots: Slots | None = None,
+        score_bias: Float[Array, "#batch heads length keys"] | None = None,
     ) -> Float[Array, "batch length width"]:
         batch, length, width = x.shape
-        head, shared = width // self.heads, self.heads // self.groups
+        head, shared = self.head or width // self.heads, self.heads // self.groups
         features = self.groups * (shared + 2) * head
         joined = Dense(features, self.bias, self.kernel_init, name="query_key_value")(x)
         joined = joined.reshape(batch, length, self.groups, shared + 2, head)
         joined = constrain(joined, BATCH_AXES, "context", "tensor", None, None)
         query = joined[..., :shared, :].reshape(batch, length, self.heads, head)
         key, value = joined[..., shared, :], joined[..., shared + 1, :]
-        if self.rotary:
-            query, key = rotate(query, positions), rotate(key, positions)
-        attended = attend(query, key, value, mask).reshape(batch, length, width)
+        if self.query_key_norm is not None:
+            query = Norm("rms", epsilon=self.query_key_norm, name="query_norm")(query)
+            key = Norm("rms", epsilon=self.query_key_norm, name="key_norm")(key)
+        if self.rotary is not None:
+            assert positions is not None
+            query, key = rotate(query, positions, self.rotary), rotate(key, positions, self.rotary)
+        if slots is not None:
+            key, value = remember(self, "key", key, slots), remember(self, "value", value, slots)
+            mask = slots.mask(length, key.shape[1], self.window)
+        assert mask is not None
+        attended = attend(query, key, value, mask, self.scale, score_bias).reshape(batch, length, self.heads * head)
+        attended = constrain(attended, BATCH_AXES, "context", "tensor")
+        output_bias = self.bias if self.output_bias is None else self.output_bias
+        output = Dense(width, output_bias, self.output_init, ROWS, name="output")(attended)
+        return nn.Dropout(self.dropout, deterministic=not train)(output)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from one sequence to another, such as from a decoder to what an encoder has made."""
+
+    heads: int
+    bias: bool
+    dropout: float
+    kernel_init: Initializer
+    output_init: Initializer
+    head: int = 0
+    """features of a head (0: width / heads)"""
+    scale: float | None = None
+    """of the products of queries and keys (None: head^-0.5)"""
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length width"],
+        encoded: Float[Array, "batch keys encoded"],
+        mask: Bool[Array, "#batch length keys"],
+        train: bool,
+    ) -> Float[Array, "batch length width"]:
+        batch, length, width = x.shape
+        head = self.head or width // self.heads
+        features = self.heads * head
+        query = Dense(features, self.bias, self.kernel_init, name="query")(x)
+        joined = Dense(2 * features, self.bias, self.kernel_init, name="key_value")(encoded)
+        joined = joined.reshape(batch, -1, self.heads, 2, head)
+        query, key, value = query.reshape(batch, length, self.heads, head), joined[..., 0, :], joined[..., 1, :]
+        attended = attend(query, key, value, mask, self.scale).reshape(batch, length, features)
         attended = constrain(attended, BATCH_AXES, "context", "tensor")
         output = Dense(width, self.bias, self.output_init, ROWS, name="output")(attended)
         return nn.Dropout(self.dropout, deterministic=not train)(output)

@@ -1,4 +1,4 @@
-"""The MLP of a transformer block: GELU (Hendrycks & Gimpel 2016) or SwiGLU (Shazeer 2020)."""
+"""The MLP of a transformer block, plain or gated (Shazeer 2020, GLU variants improve transformer)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,17 +12,24 @@ from jaxtyping import Array, Float
 from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.dense import ROWS, Dense
 
-ActivationKind = Literal["gelu", "swiglu"]
+ActivationKind = Literal["gelu", "exact_gelu", "relu", "silu", "swiglu", "geglu"]
+GATES = {"swiglu": jax.nn.silu, "geglu": jax.nn.gelu}
+ACTIVATIONS = {
+    "gelu": jax.nn.gelu,  # its approximation by tanh, as in GPT-2 (Hendrycks & Gimpel 2016)
+    "exact_gelu": partial(jax.nn.gelu, approximate=False),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
 
 
 def widened(
     dense: Callable[..., nn.Module], x: Float[Array, "*batch width"], activation: ActivationKind
 ) -> Float[Array, "*batch hidden"]:
-    """Returns what is inside the MLP, from the layers `up` and, for "swiglu", `gate` that `dense(name=...)` makes."""
+    """Returns what is inside the MLP, from the layers `up` and, if gated, `gate` that `dense(name=...)` makes."""
     hidden = dense(name="up")(x)
-    if activation == "swiglu":
-        return hidden * jax.nn.silu(dense(name="gate")(x))
-    return jax.nn.gelu(hidden)
+    if activation in GATES:
+        return hidden * GATES[activation](dense(name="gate")(x))
+    return ACTIVATIONS[activation](hidden)
 
 
 class FeedForward(nn.Module):
