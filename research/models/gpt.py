@@ -110,7 +110,7 @@ class GPT:
             raise UserError(
                 f"The experts' capacity is {self.capacity_factor}, not above 0: set --model.capacity-factor 1.25."
             )
-        return functional(GPTModule(self, outputs), SHARDING, cached=True)
+        return functional(GPTModule(self, outputs), SHARDING, cached=True, context=self.context)
 
 
 class Block(nn.Module):
@@ -199,7 +199,7 @@ class GPTModule(nn.Module):
         if c.scan:
             scanned = nn.scan(
                 block,
-                variable_axes={"params": 0, LOSSES: 0, METRICS: 0, CACHE: 0},
+                variable_axes={"params": 0, LOSSES: 0, METRICS: 0, CACHE: 1},
                 split_rngs={"params": True, "dropout": True},
                 in_axes=nn.broadcast,
                 length=c.depth,

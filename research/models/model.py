@@ -26,6 +26,8 @@ from research.models.layers.cache import CACHE, Slots
 STATISTICS = "statistics"
 LOSSES = "losses"
 METRICS = "metrics"
+# Where layers sow what they attend to, when asked.
+ATTENTION = "attention"
 
 Cache = Tree
 
@@ -37,11 +39,13 @@ class Sown(NamedTuple):
         statistics: a pair (sum, weight) at the path of each parameter that is a running average of activations.
         losses: by name, what each row of the batch adds to its loss, [batch], summed over layers.
         metrics: by name, a measurement of each row, [batch], averaged over layers.
+        attention: by the path of a layer, the weights with which it looks at a source, where `apply` is asked for them.
     """
 
     statistics: Tree = {}
     losses: Mapping[str, Float[Array, "batch"]] = {}
     metrics: Mapping[str, Float[Array, "batch"]] = {}
+    attention: Mapping[str, Float[Array, "batch heads length keys"]] = {}
 
 
 class Init(Protocol):
@@ -81,10 +85,15 @@ class Advance(Protocol):
 
 
 class Decoding(NamedTuple):
-    """A language model applied step by step: `begin` a cache, and `advance` it by tokens."""
+    """A language model applied step by step: `begin` a cache, and `advance` it by tokens.
+
+    The leading axis of every array of a cache is the batch. `context` is the longest text that the model can take
+    (0: any).
+    """
 
     begin: Begin
     advance: Advance
+    context: int = 0
 
 
 class Model(NamedTuple):
@@ -96,46 +105,63 @@ class Model(NamedTuple):
     decoding: Decoding | None = None
 
 
-def functional(module: nn.Module, sharding: Sequence[tuple[str, PartitionSpec]], *, cached: bool = False) -> Model:
+def functional(
+    module: nn.Module,
+    sharding: Sequence[tuple[str, PartitionSpec]],
+    *,
+    cached: bool = False,
+    context: int = 0,
+    tokens: str = "inputs",
+) -> Model:
     """Turns a Linen module, called as `module(inputs, train=..., **extra)`, into a `Model`.
 
-    One that is `cached` takes `slots=Slots(...)` too, and keeps what it must remember in the collection `CACHE`.
+    One that is `cached` takes `slots=Slots(...)` too, and keeps what it must remember in the collection `CACHE`;
+    `context` is the longest text that it can take (0: any), `tokens` the argument that takes the next tokens.
     """
 
     def init(key: Key[Array, ""], inputs: Array) -> Params:
         return meta.unbox(module.init(key, inputs, train=False)["params"])
 
     def apply(
-        params: Params, inputs: Array, *, train: bool = False, key: Key[Array, ""] | None = None, **extra: Any
+        params: Params,
+        inputs: Array,
+        *,
+        train: bool = False,
+        key: Key[Array, ""] | None = None,
+        attention: bool = False,
+        **extra: Any,
     ) -> tuple[Array, Sown]:
         rngs = {} if key is None else {"dropout": key}
-        mutable = [STATISTICS, LOSSES, METRICS] if train else []
+        mutable = ([STATISTICS, LOSSES, METRICS] if train else []) + ([ATTENTION] if attention else [])
         outputs, state = module.apply({"params": params}, inputs, train=train, rngs=rngs, mutable=mutable, **extra)
         losses, metrics = (_by_name(state.get(collection, {})) for collection in (LOSSES, METRICS))
         return outputs, Sown(
             state.get(STATISTICS, {}),
             {name: rows.sum(0) for name, rows in losses.items()},
             {name: rows.mean(0) for name, rows in metrics.items()},
+            {path.rpartition("/")[0]: weights for path, weights in trees.flatten(state.get(ATTENTION, {})).items()},
         )
 
-    return Model(init, apply, sharding, _decoding(module) if cached else None)
+    return Model(init, apply, sharding, _decoding(module, context, tokens) if cached else None)
 
 
-def _decoding(module: nn.Module) -> Decoding:
+def _decoding(module: nn.Module, longest: int, tokens: str) -> Decoding:
     def begin(params: Params, batch: int, capacity: int, **context: Any) -> Cache:
-        def first_step() -> Cache:
+        def no_step() -> Cache:
             slots = Slots(jnp.int32(0), jnp.zeros(batch, jnp.int32), capacity)
-            tokens = jnp.zeros((batch, 1), jnp.int32)
-            return module.apply({"params": params}, tokens, slots=slots, mutable=[CACHE])[1][CACHE]
+            extra = {tokens: jnp.zeros((batch, 0), jnp.int32), **context}
+            return module.apply({"params": params}, slots=slots, mutable=[CACHE], **extra)[1][CACHE]
 
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(first_step))
+        if context:  # what an encoder makes of it is a part of the cache
+            return no_step()
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(no_step))
 
-    def advance(params: Params, cache: Cache, tokens: Any, start: Any, first: Any) -> tuple[Any, Cache]:
-        variables = {"params": params, CACHE: cache}
-        logits, state = module.apply(variables, tokens, slots=Slots(start, first), mutable=[CACHE])
+    def advance(params: Params, cache: Cache, step: Any, start: Any, first: Any) -> tuple[Any, Cache]:
+        variables, slots = {"params": params, CACHE: cache}, Slots(start, first)
+        logits, state = module.apply(variables, slots=slots, mutable=[CACHE], **{tokens: step})
         return logits, state[CACHE]
 
-    return Decoding(begin, advance)
+    return Decoding(begin, advance, longest)
 
 
 def _by_name(collection: Tree) -> dict[str, Float[Array, "layers batch"]]:
@@ -182,5 +208,6 @@ def change_layer(model: Model, pattern: str, change: Callable[..., Any]) -> Mode
 
         return call
 
-    decoding = model.decoding and Decoding(*(intercepted(function) for function in model.decoding))
+    steps = model.decoding
+    decoding = steps and Decoding(intercepted(steps.begin), intercepted(steps.advance), steps.context)
     return Model(init, intercepted(model.apply), model.sharding, decoding)

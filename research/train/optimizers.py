@@ -56,7 +56,7 @@ class Optimizer:
             _penalty(self.l1, self.l2, decay) if self.l1 or self.l2 else optax.identity(),
             _freeze(rate),
             optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
-            self._direction(),
+            _unless_frozen(self._direction(), rate),
             _scaled_decay(self.weight_decay, decay) if self.weight_decay else optax.identity(),
             _scale(rate),
             optax.scale_by_learning_rate(lambda step: self.peak * schedule(step)),
@@ -104,6 +104,12 @@ def _like_adam(path: str, update: Any) -> Any:
     axes = _matrix_axes(path, update)
     inputs = math.prod(update.shape[axis] for axis in axes.reduction_axis)
     return 0.2 * max(inputs, update.shape[-1]) ** 0.5 * update
+
+
+def _unless_frozen(direction: optax.GradientTransformation, rate: Any) -> optax.GradientTransformation:
+    """Spares frozen parameters, whose gradients are zero by now, the optimizer's moments."""
+    trained = jax.tree.map(bool, rate)
+    return direction if all(jax.tree.leaves(trained)) else optax.masked(direction, trained)
 
 
 def _freeze(rate: Any) -> optax.GradientTransformation:

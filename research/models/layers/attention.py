@@ -7,7 +7,7 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Bool, Float, Int
 
 from research.core.mesh import BATCH_AXES, constrain
-from research.models.layers.cache import Slots, remember
+from research.models.layers.cache import CACHE, Slots, remember
 from research.models.layers.dense import ROWS, Dense
 from research.models.layers.norm import Norm
 from research.models.layers.rotary import Rotary, rotate
@@ -46,7 +46,7 @@ def attend(
     scores = jnp.einsum("bgqd,bgsd->bgqs", query, key, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, groups, length, shared, keys)
     if bias is not None:
-        scores += bias.reshape(-1, groups, shared, length, keys).swapaxes(2, 3)
+        scores += bias.reshape(bias.shape[0], groups, shared, length, keys).swapaxes(2, 3)
     scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True).astype(value.dtype)
@@ -139,7 +139,10 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention from one sequence to another, such as from a decoder to what an encoder has made."""
+    """Multi-head attention from one sequence to another, such as from a decoder to what an encoder has made.
+
+    Where it is `cached` the keys and values are computed once, where `encoded` is given, and read from then on.
+    """
 
     heads: int
     bias: bool
@@ -150,21 +153,29 @@ class CrossAttention(nn.Module):
     """features of a head (0: width / heads)"""
     scale: float | None = None
     """of the products of queries and keys (None: head^-0.5)"""
+    query_init: Initializer | None = None
+    """of the kernel of the queries (None: kernel_init)"""
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "batch length width"],
-        encoded: Float[Array, "batch keys encoded"],
+        encoded: Float[Array, "batch keys encoded"] | None,
         mask: Bool[Array, "#batch length keys"],
         train: bool,
+        cached: bool = False,
     ) -> Float[Array, "batch length width"]:
         batch, length, width = x.shape
         head = self.head or width // self.heads
         features = self.heads * head
-        query = Dense(features, self.bias, self.kernel_init, name="query")(x)
-        joined = Dense(2 * features, self.bias, self.kernel_init, name="key_value")(encoded)
-        joined = joined.reshape(batch, -1, self.heads, 2, head)
+        query = Dense(features, self.bias, self.query_init or self.kernel_init, name="query")(x)
+
+        def keys_and_values() -> Float[Array, "batch keys heads 2 head"]:
+            assert encoded is not None
+            joined = Dense(2 * features, self.bias, self.kernel_init, name="key_value")(encoded)
+            return joined.reshape(batch, -1, self.heads, 2, head)
+
+        joined = self.variable(CACHE, "keys_and_values", keys_and_values).value if cached else keys_and_values()
         query, key, value = query.reshape(batch, length, self.heads, head), joined[..., 0, :], joined[..., 1, :]
         attended = attend(query, key, value, mask, self.scale).reshape(batch, length, features)
         attended = constrain(attended, BATCH_AXES, "context", "tensor")

@@ -4,17 +4,20 @@ The rows of a batch share slot numbers, so that every step writes all rows at on
 later slot. `research/decoding` drives it through `Model.decoding`.
 """
 
-from typing import NamedTuple
+import dataclasses
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int, Shaped
 
 CACHE = "cache"
 
 
-class Slots(NamedTuple):
+@partial(jax.tree_util.register_dataclass, data_fields=("start", "first"), meta_fields=("capacity",))
+@dataclasses.dataclass(frozen=True)
+class Slots:
     """Where the tokens of a step stand in the caches.
 
     Attributes:
@@ -40,7 +43,7 @@ class Slots(NamedTuple):
         return seen & (keys >= self.first[:, None, None])
 
 
-def remember(module: nn.Module, name: str, new: Float[Array, "batch length ..."], slots: Slots) -> Array:
+def remember(module: nn.Module, name: str, new: Shaped[Array, "batch length ..."], slots: Slots) -> Array:
     """Writes what is new into a cache of the module and returns the whole of it, [batch capacity ...]."""
     shape = (new.shape[0], slots.capacity, *new.shape[2:])
     stored = module.variable(CACHE, name, jnp.zeros, shape, new.dtype)

@@ -40,3 +40,12 @@ class Dense(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.outputs,), jnp.float32)
             result += bias.astype(inputs.dtype)
         return result.reshape(*leading, self.outputs)
+
+
+def tied_logits(
+    x: Float[Array, "batch length width"], embedding: Float[Array, "vocabulary width"]
+) -> Float[Array, "batch length vocabulary"]:
+    """Returns the products with every row of the token embedding (Press & Wolf 2017), folded as in `Dense`."""
+    if axis_size("context") > 1:
+        return x @ embedding.T
+    return (x.reshape(-1, x.shape[-1]) @ embedding.T).reshape(*x.shape[:-1], embedding.shape[0])

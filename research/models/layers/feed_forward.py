@@ -13,8 +13,8 @@ from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.dense import ROWS, Dense
 
 ActivationKind = Literal["gelu", "exact_gelu", "relu", "silu", "swiglu", "geglu"]
-GATES = {"swiglu": jax.nn.silu, "geglu": jax.nn.gelu}
-ACTIVATIONS = {
+GATES: dict[str, Callable[[Array], Array]] = {"swiglu": jax.nn.silu, "geglu": jax.nn.gelu}
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": jax.nn.gelu,  # its approximation by tanh, as in GPT-2 (Hendrycks & Gimpel 2016)
     "exact_gelu": partial(jax.nn.gelu, approximate=False),
     "relu": jax.nn.relu,

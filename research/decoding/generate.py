@@ -1,0 +1,166 @@
+"""Text from a language model, token by token, for a batch of prompts of any lengths.
+
+`make_generate(model.decoding, sampling)` compiles once; the function it returns reads the prompts in chunks into the
+cache and then yields a token of every row at a time, as a server or a terminal wants them. `Text` turns a row's tokens
+into pieces of text and finds stop strings.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int32, Key
+
+from research.core.errors import UserError
+from research.core.shapes import Params
+from research.decoding.sampling import Counts, Sampling
+from research.models.model import Cache, Decoding
+
+ENDED = -1  # in place of a token of a row that has ended
+UNIT = 64  # slots by which caches grow, so that prompts of similar lengths share a compilation
+
+Tokens = Int32[np.ndarray, " _tokens"]
+Generate = Callable[..., Iterator[Int32[np.ndarray, " batch"]]]
+
+
+def make_generate(decoding: Decoding, sampling: Sampling = Sampling(), *, chunk: int = UNIT) -> Generate:
+    """Returns `generate(params, prompts, keys, tokens=, end=(), context={})`, which yields int32 [batch] at a time.
+
+    Its arguments: token ids of each row's prompt; a key for each row, so that what is drawn does not depend on the
+    other rows; the most tokens to yield; the ids that end a row, which are yielded as its last, and after which it
+    yields `ENDED`; and what an encoder reads. It stops where all rows have ended. Keep it: it holds the compiled
+    programs.
+
+    Args:
+        decoding: the model's step-by-step form.
+        sampling: how tokens are chosen.
+        chunk: tokens of the prompts read at once.
+
+    Raises:
+        UserError: the sampling's values are out of range; when called, a prompt is empty, or too long with the tokens.
+    """
+    sampling.check()
+    read = jax.jit(decoding.advance, donate_argnums=1)
+    choose = jax.jit(partial(_choose, sampling))
+
+    @partial(jax.jit, donate_argnums=(1, 4))
+    def step(
+        params: Params, cache: Cache, token: Array, slot: Array, counts: Counts | None, first: Array, keys: Array
+    ) -> Any:
+        logits, cache = decoding.advance(params, cache, token[:, None], slot, first)
+        token, counts = _choose(sampling, logits[:, 0], counts, keys, slot - first)
+        return token, cache, counts
+
+    def generate(
+        params: Params,
+        prompts: Sequence[Tokens],
+        keys: Key[Array, "batch"],
+        *,
+        tokens: int,
+        end: Iterable[int] = (),
+        context: Mapping[str, Any] = {},
+    ) -> Iterator[Int32[np.ndarray, " batch"]]:
+        rows, first = left_padded(prompts, chunk)
+        check_context(decoding, prompts, tokens)
+        length = rows.shape[1]
+        capacity = -(-(length + tokens) // UNIT) * UNIT
+        cache = decoding.begin(params, len(prompts), capacity, **context)
+        for start in range(int(first.min()) // chunk * chunk, length, chunk):
+            logits, cache = read(params, cache, rows[:, start : start + chunk], jnp.int32(start), first)
+        counts = _counted(prompts, logits.shape[-1]) if sampling.counting else None
+        token, counts = choose(logits[:, -1], counts, keys, length - 1 - first)
+        running, last = np.ones(len(prompts), bool), np.array(sorted(end), np.int32)
+        for slot in range(length, length + tokens):
+            ready = token
+            if slot + 1 < length + tokens:  # on its way while the caller looks at the last one
+                token, cache, counts = step(params, cache, ready, jnp.int32(slot), counts, first, keys)
+            chosen = np.where(running, np.asarray(ready), ENDED).astype(np.int32)
+            yield chosen
+            running &= ~np.isin(chosen, last)
+            if not running.any():
+                return
+
+    return generate
+
+
+def left_padded(prompts: Sequence[Tokens], unit: int) -> tuple[Int32[np.ndarray, "batch length"], Array]:
+    """Returns the prompts as rows that end together, of a multiple of `unit` tokens, and where each one begins."""
+    if not prompts or min(len(prompt) for prompt in prompts) == 0:
+        raise UserError("A prompt has no tokens: give at least one character, or a model that has a start token.")
+    length = -(-max(len(prompt) for prompt in prompts) // unit) * unit
+    rows = np.zeros((len(prompts), length), np.int32)
+    for row, prompt in zip(rows, prompts, strict=True):
+        row[length - len(prompt) :] = prompt
+    return rows, jnp.asarray([length - len(prompt) for prompt in prompts], jnp.int32)
+
+
+def check_context(decoding: Decoding, prompts: Sequence[Tokens], tokens: int) -> None:
+    """Raises UserError where the prompts and so many tokens after them are more than the model can take."""
+    longest = max(len(prompt) for prompt in prompts)
+    if decoding.context and longest + tokens > decoding.context:
+        raise UserError(
+            f"A prompt of {longest} tokens and {tokens} more do not fit the model's context of {decoding.context}: ask "
+            f"for at most {max(decoding.context - longest, 0)} tokens, or shorten the prompt."
+        )
+
+
+def _choose(sampling: Sampling, logits: Array, counts: Counts | None, keys: Array, positions: Array) -> Any:
+    """Chooses tokens by the keys folded with their positions; counts them where that matters."""
+    token = sampling.choose(logits, counts, jax.vmap(jax.random.fold_in)(keys, positions))
+    return token, counts and counts.with_token(token)
+
+
+def _counted(prompts: Sequence[Tokens], vocabulary: int) -> Counts:
+    counts = np.stack([np.bincount(prompt, minlength=vocabulary) for prompt in prompts]).astype(np.int32)
+    return Counts(jnp.asarray(counts), jnp.zeros(counts.shape, jnp.int32))
+
+
+@dataclasses.dataclass
+class Text:
+    """A row's text as it comes: `add` a token, get the piece of text that is now certain.
+
+    What could still become a stop string, or the rest of a character of several tokens, is held back.
+    """
+
+    decode: Callable[[Sequence[int]], str]
+    """token ids to text"""
+    stop: Sequence[str] = ()
+    """strings before which the text ends"""
+    ids: list[int] = dataclasses.field(default_factory=list)
+    given: int = 0
+    """characters given out"""
+    ended: bool = False
+
+    def add(self, token: int) -> str:
+        """Returns what the token adds; "" after the end."""
+        if self.ended:
+            return ""
+        self.ids.append(token)
+        text = self.decode(self.ids)
+        found = min((place for stop in self.stop if (place := text.find(stop, self.given)) >= 0), default=-1)
+        if found >= 0:
+            self.ended = True
+            return self._give(text[:found])
+        return self._give(text[: len(text) - _uncertain(text, self.stop)])
+
+    def finish(self) -> str:
+        """Ends the text; returns what was held back."""
+        if self.ended:
+            return ""
+        self.ended = True
+        return self._give(self.decode(self.ids))
+
+    def _give(self, text: str) -> str:
+        piece, self.given = text[self.given :], max(self.given, len(text))
+        return piece
+
+
+def _uncertain(text: str, stop: Sequence[str]) -> int:
+    """Returns the characters at the end of the text that the next token may change or that may begin a stop string."""
+    incomplete = len(text) - len(text.rstrip("\ufffd"))
+    beginnings = (size for each in stop for size in range(1, len(each)) if text.endswith(each[:size]))
+    return max(incomplete, max(beginnings, default=0))

@@ -1,0 +1,100 @@
+"""LoRA: low-rank updates beside frozen kernels (Hu et al. 2021), for any model, chosen by path.
+
+`with_lora(model, LoRA(rank=8))` is a model whose parameters have a branch `lora` beside the model's own; `merged` adds
+the updates to the kernels, which gives back plain parameters of the plain model. Train with
+`Optimizer(rate_rules=LORA_RATES)`, so that the rest stays frozen and takes no optimizer state.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Key
+
+from research.core import trees
+from research.core.errors import UserError
+from research.core.shapes import Params
+from research.models.model import Cache, Decoding, Model, Sown
+
+BRANCH = "lora"
+# Labels are learned by a head that no pretraining has seen: it is trained whole.
+LORA_RATES = ((r"^(lora|head|pooler)/", 1.0), (r"^(?!(lora|head|pooler)/)", 0.0))
+SHARDING = ((rf"^{BRANCH}/.*down_kernel$", P("fsdp", None)), (rf"^{BRANCH}/.*up_kernel$", P(None, "fsdp")))
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+    """Which kernels get an update, and of what rank."""
+
+    rank: int = 0
+    """0: no updates"""
+    alpha: float = 16.0
+    """the update is alpha / rank times the product of its factors"""
+    pattern: str = r"(query_key_value|query|key_value|attention/output|mlp/(up|gate|down))/kernel$"
+    """searched for in the paths of the parameters"""
+
+
+def with_lora(model: Model, lora: LoRA) -> Model:
+    """Returns the model with low-rank updates, which are zero at first.
+
+    Raises:
+        UserError: at `init`, where no kernel matches, or the rank is below 1.
+    """
+
+    def init(key: Key[Array, ""], inputs: Array) -> Params:
+        params = model.init(key, inputs)
+        matched = {path: leaf for path, leaf in trees.flatten(params).items() if re.search(lora.pattern, path)}
+        if lora.rank < 1 or not matched:
+            raise UserError(f"LoRA of rank {lora.rank} finds {len(matched)} kernels that match {lora.pattern!r}.")
+        branch: dict[str, Any] = {}
+        for number, (path, kernel) in enumerate(matched.items()):
+            *leading, inputs_, outputs = kernel.shape
+            bound = math.sqrt(1 / inputs_)  # of PEFT: Kaiming uniform with a slope of sqrt(5)
+            shape = (*leading, inputs_, lora.rank)
+            down = jax.random.uniform(jax.random.fold_in(key, number), shape, jnp.float32, -bound, bound)
+            up = jnp.zeros((*leading, lora.rank, outputs), jnp.float32)
+            _put(branch, path, {"down_kernel": down, "up_kernel": up})
+        return {**params, BRANCH: branch}
+
+    def apply(params: Params, inputs: Array, **options: Any) -> tuple[Array, Sown]:
+        return model.apply(merged(params, lora), inputs, **options)
+
+    def begin(params: Params, batch: int, capacity: int, **context: Any) -> Cache:
+        return steps.begin(merged(params, lora), batch, capacity, **context)
+
+    def advance(params: Params, cache: Cache, tokens: Any, start: Any, first: Any) -> tuple[Array, Cache]:
+        return steps.advance(merged(params, lora), cache, tokens, start, first)
+
+    steps = model.decoding
+    decoding = steps and Decoding(begin, advance, steps.context)
+    rules = tuple((rf"^(?!{BRANCH}/).*({pattern})", spec) for pattern, spec in model.sharding)
+    return Model(init, apply, (*rules, *SHARDING), decoding)
+
+
+def merged(params: Params, lora: LoRA) -> Params:
+    """Returns the plain model's parameters with the updates added to its kernels; without a branch, `params`."""
+    updates = trees.flatten(params.get(BRANCH, {}))
+
+    def add(path: str, kernel: Array) -> Array:
+        down, up = (updates.get(f"{path}/{name}_kernel") for name in ("down", "up"))
+        return kernel if down is None else kernel + _product(down, up, lora.alpha / lora.rank).astype(kernel.dtype)
+
+    return trees.map_with_path(add, {name: branch for name, branch in params.items() if name != BRANCH})
+
+
+def _product(
+    down: Float[Array, "*layers inputs rank"], up: Float[Array, "*layers rank outputs"], scale: float
+) -> Float[Array, "*layers inputs outputs"]:
+    return scale * (down @ up)
+
+
+def _put(tree: dict[str, Any], path: str, value: Any) -> None:
+    first, _, rest = path.partition("/")
+    if rest:
+        _put(tree.setdefault(first, {}), rest, value)
+    else:
+        tree[first] = value
