@@ -145,20 +145,20 @@ def functional(
     return Model(init, apply, sharding, _decoding(module, context, tokens) if cached else None)
 
 
-def _decoding(module: nn.Module, longest: int, tokens: str) -> Decoding:
+def _decoding(module: nn.Module, longest: int, argument: str) -> Decoding:
     def begin(params: Params, batch: int, capacity: int, **context: Any) -> Cache:
         def no_step() -> Cache:
             slots = Slots(jnp.int32(0), jnp.zeros(batch, jnp.int32), capacity)
-            extra = {tokens: jnp.zeros((batch, 0), jnp.int32), **context}
+            extra = {argument: jnp.zeros((batch, 0), jnp.int32), **context}
             return module.apply({"params": params}, slots=slots, mutable=[CACHE], **extra)[1][CACHE]
 
         if context:  # what an encoder makes of it is a part of the cache
             return no_step()
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(no_step))
 
-    def advance(params: Params, cache: Cache, step: Any, start: Any, first: Any) -> tuple[Any, Cache]:
+    def advance(params: Params, cache: Cache, tokens: Any, start: Any, first: Any) -> tuple[Any, Cache]:
         variables, slots = {"params": params, CACHE: cache}, Slots(start, first)
-        logits, state = module.apply(variables, slots=slots, mutable=[CACHE], **{tokens: step})
+        logits, state = module.apply(variables, slots=slots, mutable=[CACHE], **{argument: tokens})
         return logits, state[CACHE]
 
     return Decoding(begin, advance, longest)
