@@ -126,7 +126,11 @@ def all_runs(root: Path) -> list[Path]:
 
 
 def find(run: str, root: Path = Path("runs")) -> Path:
-    """Resolves RUN, a run directory or the word `latest`; raises UserError where there is none."""
+    """Resolves RUN; raises UserError where there is none.
+
+    It is a run directory, an experiment's folder such as `runs/gpt_austen`, which means its newest finished run, or the
+    word `latest`.
+    """
     if run == "latest":
         runs = all_runs(root)
         if not runs:
@@ -134,6 +138,13 @@ def find(run: str, root: Path = Path("runs")) -> Path:
         return runs[-1]
     path = Path(run)
     if not (path / RECORD).exists():
+        finished = [each for each in all_runs(path.parent) if each.parent == path and _is_finished(each)]
+        if finished:
+            return finished[-1]
         near = ", ".join(str(known) for known in all_runs(root)[-3:]) or "none yet"
         raise UserError(f"{run!r} is not a run directory (no {RECORD} in it); the newest runs are: {near}.")
     return path
+
+
+def _is_finished(run: Path) -> bool:
+    return read_record(run)["status"] == "finished"

@@ -6,7 +6,7 @@ and split summary, digests).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -47,6 +47,8 @@ class Data:
         class_names: names of the classes, empty where there are none.
         tokenizer: for text, else None.
         tokens: for text, every token of a split in order, by split name.
+        texts: of each split, each example once: for labelled text "text", "label" (as learned) and, where there is one,
+            "other"; for pairs "source" and "target".
         characters_per_token: for text, by split name; turns nats per token into bits per character.
         summary: JSON values for the record and the report: source, licence, counts, cleaning, split, digests.
     """
@@ -56,5 +58,6 @@ class Data:
     class_names: tuple[str, ...] = ()
     tokenizer: Tokenizer | None = None
     tokens: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    texts: Mapping[str, Mapping[str, Sequence[Any]]] = dataclasses.field(default_factory=dict)
     characters_per_token: Mapping[str, float] = dataclasses.field(default_factory=dict)
     summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)

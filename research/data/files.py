@@ -1,7 +1,7 @@
 """Your own data from paths: text files, JSON lines, CSV tables, and folders of images per class.
 
-Each reader returns plain values (documents, columns, arrays) and refuses what it cannot read with one sentence that
-names the file, the place in it and the remedy.
+Each reader returns plain values (documents, records, columns, arrays) and refuses what it cannot read with one
+sentence that names the file, the place in it and the remedy.
 """
 
 import csv
@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -126,6 +127,34 @@ def read_table(path: str) -> dict[str, list[str]]:
     return {name: list(values) for name, values in zip(header, zip(*rows, strict=True), strict=True)}
 
 
+def read_records(paths: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Reads the rows of tables (.csv, .tsv) and the objects of JSON lines (.jsonl, .ndjson) as (place, record).
+
+    The values of a table are strings; `place` names file and row for messages.
+
+    Raises:
+        UserError: as `read_table`, a line is no JSON object, or a file is of another kind.
+    """
+    records: list[tuple[str, dict[str, Any]]] = []
+    for file in matching_files(paths):
+        match file.suffix.lower():
+            case ".csv" | ".tsv":
+                table = read_table(str(file))
+                rows = zip(*table.values(), strict=True)
+                records += [
+                    (f"{file}:row {number}", dict(zip(table, row, strict=True)))
+                    for number, row in enumerate(rows, start=1)
+                ]
+            case ".jsonl" | ".ndjson":
+                for number, line in enumerate(_text_of(file).split("\n"), start=1):
+                    if line.strip():
+                        key = f"{file}:{number}"
+                        records.append((key, _json_object(line, key)))
+            case suffix:
+                raise UserError(f"{file} ends in {suffix!r}: give a table (.csv, .tsv) or JSON lines (.jsonl).")
+    return records
+
+
 def read_image_folder(
     folder: str, size: int
 ) -> tuple[UInt8[np.ndarray, "images size size 3"], Int32[np.ndarray, " images"], tuple[str, ...], tuple[str, ...]]:
@@ -197,13 +226,18 @@ def _text_of(path: Path) -> str:
     return text
 
 
-def _json_record(line: str, key: str, fields: Sequence[str]) -> dict[str, str]:
+def _json_object(line: str, key: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError as error:
         raise UserError(f"{key}: not JSON ({error}); give one JSON object on each line.") from None
     if not isinstance(record, dict):
         raise UserError(f"{key}: found {type(record).__name__}, not an object; give one JSON object on each line.")
+    return record
+
+
+def _json_record(line: str, key: str, fields: Sequence[str]) -> dict[str, str]:
+    record = _json_object(line, key)
     if missing := [field for field in fields if field not in record]:
         raise UserError(f"{key}: no field {missing[0]!r}; it has {', '.join(record) or 'none'}: name one of those.")
     text = record[fields[0]]

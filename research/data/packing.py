@@ -1,7 +1,8 @@
 """Token ids into rows of fixed length, with no loss of text: windows of one stream, or packed separate documents.
 
 `Windows` reads one long stream at any offset; `pack_documents` fills rows so that attention and loss never cross from
-one document to the next. Both are `Records` with a fast `gather(indices) -> batch`.
+one document to the next. Both are `Records` with a fast `gather(indices) -> batch`. `best_fit` says which examples
+share a row, and `lay_out` puts them there, for examples that are never cut.
 """
 
 import bisect
@@ -107,24 +108,74 @@ def pack_documents(documents: Sequence[Integer[np.ndarray, " _tokens"]], length:
     ]
     if not pieces:
         raise UserError("No document has two tokens, so there is nothing to predict; give longer documents.")
-    rows = _best_fit([size for _, size, _ in pieces], length)
-    shape = (len(rows), length)
-    names = ("inputs", "targets", "segments", "positions")
-    arrays: dict[str, np.ndarray] = {name: np.zeros(shape, dtype=np.int32) for name in names}
-    for row, members in enumerate(rows):
-        end = 0
-        for segment, member in enumerate(members, start=1):
-            start, size, index = pieces[member]
-            place = (row, slice(end, end + size))
-            arrays["inputs"][place] = documents[index][start : start + size]
-            arrays["targets"][place] = documents[index][start + 1 : start + size + 1]
-            arrays["segments"][place] = segment
-            arrays["positions"][place] = np.arange(size)
-            end += size
+    examples = [
+        {name: documents[index][begin : begin + size] for name, begin in (("inputs", start), ("targets", start + 1))}
+        for start, size, index in pieces
+    ]
+    arrays, _ = lay_out(examples, best_fit([size for _, size, _ in pieces], length), length)
     return Rows({**arrays, "mask": (arrays["segments"] > 0).astype(np.float32)})
 
 
-def _best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
+def lay_out(
+    examples: Sequence[Mapping[str, Integer[np.ndarray, " _tokens"]]], rows: Sequence[Sequence[int]], length: int
+) -> tuple[dict[str, np.ndarray], list[list[int]]]:
+    """Puts examples side by side into rows.
+
+    Args:
+        examples: int32 arrays, those of an example all of its size; every example has the same names.
+        rows: the examples of each row, whose sizes sum to at most `length`.
+        length: positions in a row.
+
+    Returns:
+        The arrays by name, and `segments` (from 1 within a row, 0 for padding) and `positions` (from 0 within an
+        example), all int32 [rows length]; and for each row the positions where its examples begin.
+    """
+    names = (*examples[0], "segments", "positions")
+    arrays = {name: np.zeros((len(rows), length), np.int32) for name in names}
+    starts: list[list[int]] = []
+    for row, members in enumerate(rows):
+        end = 0
+        starts.append([])
+        for segment, member in enumerate(members, start=1):
+            starts[row].append(end)
+            size = len(next(iter(examples[member].values())))
+            place = (row, slice(end, end + size))
+            for name, values in examples[member].items():
+                arrays[name][place] = values
+            arrays["segments"][place] = segment
+            arrays["positions"][place] = np.arange(size)
+            end += size
+    return arrays, starts
+
+
+def best_fit_of_pairs(sizes: Integer[np.ndarray, "examples 2"], capacity: int) -> list[list[int]]:
+    """Returns rows of indices of which both sizes sum to at most `capacity`.
+
+    As `best_fit`, in two dimensions: each example, the one with the largest size first, goes where the least room is
+    left in both together.
+    """
+    rows: list[list[int]] = []
+    rooms = np.zeros((len(sizes), 2), np.int64)
+    open_rows = np.zeros(0, np.int64)
+    smallest = sizes.min(0)
+    for index in np.argsort(-sizes.max(1), kind="stable"):
+        left = rooms[open_rows]
+        fits = (left >= sizes[index]).all(1)
+        if fits.any():
+            row = int(open_rows[np.where(fits, left.sum(1), np.iinfo(np.int64).max).argmin()])
+        else:
+            row = len(rows)
+            rows.append([])
+            rooms[row] = capacity
+            open_rows = np.append(open_rows, row)
+        rows[row].append(int(index))
+        rooms[row] -= sizes[index]
+        if (rooms[row] < smallest).any():
+            open_rows = open_rows[open_rows != row]
+    return rows
+
+
+def best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     """Returns rows of indices whose sizes sum to at most `capacity`: each, largest first, where least room is left."""
     rows: list[list[int]] = []
     rows_by_room: dict[int, list[int]] = {}

@@ -63,16 +63,18 @@ def with_lora(model: Model, lora: LoRA) -> Model:
     def apply(params: Params, inputs: Array, **options: Any) -> tuple[Array, Sown]:
         return model.apply(merged(params, lora), inputs, **options)
 
+    rules = tuple((rf"^(?!{BRANCH}/).*({pattern})", spec) for pattern, spec in model.sharding)
+    return Model(init, apply, (*rules, *SHARDING), model.decoding and _decoding(model.decoding, lora))
+
+
+def _decoding(plain: Decoding, lora: LoRA) -> Decoding:
     def begin(params: Params, batch: int, capacity: int, **context: Any) -> Cache:
-        return steps.begin(merged(params, lora), batch, capacity, **context)
+        return plain.begin(merged(params, lora), batch, capacity, **context)
 
     def advance(params: Params, cache: Cache, tokens: Any, start: Any, first: Any) -> tuple[Array, Cache]:
-        return steps.advance(merged(params, lora), cache, tokens, start, first)
+        return plain.advance(merged(params, lora), cache, tokens, start, first)
 
-    steps = model.decoding
-    decoding = steps and Decoding(begin, advance, steps.context)
-    rules = tuple((rf"^(?!{BRANCH}/).*({pattern})", spec) for pattern, spec in model.sharding)
-    return Model(init, apply, (*rules, *SHARDING), decoding)
+    return Decoding(begin, advance, plain.context)
 
 
 def merged(params: Params, lora: LoRA) -> Params:
@@ -80,8 +82,10 @@ def merged(params: Params, lora: LoRA) -> Params:
     updates = trees.flatten(params.get(BRANCH, {}))
 
     def add(path: str, kernel: Array) -> Array:
-        down, up = (updates.get(f"{path}/{name}_kernel") for name in ("down", "up"))
-        return kernel if down is None else kernel + _product(down, up, lora.alpha / lora.rank).astype(kernel.dtype)
+        if f"{path}/up_kernel" not in updates:
+            return kernel
+        product = _product(updates[f"{path}/down_kernel"], updates[f"{path}/up_kernel"], lora.alpha / lora.rank)
+        return kernel + product.astype(kernel.dtype)
 
     return trees.map_with_path(add, {name: branch for name, branch in params.items() if name != BRANCH})
 

@@ -15,6 +15,7 @@ from research.data.files import (
     SECTION,
     read_image_folder,
     read_json_lines,
+    read_records,
     read_table,
     read_table_text,
     read_text,
@@ -158,3 +159,17 @@ def test_bad_input_is_one_sentence(name: str, tmp_path: Path) -> None:
     case, message = BAD[name]
     with pytest.raises(UserError, match=message):
         case(tmp_path)
+
+
+def test_records_come_from_tables_and_json_lines(tmp_path):
+    """One after another, each with its place; the values of a table are strings."""
+    table = written(tmp_path / "a.tsv", "text\tlabel\nhello\t1\n")
+    lines = written(tmp_path / "b.jsonl", '{"text": "there", "label": 2}\n\n')
+    assert read_records([table, lines]) == [
+        (f"{table}:row 1", {"text": "hello", "label": "1"}),
+        (f"{lines}:1", {"text": "there", "label": 2}),
+    ]
+    with pytest.raises(UserError, match=r"ends in '.txt': give a table \(.csv, .tsv\) or JSON lines"):
+        read_records([written(tmp_path / "c.txt", "text")])
+    with pytest.raises(UserError, match=r"d.jsonl:1: found list, not an object"):
+        read_records([written(tmp_path / "d.jsonl", "[1]")])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research.core.errors import UserError
-from research.data.packing import Rows, Windows, pack_documents
+from research.data.packing import Rows, Windows, best_fit_of_pairs, lay_out, pack_documents
 
 lengths = st.integers(1, 9)
 
@@ -132,3 +132,26 @@ def test_data_that_does_not_fit_the_context_is_refused(make: object, message: st
     """Too little text or a bad size is one sentence with the numbers."""
     with pytest.raises(UserError, match=message):
         make()
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=60))
+def test_pairs_share_rows_that_hold_both_sides(sizes):
+    """Every pair once, no side overfull, and no two rows that could be one."""
+    rows = best_fit_of_pairs(np.array(sizes), 20)
+    assert sorted(index for row in rows for index in row) == list(range(len(sizes)))
+    for row in rows:
+        assert np.array([sizes[index] for index in row]).sum(0).max() <= 20
+    filled = np.array([np.array([sizes[index] for index in row]).sum(0) for row in rows])
+    together = (filled[:, None] + filled[None] <= 20).all(-1)
+    assert not together[~np.eye(len(rows), dtype=bool)].any()
+
+
+def test_examples_lie_side_by_side():
+    """With their numbers, positions and beginnings; what is left is padding."""
+    examples = [{"inputs": np.int32([7] * size), "kinds": np.int32([1] * size)} for size in (2, 3, 1)]
+    arrays, starts = lay_out(examples, [[1, 2], [0]], 5)
+    assert arrays["inputs"].tolist() == [[7, 7, 7, 7, 0], [7, 7, 0, 0, 0]]
+    assert arrays["kinds"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]
+    assert arrays["segments"].tolist() == [[1, 1, 1, 2, 0], [1, 1, 0, 0, 0]]
+    assert arrays["positions"].tolist() == [[0, 1, 2, 0, 0], [0, 1, 0, 0, 0]]
+    assert starts == [[0, 3], [0]]

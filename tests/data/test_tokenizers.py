@@ -117,3 +117,62 @@ def test_a_file_that_is_no_tokenizer_is_refused(content: str | None, tmp_path: P
         path.write_text(content)
     with pytest.raises(UserError, match="tokenizer"):
         load(path)
+
+
+SENTENCE = "my dog is cute, and my dog sleeps"
+PAIRS = TokenizerConfig("bpe", 262, special="bert").train(["ab"])  # a token for each byte
+
+
+@pytest.mark.parametrize("special", ["bert", "t5"])
+def test_special_tokens_have_the_first_ids(special):
+    """As BERT and T5 have them; text that holds none of their names has none of their ids, and comes back whole."""
+    tokenizer = TokenizerConfig("bpe", vocabulary_size=500, special=special).train([SENTENCE] * 3)
+    roles = {"bert": ("pad", "unk", "cls", "sep", "mask"), "t5": ("pad", "eos", "unk")}[special]
+    assert [tokenizer.special_id(role) for role in roles] == list(range(len(roles)))
+    assert tokenizer.special_id("bos") is None
+    assert tokenizer.encode(SENTENCE).min() >= (5 if special == "bert" else 103)
+    assert tokenizer.decode(tokenizer.encode(SENTENCE)) == SENTENCE
+
+
+@pytest.mark.parametrize(
+    ("config", "single", "pair"),
+    [
+        (TokenizerConfig("wordpiece", 60), "[CLS] my dog [SEP]", "[CLS] my dog [SEP] is cute [SEP]"),
+        (TokenizerConfig("bpe", 300, special="bert"), "[CLS]my dog[SEP]", "[CLS]my dog[SEP]is cute[SEP]"),
+        (TokenizerConfig("bpe", 400, special="t5"), "my dog</s>", "my dog</s>is cute</s>"),
+        (TokenizerConfig("bpe", 300), "my dog", "my dogis cute"),
+    ],
+)
+def test_texts_are_framed_by_special_tokens(config, single, pair, tmp_path):
+    """One text and two, with the place that each token comes from; saved and loaded it is the same."""
+    tokenizer = config.train([SENTENCE] * 3)
+    tokenizer.save(tmp_path / "tokenizer.json")
+    tokenizer = TokenizerConfig(file=str(tmp_path / "tokenizer.json")).train([])
+    assert tokenizer.decode(tokenizer.encode_pair("my dog").ids) == single
+    encoded = tokenizer.encode_pair("my dog", "is cute")
+    assert tokenizer.decode(encoded.ids) == pair
+    for source, text in enumerate(("my dog", "is cute")):
+        own = encoded.sources == source
+        np.testing.assert_array_equal(encoded.ids[own], tokenizer.encode(text))
+        pieces = [text[first:last] for first, last in encoded.offsets[own]]
+        assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(5, 40))
+def test_the_longer_text_is_cut(first, second, length):
+    """To the length asked for, special tokens kept, and never more than is needed."""
+    text, other = "a" * first, "b" * second
+    encoded = PAIRS.encode_pair(text, other, length=length)
+    room = length - 3
+    sizes = [int((encoded.sources == source).sum()) for source in (0, 1)]
+    assert len(encoded.ids) == min(first + second + 3, length)
+    assert [encoded.ids[0], encoded.ids[-1]] == [2, 3]
+    assert all(size == full or size >= room // 2 for size, full in zip(sizes, (first, second), strict=True))
+
+
+def test_special_tokens_are_refused_where_none_can_be():
+    """Bytes have none, and a length must have room for them."""
+    with pytest.raises(UserError, match="'bytes' cannot have the special tokens of bert"):
+        TokenizerConfig("bytes", special="bert").train([SENTENCE])
+    with pytest.raises(UserError, match="A length of 3 tokens has no room for text"):
+        PAIRS.encode_pair("a", "b", length=3)

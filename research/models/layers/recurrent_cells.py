@@ -140,8 +140,8 @@ def recurrent_parameters(
     gates = CELLS[kind].gates
 
     def orthogonal(key: Key[Array, ""], _: Any, dtype: Any) -> Float[Array, "width gates"]:
-        blocks = [nn.initializers.orthogonal()(each, (width, width), dtype) for each in jax.random.split(key, gates)]
-        return jnp.concatenate(blocks, axis=1)
+        gate = partial(nn.initializers.orthogonal(), shape=(width, width), dtype=dtype)
+        return jax.vmap(gate, out_axes=1)(jax.random.split(key, gates)).reshape(width, gates * width)
 
     def open_memory(_: Key[Array, ""], shape: Any, dtype: Any) -> Float[Array, "gates"]:
         bias = jnp.zeros(shape, dtype)

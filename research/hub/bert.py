@@ -1,0 +1,211 @@
+"""BERT and RoBERTa in Hugging Face's form (Devlin et al. 2019; Liu et al. 2019), with all heads of our `BERT`.
+
+RoBERTa is a BERT that counts positions from the number of its padding token, and names its heads in its own way. Older
+files call the scale and bias of a norm `gamma` and `beta`; the bare model is stored without its wrapper's name.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from research.core.errors import UserError
+from research.hub.family import (
+    Family,
+    Json,
+    Shapes,
+    Tensor,
+    layer_norm,
+    linear,
+    linear_heads,
+    refuse_others,
+    same,
+    translated,
+    transposed,
+)
+from research.models.bert import BERT, HeadKind
+from research.models.layers.feed_forward import ActivationKind
+
+ACTIVATIONS: dict[str, ActivationKind] = {
+    "gelu": "exact_gelu",
+    "gelu_new": "gelu",
+    "gelu_pytorch_tanh": "gelu",
+    "relu": "relu",
+    "silu": "silu",
+}
+HEADS: dict[HeadKind, str] = {
+    "masked": "ForMaskedLM",
+    "sequence": "ForSequenceClassification",
+    "token": "ForTokenClassification",
+    "span": "ForQuestionAnswering",
+    "embedding": "Model",
+}
+# What a BERT of Hugging Face can be told to do that the model here does not.
+FIXED = {
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "pruned_heads": {},
+}
+
+
+def configuration(json: Json, head: str | None = None) -> tuple[BERT, int]:
+    """Reads config.json; raises UserError for what the model cannot do.
+
+    Embeddings are the means of all positions, as sentence-transformers has them by default.
+    """
+    refuse_others(json, FIXED)
+    kind = _head(json) if head is None else next((each for each in HEADS if each == head), None)
+    if kind is None:
+        raise UserError(f"A BERT has no head {head!r}; it has {', '.join(HEADS)}.")
+    roberta = json["model_type"] == "roberta"
+    padding = json.get("pad_token_id", 1) if roberta else -1
+    activation = translated(json, "hidden_act", "gelu", ACTIVATIONS)
+    if roberta and kind == "masked" and activation != "exact_gelu":
+        raise UserError(f"The masked head of a RoBERTa has gelu, but config.json sets hidden_act to {activation!r}.")
+    config = BERT(
+        depth=json.get("num_hidden_layers", 12),
+        width=json.get("hidden_size", 768),
+        heads=json.get("num_attention_heads", 12),
+        hidden=json.get("intermediate_size", 3072),
+        context=json.get("max_position_embeddings", 512) - padding - 1,
+        vocabulary=json["vocab_size"],
+        token_types=json.get("type_vocab_size", 2),
+        head=kind,
+        pooling="mean" if kind == "embedding" else "first",
+        tied=json.get("tie_word_embeddings", True),
+        padding=padding,
+        activation=activation,
+        epsilon=json.get("layer_norm_eps", 1e-12),
+        dropout=json.get("hidden_dropout_prob", 0.1),
+    )
+    labels = len(json["id2label"]) if json.get("id2label") else json.get("num_labels", 2)
+    return config, {"masked": config.vocabulary, "embedding": config.width, "span": 2}.get(kind, labels)
+
+
+def _head(json: Json) -> HeadKind:
+    """Returns the head that a file was written for."""
+    architecture = (json.get("architectures") or ["Model"])[0]
+    if architecture.endswith("ForPreTraining"):  # it predicts masked tokens, and whether one sentence follows another
+        return "masked"
+    head = next((head for head, suffix in HEADS.items() if architecture.endswith(suffix)), None)
+    if head is None:
+        raise UserError(
+            f"config.json is that of a {architecture}, a head that the model here does not have: name one of "
+            f"{', '.join(HEADS)}."
+        )
+    return head
+
+
+def to_json(config: BERT, shapes: Shapes) -> dict[str, Any]:
+    """Writes config.json; raises UserError for options that BERT and RoBERTa have not."""
+    roberta = config.padding >= 0
+    impossible = {
+        "pooling": config.head == "sequence" and config.pooling != "first",
+        "pooler": config.head == "sequence" and not config.pooler,
+        "activation": config.activation not in ACTIVATIONS.values()
+        or (roberta and config.head == "masked" and config.activation != "exact_gelu"),
+    }
+    for name, found in impossible.items():
+        if found:
+            raise UserError(
+                f"A BERT or RoBERTa of the Hugging Face library cannot have {name}={getattr(config, name)!r} with the "
+                f"head {config.head!r}, so this model cannot be saved as one."
+            )
+    json: dict[str, Any] = {
+        "model_type": "roberta" if roberta else "bert",
+        "architectures": [("Roberta" if roberta else "Bert") + HEADS[config.head]],
+        "vocab_size": shapes["token_embedding"][0],
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": shapes["block_0/mlp/up/kernel"][1],
+        "hidden_act": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),
+        "max_position_embeddings": shapes["position_embedding"][0],
+        "type_vocab_size": config.token_types,
+        "layer_norm_eps": config.epsilon,
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": 0.0,
+        "tie_word_embeddings": config.tied,
+        "pad_token_id": max(config.padding, 0),
+    }
+    if config.head in ("sequence", "token"):
+        labels = range(shapes["head/kernel"][1])
+        json["id2label"] = {str(label): f"LABEL_{label}" for label in labels}
+        json["label2id"] = {f"LABEL_{label}": label for label in labels}
+    return json
+
+
+def tensors(config: BERT) -> list[Tensor]:
+    """Lists every parameter and what it is stored as, the newest way first."""
+    base = "roberta." if config.padding >= 0 else "bert."
+    listed = [
+        same("token_embedding", f"{base}embeddings.word_embeddings.weight"),
+        same("position_embedding", f"{base}embeddings.position_embeddings.weight"),
+        same("token_type_embedding", f"{base}embeddings.token_type_embeddings.weight"),
+        *layer_norm("embedding_norm", f"{base}embeddings.LayerNorm"),
+    ]
+    for index in range(config.depth):
+        ours, theirs = f"block_{index}", f"{base}encoder.layer.{index}"
+        joined = [f"{theirs}.attention.self.{part}" for part in ("query", "key", "value")]
+        listed += [
+            *linear_heads(f"{ours}/attention/query_key_value", joined, config.heads),
+            *linear(f"{ours}/attention/output", f"{theirs}.attention.output.dense"),
+            *layer_norm(f"{ours}/attention_norm", f"{theirs}.attention.output.LayerNorm"),
+            *linear(f"{ours}/mlp/up", f"{theirs}.intermediate.dense"),
+            *linear(f"{ours}/mlp/down", f"{theirs}.output.dense"),
+            *layer_norm(f"{ours}/mlp_norm", f"{theirs}.output.LayerNorm"),
+        ]
+    return [choice for tensor in listed + _head_tensors(config) for choice in _choices(tensor, base)]
+
+
+def _head_tensors(config: BERT) -> list[Tensor]:
+    roberta = config.padding >= 0
+    match config.head:
+        case "masked":
+            return _masked_tensors(config)
+        case "sequence":
+            pooler = linear("pooler", "classifier.dense" if roberta else "bert.pooler.dense") if config.pooler else []
+            return pooler + linear("head", "classifier.out_proj" if roberta else "classifier")
+        case "token":
+            return linear("head", "classifier")
+        case "span":
+            return linear("head", "qa_outputs")
+        case "embedding":
+            return []
+
+
+def _masked_tensors(config: BERT) -> list[Tensor]:
+    if config.padding >= 0:
+        dense, norm, decoder, bias = "lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias"
+    else:
+        head, transform = "cls.predictions", "cls.predictions.transform"
+        dense, norm, decoder, bias = f"{transform}.dense", f"{transform}.LayerNorm", f"{head}.decoder", f"{head}.bias"
+    listed = linear("transform", dense) + layer_norm("transform_norm", norm)
+    if config.tied:
+        return [*listed, same("head_bias", bias)]
+    # An untied decoder has a bias of its own, and the file has the other one nevertheless.
+    both = Tensor("head_bias", (f"{decoder}.bias", bias), lambda parts: parts[0], lambda array: [array, array])
+    return [*listed, transposed("head/kernel", f"{decoder}.weight"), both]
+
+
+def _choices(tensor: Tensor, base: str) -> Iterator[Tensor]:
+    """Yields the ways in which a tensor may be stored."""
+    bare = tensor._replace(names=tuple(name.removeprefix(base) for name in tensor.names))
+    for choice in (tensor, bare) if bare.names != tensor.names else (tensor,):
+        yield choice
+        if any("LayerNorm" in name for name in choice.names):
+            old = (name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta") for name in choice.names)
+            yield choice._replace(names=tuple(old))
+
+
+BERT_FAMILY = Family(
+    model_types=("bert", "roberta"),
+    config=BERT,
+    configuration=configuration,
+    to_json=to_json,
+    tensors=tensors,
+    ignored=(
+        r"embeddings\.(position|token_type)_ids",
+        r"(pooler|lm_head|cls|classifier|qa_outputs)\..*",
+    ),
+    new=r"^(head|pooler|transform)",
+)

@@ -1,0 +1,120 @@
+"""The vocabulary in a GGUF file's metadata, made into a tokenizer of the Hugging Face library.
+
+Two kinds are read: "llama", byte pairs of SentencePiece, merged by the score of what they become (Llama 2, Gemma), and
+"gpt2", byte-level byte pairs with their merges (Llama 3, Qwen).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+
+from research.core.errors import UserError
+from research.data.tokenizers import Subwords
+from research.hub.tokenizer import byte_level
+
+CONTROL, USER_DEFINED = 3, 4  # types of tokens
+ROLES = {
+    "bos": "bos",
+    "eos": "eos",
+    "unknown": "unk",
+    "padding": "pad",
+    "seperator": "sep",
+    "cls": "cls",
+    "mask": "mask",
+}
+SPACE = "▁"  # what SentencePiece writes for a space
+# How the text is cut into words before byte pairs are merged, by the name that llama.cpp gives to it.
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CUTS = {"llama-bpe": WORDS.replace("DIGITS", r"\p{N}{1,3}"), "qwen2": WORDS.replace("DIGITS", r"\p{N}")}
+
+
+def tokenizer_of(metadata: Mapping[str, Any]) -> Subwords | None:
+    """Returns the tokenizer, None where the file has none; raises UserError for one of another kind."""
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind is None:
+        return None
+    tokens = metadata["tokenizer.ggml.tokens"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    if len(vocabulary) < len(tokens) or not tokens:
+        raise UserError("The vocabulary in the GGUF file is empty or has a token twice: fetch the file again.")
+    special = _special(metadata, tokens)
+    if kind == "llama":
+        trained = _sentencepiece(metadata, vocabulary, special.get("unk"))
+    elif kind == "gpt2":
+        trained = _byte_level(metadata, vocabulary)
+    else:
+        raise UserError(f"The tokenizer of the GGUF file is of the kind {kind!r}; known here are llama and gpt2.")
+    types = metadata.get("tokenizer.ggml.token_type", [])
+    control = [token for token, each in zip(tokens, types, strict=False) if each == CONTROL]
+    defined = [token for token, each in zip(tokens, types, strict=False) if each == USER_DEFINED]
+    trained.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
+    trained.add_tokens([AddedToken(token, normalized=kind == "llama", special=False) for token in defined])
+    if metadata.get("tokenizer.ggml.add_bos_token", kind == "llama") and "bos" in special:
+        begin = special["bos"]
+        trained.post_processor = processors.TemplateProcessing(
+            single=f"{begin}:0 $A:0", pair=f"{begin}:0 $A:0 {begin}:1 $B:1", special_tokens=[(begin, vocabulary[begin])]
+        )
+    return Subwords("pretrained", trained, special, metadata.get("tokenizer.chat_template"))
+
+
+def _special(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name, role in ROLES.items():
+        index = metadata.get(f"tokenizer.ggml.{name}_token_id")
+        if index is not None and 0 <= index < len(tokens):
+            found[role] = tokens[index]
+    return found
+
+
+def _sentencepiece(
+    metadata: Mapping[str, Any], vocabulary: Mapping[str, int], unknown: str | None
+) -> tokenizers.Tokenizer:
+    merges = _merges(vocabulary, metadata["tokenizer.ggml.scores"], metadata["tokenizer.ggml.token_type"])
+    model = models.BPE(dict(vocabulary), merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    trained = tokenizers.Tokenizer(model)
+    spaces: list[Any] = [normalizers.Replace(" ", SPACE)]
+    back: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if metadata.get("tokenizer.ggml.add_space_prefix", True):
+        spaces.insert(0, normalizers.Prepend(" "))
+        back.append(decoders.Strip(" ", 1, 0))
+    trained.normalizer = normalizers.Sequence(spaces)
+    trained.decoder = decoders.Sequence(back)
+    return trained
+
+
+def _merges(vocabulary: Mapping[str, int], scores: Sequence[float], types: Sequence[int]) -> list[tuple[str, str]]:
+    """Returns every pair of tokens that makes another, the pairs of the best token first.
+
+    SentencePiece merges whatever becomes the token of the best score; control and user-defined tokens are never merged.
+    """
+    pairs: list[tuple[float, int, int, tuple[str, str]]] = []
+    for token, index in vocabulary.items():
+        if types[index] in (CONTROL, USER_DEFINED):
+            continue
+        for cut in range(1, len(token)):
+            left, right = vocabulary.get(token[:cut]), vocabulary.get(token[cut:])
+            if left is not None and right is not None:
+                pairs.append((-scores[index], left, right, (token[:cut], token[cut:])))
+    return [pair for _, _, _, pair in sorted(pairs)]
+
+
+def _byte_level(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> tokenizers.Tokenizer:
+    merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
+    trained = byte_level(vocabulary, merges)
+    cut = metadata.get("tokenizer.ggml.pre", "default")
+    if cut in CUTS:
+        trained.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(CUTS[cut]), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+    elif cut not in ("default", "gpt-2"):
+        raise UserError(
+            f"The GGUF file cuts text in the way {cut!r}, unknown here; known are {', '.join(CUTS)}, gpt-2."
+        )
+    return trained

@@ -1,0 +1,241 @@
+"""Llama 3, Qwen 3 and the text model of Gemma 3 in Hugging Face's form: one model of ours, `research.models.llama`.
+
+Gemma 3 stores the scale of a norm less 1: it is added on the way in and taken away on the way out.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from research.core.errors import UserError
+from research.hub.family import Family, Json, Shapes, Tensor, joined_heads, refuse_others, same, transposed
+from research.models.layers.rotary import Rotary
+from research.models.llama import Llama
+
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM", "gemma3_text": "Gemma3ForCausalLM"}
+# What a model of this family can be told to do that the one here does not.
+FIXED = {"attn_logit_softcapping": None, "final_logit_softcapping": None, "use_bidirectional_attention": False}
+
+
+def configuration(json: Json, head: str | None = None) -> tuple[Llama, int]:
+    """Reads config.json; raises UserError for what the model cannot do."""
+    if head is not None:
+        raise UserError(f"A Llama predicts the next token and has no head {head!r}: leave the head out.")
+    if json["model_type"] == "gemma3":
+        # What a file leaves out has these values: those of the class Gemma3TextConfig.
+        sizes = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208}
+        return configuration({**sizes, **json["text_config"], "model_type": "gemma3_text"})
+    gemma = json["model_type"] == "gemma3_text"
+    refuse_others(json, FIXED | ({"hidden_activation": "gelu_pytorch_tanh"} if gemma else {"hidden_act": "silu"}))
+    heads, depth = json["num_attention_heads"], json["num_hidden_layers"]
+    window, global_blocks = _windows(json, depth)
+    rotary, window_rotary = _rotaries(json)
+    if gemma:
+        head_size = json.get("head_dim") or 256
+    else:
+        head_size = json.get("head_dim") or (128 if json["model_type"] == "qwen3" else json["hidden_size"] // heads)
+    config = Llama(
+        depth=depth,
+        width=json["hidden_size"],
+        heads=heads,
+        groups=json.get("num_key_value_heads") or (4 if gemma else heads),
+        head=head_size,
+        hidden=json["intermediate_size"],
+        context=json.get("max_position_embeddings", 131_072 if gemma else 2048),
+        rotary=rotary,
+        window=window,
+        global_blocks=global_blocks,
+        window_rotary=window_rotary,
+        query_key_norm=json["model_type"] != "llama",
+        query_scale=int(json.get("query_pre_attn_scalar", 256)) if gemma else 0,
+        output_norms=gemma,
+        scaled_embedding=gemma,
+        activation="geglu" if gemma else "swiglu",
+        epsilon=json.get("rms_norm_eps", 1e-6),
+        tied=json.get("tie_word_embeddings", gemma),
+        attention_bias=json.get("attention_bias", False),
+        mlp_bias=json.get("mlp_bias", False),
+    )
+    return config, json["vocab_size"]
+
+
+def _windows(json: Json, depth: int) -> tuple[int, tuple[int, ...]]:
+    """Returns the window, and the blocks without one."""
+    gemma = json["model_type"] == "gemma3_text"
+    if not gemma and not (json["model_type"] == "qwen3" and json.get("use_sliding_window")):
+        return 0, ()
+    window = json.get("sliding_window") or 0
+    kinds = json.get("layer_types")
+    if kinds is None and gemma:
+        every = json.get("sliding_window_pattern", json.get("_sliding_window_pattern", 6))
+        kinds = ["sliding_attention" if (block + 1) % every else "full_attention" for block in range(depth)]
+    elif kinds is None:
+        first = json.get("max_window_layers", 28)
+        kinds = ["full_attention" if block < first else "sliding_attention" for block in range(depth)]
+    if len(kinds) != depth or set(kinds) - {"sliding_attention", "full_attention"}:
+        raise UserError(
+            f"layer_types in config.json must name sliding_attention or full_attention for each of the {depth} layers."
+        )
+    global_blocks = tuple(block for block, kind in enumerate(kinds) if kind == "full_attention")
+    return (0, ()) if not window or len(global_blocks) == depth else (window, global_blocks)
+
+
+def _rotaries(json: Json) -> tuple[Rotary, Rotary]:
+    """Returns how the blocks without and with a window turn; both ways of config.json to say it are read."""
+    gemma = json["model_type"] == "gemma3_text"
+    base, local = json.get("rope_theta", 1e6 if gemma else 1e4), json.get("rope_local_base_freq", 1e4)
+    given = json.get("rope_parameters") or json.get("rope_scaling") or {}
+    if not gemma:
+        rotary = _rotary(given, base, json)
+        return rotary, rotary if json.get("use_sliding_window") else Rotary()
+    if "full_attention" in given or "sliding_attention" in given:
+        full, sliding = given.get("full_attention") or {}, given.get("sliding_attention") or {}
+    else:
+        full, sliding = given, {}
+    return _rotary(full, base, json), _rotary(sliding, local, json)
+
+
+def _rotary(given: Mapping[str, Any], base: float, json: Json) -> Rotary:
+    base = float(given.get("rope_theta", base))
+    match given.get("rope_type", given.get("type", "default")):
+        case "default":
+            return Rotary(base)
+        case "linear":
+            return Rotary(base, "linear", float(given["factor"]))
+        case "llama3":
+            return Rotary(
+                base,
+                "llama3",
+                float(given["factor"]),
+                int(given.get("original_max_position_embeddings") or json["max_position_embeddings"]),
+                float(given["low_freq_factor"]),
+                float(given["high_freq_factor"]),
+            )
+        case other:
+            raise UserError(f"The rotary scaling {other!r} of config.json is none of default, linear and llama3.")
+
+
+def model_type(config: Llama) -> str:
+    """Returns the `model_type` that has these options; raises UserError where none has."""
+    gemma = config.output_norms
+    if config.scaled_embedding != gemma or config.activation != ("geglu" if gemma else "swiglu"):
+        raise UserError(
+            "Llama, Qwen 3 and Gemma 3 have no such mixture of options: output_norms, scaled_embedding and the "
+            "activation geglu go together, in Gemma 3, and the others have none of them but the activation swiglu."
+        )
+    kind = "gemma3_text" if gemma else "qwen3" if config.query_key_norm else "llama"
+    impossible = {
+        "query_key_norm": gemma and not config.query_key_norm,
+        "query_scale": not gemma and config.query_scale not in (0, config.head_size),
+        "mlp_bias": kind != "llama" and config.mlp_bias,
+        "window": kind == "llama" and config.window > 0,
+        "window_rotary": kind == "qwen3" and config.window > 0 and config.window_rotary != config.rotary,
+    }
+    for name, found in impossible.items():
+        if found:
+            raise UserError(f"A model of type {kind} cannot have {name}={getattr(config, name)!r}: change that option.")
+    return kind
+
+
+def to_json(config: Llama, shapes: Shapes) -> dict[str, Any]:
+    """Writes config.json, the rotary positions in both ways, so that transformers 4 and 5 read it."""
+    kind = model_type(config)
+    gemma = kind == "gemma3_text"
+    json = {
+        "model_type": kind,
+        "architectures": [ARCHITECTURES[kind]],
+        "vocab_size": shapes["token_embedding"][0],
+        "hidden_size": config.width,
+        "intermediate_size": shapes["block_0/mlp/up/kernel"][1],
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.groups or config.heads,
+        "head_dim": config.head_size,
+        "hidden_activation" if gemma else "hidden_act": "gelu_pytorch_tanh" if gemma else "silu",
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.epsilon,
+        "tie_word_embeddings": config.tied,
+        "attention_bias": config.attention_bias,
+        **_rotary_json(config, gemma),
+    }
+    if kind == "llama":
+        json["mlp_bias"] = config.mlp_bias
+        return json
+    kinds = ["sliding_attention" if config.windowed(block) else "full_attention" for block in range(config.depth)]
+    json |= {"layer_types": kinds, "sliding_window": config.window or None}
+    if gemma:
+        return json | {"query_pre_attn_scalar": config.query_scale or config.head_size}
+    first = kinds.index("sliding_attention") if config.window else config.depth
+    return json | {"use_sliding_window": config.window > 0, "max_window_layers": first}
+
+
+def _rotary_json(config: Llama, gemma: bool) -> dict[str, Any]:
+    def parameters(rotary: Rotary) -> dict[str, Any]:
+        match rotary.scaling:
+            case "none":
+                return {"rope_type": "default"}
+            case "linear":
+                return {"rope_type": "linear", "factor": rotary.factor}
+            case "llama3":
+                return {
+                    "rope_type": "llama3",
+                    "factor": rotary.factor,
+                    "original_max_position_embeddings": rotary.original_context,
+                    "low_freq_factor": rotary.low_frequency_factor,
+                    "high_freq_factor": rotary.high_frequency_factor,
+                }
+
+    full, local = parameters(config.rotary), parameters(config.window_rotary)
+    old = {"rope_theta": config.rotary.base, "rope_scaling": full if config.rotary.scaling != "none" else None}
+    full |= {"rope_theta": config.rotary.base}
+    if not gemma:
+        return old | {"rope_parameters": full}
+    local |= {"rope_theta": config.window_rotary.base}
+    old["rope_local_base_freq"] = config.window_rotary.base
+    return old | {"rope_parameters": {"full_attention": full, "sliding_attention": local}}
+
+
+def tensors(config: Llama) -> list[Tensor]:
+    """Lists every parameter and what it is stored as."""
+    gemma, groups = config.output_norms, config.groups or config.heads
+    norm = _shifted if gemma else same
+    listed = [same("token_embedding", "model.embed_tokens.weight"), norm("final_norm/scale", "model.norm.weight")]
+    if not config.tied:
+        listed.append(transposed("head/kernel", "lm_head.weight"))
+    for index in range(config.depth):
+        ours, theirs = f"block_{index}", f"model.layers.{index}"
+        norms = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+        if gemma:
+            norms |= {"attention_output_norm": "post_attention_layernorm", "mlp_norm": "pre_feedforward_layernorm"}
+            norms |= {"mlp_output_norm": "post_feedforward_layernorm"}
+        if config.query_key_norm:
+            norms |= {"attention/query_norm": "self_attn.q_norm", "attention/key_norm": "self_attn.k_norm"}
+        listed += [norm(f"{ours}/{name}/scale", f"{theirs}.{other}.weight") for name, other in norms.items()]
+        layers = {"attention/output": "self_attn.o_proj"}
+        layers |= {f"mlp/{name}": f"mlp.{name}_proj" for name in ("up", "gate", "down")}
+        heads = [f"{theirs}.self_attn.{part}_proj" for part in "qkv"]
+        shared = (config.heads // groups, 1, 1)
+        for kind, stored in (("kernel", "weight"), ("bias", "bias")):
+            joined = [f"{name}.{stored}" for name in heads]
+            if kind == "kernel" or config.attention_bias:
+                listed.append(joined_heads(f"{ours}/attention/query_key_value/{kind}", joined, groups, shared))
+            for name, other in layers.items():
+                if kind == "kernel":
+                    listed.append(transposed(f"{ours}/{name}/{kind}", f"{theirs}.{other}.{stored}"))
+                elif config.mlp_bias if name.startswith("mlp") else config.attention_bias:
+                    listed.append(same(f"{ours}/{name}/{kind}", f"{theirs}.{other}.{stored}"))
+    return listed
+
+
+def _shifted(path: str, name: str) -> Tensor:
+    return Tensor(path, (name,), lambda parts: parts[0] + 1, lambda array: [array - 1])
+
+
+LLAMA_FAMILY = Family(
+    model_types=("llama", "qwen3", "gemma3_text", "gemma3"),
+    config=Llama,
+    configuration=configuration,
+    to_json=to_json,
+    tensors=tensors,
+    prefixes=("model.", "", "language_model.model.", "model.language_model."),
+    ignored=(r"rotary_emb\.inv_freq", r"lm_head\.weight", r"(vision_tower|multi_modal_projector)\..*"),
+)

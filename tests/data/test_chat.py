@@ -1,0 +1,113 @@
+"""Promises of conversations: only the assistant's turns are learned; strangers' templates can do no harm."""
+
+import json
+
+import numpy as np
+import pytest
+
+from research.core.errors import UserError
+from research.data import chat_template
+from research.data.chat import ChatData
+from research.data.chat_template import CHATML, render
+from research.data.tokenizers import TokenizerConfig
+
+TOKENIZER = TokenizerConfig("bpe", vocabulary_size=300)
+
+
+def conversation(number):
+    return [
+        {"role": "system", "content": "You count."},
+        {"role": "user", "content": f"What follows {number}?"},
+        {"role": "assistant", "content": f"{number + 1} follows."},
+        {"role": "user", "content": "And then?"},
+        {"role": "assistant", "content": f"Then {number + 2}."},
+        {"role": "user", "content": "Thanks."},
+    ]
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return (str(path),)
+
+
+@pytest.fixture
+def chats(tmp_path):
+    return write(tmp_path / "chats.jsonl", [{"messages": conversation(number)} for number in range(30)])
+
+
+def test_what_is_learned_is_the_assistants_turns_with_their_ends(chats) -> None:
+    """The targets under the mask, decoded, are the answers and the marks that end them, and nothing else."""
+    data = ChatData(chats, tokenizer=TOKENIZER, length=256).build()
+    example = data.splits["train"][0]
+    first = example["segments"] == 1
+    learned = data.tokenizer.decode(example["targets"][first & (example["mask"] > 0)])
+    number = int(learned.split(" ")[0]) - 1
+    assert learned == f"{number + 1} follows.<|im_end|>\nThen {number + 2}.<|im_end|>\n"
+    whole = data.tokenizer.decode(example["inputs"][first])
+    assert whole.startswith("<|im_start|>system\nYou count.<|im_end|>\n") and "Thanks" not in whole
+
+
+def test_preferences_stand_beside_each_other(tmp_path) -> None:
+    """The chosen and the rejected answer of a prompt are segments 2 k + 1 and 2 k + 2 of a row."""
+    records = [{"prompt": f"Say {n}.", "chosen": f"{n}, gladly.", "rejected": "No."} for n in range(20)]
+    data = ChatData(write(tmp_path / "p.jsonl", records), preferences=True, tokenizer=TOKENIZER, length=128).build()
+    for row in range(len(data.splits["train"])):
+        example = data.splits["train"][row]
+        for pair in range(int(example["mask"].sum())):
+            texts = []
+            for segment in (2 * pair + 1, 2 * pair + 2):
+                own = (example["segments"] == segment) & (example["weights"] > 0)
+                texts.append(data.tokenizer.decode(example["targets"][own]))
+            assert "gladly" in texts[0] and texts[1].startswith("No.")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"messages": [{"role": "user", "content": "Hello?"}]}, "no turn of the assistant"),
+        ({"messages": [{"role": "robot", "content": "Hello."}]}, "are no messages"),
+        ({"text": "Hello."}, "has no 'messages'"),
+    ],
+)
+def test_what_is_no_conversation_is_refused(tmp_path, record, message) -> None:
+    """In one sentence that shows it."""
+    with pytest.raises(UserError, match=message):
+        ChatData(write(tmp_path / "chats.jsonl", [{**record, "number": n} for n in range(40)])).build()
+
+
+def test_chatml_renders_as_its_models_expect() -> None:
+    """The form of OpenAI's ChatML, as Qwen's models write it."""
+    messages = [{"role": "user", "content": "Hi"}]
+    assert render(CHATML, [messages], {}, answering=True) == ["<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "SecurityError"),
+        ("{{ messages.append(1) }}", "SecurityError"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "s or .* bytes"),
+        ("{{ 'a' * 99999999999 }}", "MemoryError|bytes"),
+        ("{{ raise_exception('only two turns') }}", "only two turns"),
+        ("{% if %}", "TemplateSyntaxError"),
+    ],
+)
+def test_a_template_that_misbehaves_is_stopped(monkeypatch, template, message) -> None:
+    """Reaching for Python, changing its inputs, taking time or memory: one sentence, and nothing happens."""
+    monkeypatch.setattr(chat_template, "SECONDS", 2)
+    with pytest.raises(UserError, match=message):
+        render(template, [[{"role": "user", "content": "Hi"}]], {})
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused(chats) -> None:
+    """Where an answer's place cannot be told, it is not guessed."""
+    template = "{{ messages | length }}: {% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(UserError, match="changes earlier turns"):
+        ChatData(chats, template=template, tokenizer=TOKENIZER).build()
+
+
+def test_long_conversations_lose_their_ends(chats) -> None:
+    """A row holds no more than its length, and every kept target is the next input."""
+    example = ChatData(chats, tokenizer=TOKENIZER, length=32).build().splits["train"][0]
+    assert example["inputs"].shape == (32,)
+    np.testing.assert_array_equal(example["targets"][:-1], example["inputs"][1:])

@@ -1,0 +1,298 @@
+"""`load_pretrained` and `save_pretrained`: folders there and back, what is refused, and the memory that it takes."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_run import ROOT
+
+from research.core.errors import UserError
+from research.core.trees import flatten
+from research.data.tokenizers import Bytes, TokenizerConfig
+from research.hub.pretrained import FAMILIES, describe, load_pretrained, save_pretrained
+from research.hub.weights import INDEX, SINGLE
+from research.models.bert import BERT
+from research.models.gpt import GPT
+from research.models.layers.rotary import Rotary
+from research.models.llama import Llama
+from research.models.t5 import T5
+from research.models.transformer import Transformer
+
+VOCABULARY = 12
+LLAMA = Llama(depth=2, width=16, heads=4, groups=2, head=4, hidden=20)
+GEMMA = Llama(3, 16, 4, 1, 6, 20, window=4, global_blocks=(1,), query_key_norm=True, query_scale=9)
+MODELS: dict[str, Any] = {
+    "gpt": GPT(depth=2, width=16, heads=4, hidden=20),
+    "gpt untied": GPT(depth=2, width=16, heads=2, hidden=20, tied=False, dropout=0.1, activation="relu"),
+    "llama": dataclasses.replace(LLAMA, attention_bias=True, mlp_bias=True, tied=True),
+    "llama stretched": dataclasses.replace(LLAMA, rotary=Rotary(5e5, "llama3", 8.0, 32), epsilon=1e-3),
+    "qwen": dataclasses.replace(LLAMA, query_key_norm=True, window=3, global_blocks=(0,)),
+    "gemma": dataclasses.replace(
+        GEMMA,
+        output_norms=True,
+        scaled_embedding=True,
+        activation="geglu",
+        tied=True,
+        rotary=Rotary(1e6, "linear", 2.0),
+    ),
+    "bert": BERT(depth=2, width=16, heads=4, hidden=20, context=8, head="masked", vocabulary=VOCABULARY),
+    "t5": T5(depth=2, decoder_depth=2, width=16, heads=4, head=4, hidden=20),
+    "marian": Transformer(
+        2, 2, 16, 4, 20, sinusoid="halves", head_bias=True, epsilon=1e-5, activation="silu", tied=True
+    ),
+}
+
+
+def initial(config: Any, outputs: int = VOCABULARY) -> Any:
+    """Parameters of the model's shapes, random so that each can be told from the others."""
+    model = config.build(outputs)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    random = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: jnp.asarray(random.standard_normal(leaf.shape, np.float32)), shapes)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A folder with a small Llama."""
+    save_pretrained(tmp_path / "model", LLAMA, initial(LLAMA))
+    return tmp_path / "model"
+
+
+def edit(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize("limit", [5_000, 1 << 30])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_saved_model_comes_back(tmp_path, name, limit):
+    """The same configuration, the same parameters, in one file or in shards, and described without reading them."""
+    config = MODELS[name]
+    params = initial(config)
+    save_pretrained(tmp_path, config, params, limit=limit)
+    assert (tmp_path / INDEX).exists() == (limit == 5_000)
+    loaded = load_pretrained(tmp_path)
+    rotary = {"window_rotary": Rotary()} if name == "qwen" else {}
+    assert dataclasses.replace(loaded.config, **rotary) == config
+    assert describe(tmp_path) == loaded.config
+    assert (loaded.outputs, loaded.new, loaded.left, loaded.tokenizer) == (VOCABULARY, (), (), None)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), loaded.params, params)
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(params)
+
+
+def test_every_family_is_tested_here():
+    """A new family has its round trip in this file."""
+    assert {family.config for family in FAMILIES} == {type(config) for config in MODELS.values()}
+
+
+def test_scanned_blocks_are_saved_as_others(tmp_path):
+    """A GPT with stacked parameters is written block by block, and comes back unrolled."""
+    config = dataclasses.replace(MODELS["gpt"], scan=True)
+    params = initial(config)
+    save_pretrained(tmp_path, config, params)
+    loaded = load_pretrained(tmp_path)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), loaded.params["block_0"], loaded.params["block_1"])
+    jax.tree.map(np.testing.assert_array_equal, stacked, params["blocks"])
+    tokens = jnp.asarray([[3, 1, 4, 1, 5]], jnp.int32)
+    expected = jax.jit(config.build(VOCABULARY).apply)(params, tokens)[0]
+    np.testing.assert_allclose(jax.jit(loaded.apply)(loaded.params, tokens)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tokenizer_goes_along(tmp_path):
+    """One that was trained here is read back with its special tokens; bytes have no form there and are refused."""
+    tokenizer = TokenizerConfig("wordpiece", 64).train(["the cat sat on the mat", "a dog"])
+    config = MODELS["gpt"]
+    save_pretrained(tmp_path, config, initial(config), tokenizer)
+    found = load_pretrained(tmp_path).tokenizer
+    np.testing.assert_array_equal(found.encode("the dog sat"), tokenizer.encode("the dog sat"))
+    np.testing.assert_array_equal(found.encode_pair("the", "dog").ids, tokenizer.encode_pair("the", "dog").ids)
+    assert found.special_id("sep") == tokenizer.special_id("sep") is not None
+    with pytest.raises(UserError, match="Bytes has no form"):
+        save_pretrained(tmp_path, config, initial(config), Bytes())
+
+
+def test_a_head_that_the_file_lacks_is_drawn(tmp_path):
+    """BERT's trunk with three labels: the trunk is the file's, the head new, of the shape asked for, and named."""
+    save_pretrained(tmp_path, MODELS["bert"], initial(MODELS["bert"]))
+    trunk = load_pretrained(tmp_path)
+    loaded = load_pretrained(tmp_path, head="sequence", outputs=3)
+    assert {"head/kernel", "head/bias"} <= set(loaded.new)
+    assert loaded.params["head"]["kernel"].shape == (16, 3) and loaded.outputs == 3
+    assert any("cls.predictions" in name for name in loaded.left)
+    shared = flatten(loaded.params).keys() - set(loaded.new)
+    assert len(shared) == len(flatten(trunk.params)) - 5  # all but what predicts masked tokens
+    for path in shared:
+        np.testing.assert_array_equal(flatten(loaded.params)[path], flatten(trunk.params)[path])
+    save_pretrained(tmp_path / "labels", loaded.config, loaded.params)
+    again = load_pretrained(tmp_path / "labels", head="sequence", outputs=5)  # another number of labels: a new head
+    assert set(again.new) == {"head/kernel", "head/bias"}
+    with pytest.raises(UserError, match="name the head"):
+        load_pretrained(tmp_path, outputs=3)
+
+
+def test_missing_tensors_are_named_with_the_nearest(saved):
+    """More blocks in config.json than in the file."""
+    edit(saved / "config.json", num_hidden_layers=3)
+    with pytest.raises(UserError, match=r"model\.layers\.2\..*nearest: model\.layers\.[01]\."):
+        load_pretrained(saved)
+
+
+def test_tensors_that_nothing_explains_are_named(saved):
+    """Fewer blocks in config.json than in the file would be another model."""
+    edit(saved / "config.json", num_hidden_layers=1)
+    with pytest.raises(UserError, match=r"does not explain: model\.layers\.1\."):
+        load_pretrained(saved)
+
+
+def test_other_shapes_are_named(saved):
+    """The shape found and the shape that config.json means."""
+    edit(saved / "config.json", vocab_size=13)
+    with pytest.raises(UserError, match=r"embed_tokens\.weight is \[12, 16\], not \[13, 16\]"):
+        load_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"auto_map": {"AutoModel": "modeling.Evil"}}, "auto_map"),
+        ({"model_type": "mamba"}, "model_type 'mamba'"),
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "factor"),
+        ({"hidden_size": "16"}, "lacks a field or has an odd one"),
+        ({"num_attention_heads": 0}, "lacks a field or has an odd one|at least one"),
+        ({"rope_parameters": 3}, "lacks a field or has an odd one"),
+    ],
+)
+def test_odd_descriptions_are_refused(saved, fields, words):
+    """Code of others, models that are not known, options that ours lacks, and nonsense."""
+    edit(saved / "config.json", **fields)
+    for function in (load_pretrained, describe):
+        with pytest.raises(UserError, match=words):
+            function(saved)
+
+
+def test_a_lacking_field_is_named(saved):
+    """A config.json without the width."""
+    described = json.loads((saved / "config.json").read_text())
+    del described["hidden_size"]
+    (saved / "config.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match="hidden_size"):
+        load_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (GPT(depth=1, width=8, heads=2, positions="rotary"), "positions='rotary'"),
+        (GPT(depth=1, width=8, heads=2, bias=False), "bias=False"),
+        (dataclasses.replace(LLAMA, window=3), "window=3"),
+        (dataclasses.replace(LLAMA, scaled_embedding=True), "mixture of options"),
+        (dataclasses.replace(LLAMA, query_scale=7), "query_scale=7"),
+    ],
+)
+def test_what_has_no_form_is_refused(tmp_path, config, words):
+    """The option that stands in the way is named, and nothing is written."""
+    with pytest.raises(UserError, match=words):
+        save_pretrained(tmp_path, config, initial(config))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("source", ["no/such/folder", "nowhere", "../x", "model.gguf"])
+def test_a_source_that_is_none_is_refused(source):
+    """Nothing is fetched for what is no name of a model."""
+    with pytest.raises(UserError, match="neither a folder"):
+        load_pretrained(source)
+
+
+def test_fetching_without_the_package_is_told(monkeypatch):
+    """In one sentence."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="huggingface_hub is missing"):
+        load_pretrained("organisation/model")
+
+
+def test_fetching_asks_for_the_revision_and_for_no_code(monkeypatch, saved):
+    """Safetensors, JSON and text only; what comes is loaded; a failure is one sentence."""
+    asked = {}
+
+    class Hub:
+        @staticmethod
+        def snapshot_download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+            if name == "organisation/gone":
+                raise ConnectionError("no network\nand much more")
+            asked.update(name=name, revision=revision, patterns=allow_patterns)
+            return str(saved)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
+    assert load_pretrained("organisation/model", revision="v2").config == LLAMA
+    assert (asked["name"], asked["revision"]) == ("organisation/model", "v2")
+    assert not [pattern for pattern in asked["patterns"] if pattern.endswith((".py", ".bin", "*"))]
+    with pytest.raises(UserError, match=r"cannot be fetched \(no network\)"):
+        load_pretrained("organisation/gone")
+
+
+def test_saving_twice_replaces(saved):
+    """The second model is what is there."""
+    other = initial(dataclasses.replace(LLAMA, depth=1))
+    save_pretrained(saved, dataclasses.replace(LLAMA, depth=1), other, limit=1000)
+    assert not (saved / SINGLE).exists()
+    assert load_pretrained(saved).config.depth == 1
+
+
+LOAD = """
+import json, re, sys
+import jax, jax.numpy as jnp
+from research.core.mesh import MeshConfig
+from research.hub.pretrained import load_pretrained
+
+def kilobytes(field):
+    return int(re.search(field + r":\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
+jnp.zeros(3).block_until_ready()
+before = kilobytes("VmRSS")
+mesh = MeshConfig(fsdp=2, tensor=2).build() if len(jax.devices()) == 4 else None
+params = load_pretrained(sys.argv[1], mesh=mesh).params
+jax.block_until_ready(params)
+size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+kernel = params["block_0"]["mlp"]["up"]["kernel"]
+total = sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(params)) if mesh else 0
+print(json.dumps({"peak": 1024 * (kilobytes("VmHWM") - before), "size": size, "total": total,
+                  "part": kernel.addressable_shards[0].data.shape, "whole": kernel.shape}))
+"""
+
+
+def load_elsewhere(folder: Path, devices: int) -> dict[str, Any]:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", LOAD, str(folder)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def test_parameters_go_to_their_devices(saved):
+    """On a mesh of four devices, each has its quarter of a kernel, by the model's rules, and the values are right."""
+    found = load_elsewhere(saved, devices=4)
+    assert (found["whole"], found["part"]) == ([16, 20], [8, 10])
+    expected = sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(initial(LLAMA)))
+    assert found["total"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell a program's peak memory")
+def test_loading_peaks_at_no_more_than_a_fifth_above_the_parameters(tmp_path):
+    """500 MB in safetensors, a fifth of it an untied head that must be turned round: 1.2 times that at the most."""
+    config = dataclasses.replace(LLAMA, depth=6, width=1024, heads=8, groups=8, head=128, hidden=2816)
+    shapes = jax.eval_shape(config.build(24_000).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
+    save_pretrained(tmp_path, config, zeros, limit=1 << 27)
+    found = load_elsewhere(tmp_path, devices=1)
+    assert found["size"] >= 4.9e8
+    assert found["peak"] <= 1.2 * found["size"]
