@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int64, Integer
 
+from research.core.shapes import Batch
 from research.evaluate.metrics import (
     Arrays,
     Metric,
@@ -19,10 +20,12 @@ from research.evaluate.metrics import (
     classification_metrics,
     evaluate,
     language_results,
+    ranking_metrics,
     regression_metrics,
 )
 
 Table = dict[str, dict[str, float]]
+RANKED = 1024  # examples ranked at once
 
 
 class Counts(NamedTuple):
@@ -100,12 +103,35 @@ def language_baselines(
     return table
 
 
+def token_baseline(
+    train_tokens: Integer[np.ndarray, " length"], tokens: Integer[np.ndarray, " evaluated"], vocabulary: int
+) -> Table:
+    """The tokens' frequencies in training, for tokens that are masked: loss and perplexity."""
+    probability = ngram_probabilities(fit_ngrams(train_tokens, 1, vocabulary), tokens, vocabulary)
+    loss = float(-np.log(probability).mean())
+    return {"1-gram": {"loss": loss, "perplexity": float(np.exp(loss))}}
+
+
 def classification_baseline(
     train_labels: Integer[np.ndarray, " train"], labels: Integer[np.ndarray, " batch"], classes: int
 ) -> Table:
     """The majority class, with the training split's class frequencies (plus one) as probabilities."""
     logits = np.log(np.bincount(train_labels, minlength=classes) + 1.0)
     return {"majority class": _measure_constant(classification_metrics(classes), "logits", logits, {"labels": labels})}
+
+
+def ranking_baseline(
+    train_targets: Integer[np.ndarray, " train"], targets: Integer[np.ndarray, " batch"], candidates: int
+) -> Table:
+    """The frequencies of the candidates in training (plus one), whatever the input."""
+    logits = jnp.log(jnp.asarray(np.bincount(train_targets, minlength=candidates) + 1, jnp.float32))
+
+    def predict(batch: Batch) -> Arrays:
+        return {"logits": jnp.broadcast_to(logits, (len(batch["targets"]), candidates))}
+
+    parts = np.split(targets, range(RANKED, len(targets), RANKED))  # all at once would be too large
+    batches = [{"targets": part, "mask": np.ones(len(part), np.float32)} for part in parts]
+    return {"frequency": evaluate(ranking_metrics(), predict, batches)}
 
 
 def binary_baseline(train_labels: Integer[np.ndarray, " train"], labels: Integer[np.ndarray, " batch"]) -> Table:

@@ -16,7 +16,7 @@ from research.core.mesh import batch_parts, local_rows, place, replicated
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data, Records
 from research.data.pipeline import evaluation_batches, gather
-from research.evaluate import baselines
+from research.evaluate import baselines, text_baselines
 from research.evaluate.metrics import (
     Metric,
     Results,
@@ -24,9 +24,13 @@ from research.evaluate.metrics import (
     classification_metrics,
     language_metrics,
     make_evaluate,
+    ranking_metrics,
     regression_metrics,
 )
+from research.evaluate.text_bundles import TextKind, flattened, text_metrics_of
 from research.tasks.task import Task
+
+MOST_RANKED = 100_000  # examples of each split that the baseline of a ranking is fitted and measured on
 
 
 class Evaluation(NamedTuple):
@@ -44,7 +48,8 @@ class Evaluation(NamedTuple):
 class Evaluator:
     """Which metrics on which split."""
 
-    metrics: Literal["language", "classification", "binary", "regression"]
+    metrics: Literal["language", "classification", "ranking", "binary", "regression"] | TextKind
+    """what is measured; for text, see `research/evaluate/text_bundles.py`"""
     split: str = "validation"
     batch_size: int = 128
     limit: int = 0
@@ -77,26 +82,45 @@ class Evaluator:
             case "language":
                 return language_metrics(data.characters_per_token[self.split])
             case "classification":
-                return classification_metrics(data.outputs)
+                return tuple(flattened(metric) for metric in classification_metrics(data.outputs))
+            case "ranking":
+                return ranking_metrics()
             case "binary":
                 return binary_metrics()
             case "regression":
                 return regression_metrics()
+            case kind:
+                return text_metrics_of(kind, data)
 
     def _baselines(self, data: Data) -> baselines.Table:
         if self.metrics == "language":
             train, tokens = data.tokens["train"], data.tokens[self.split]
             return baselines.language_baselines(train, tokens, data.outputs, data.characters_per_token[self.split])
-        name = "targets" if self.metrics == "regression" else "labels"
-        train, labels = _column(data.splits["train"], name), _column(data.splits[self.split], name)
+        name = "targets" if self.metrics in ("regression", "ranking") else "labels"
+        most = MOST_RANKED if self.metrics == "ranking" else None
         match self.metrics:
-            case "classification":
-                return baselines.classification_baseline(train, labels, data.outputs)
+            case "translation" | "summarisation":
+                return text_baselines.pairs_baselines(data, self.split, summaries=self.metrics == "summarisation")
+            case "masked" if data.tokens:
+                return baselines.token_baseline(data.tokens["train"], data.tokens[self.split], data.outputs)
+            case "masked" | "answers" | "retrieval":
+                return {}
+        train, labels = (_column(data.splits[split], name, most) for split in ("train", self.split))
+        match self.metrics:
+            case "classification" | "entities":
+                table = baselines.classification_baseline(train, labels, data.outputs)
+                return {**table, **text_baselines.classes_baselines(data, self.split)}
+            case "ranking":
+                return baselines.ranking_baseline(train, labels, data.outputs)
             case "binary":
                 return baselines.binary_baseline(train, labels)
-            case "regression":
+            case "correlation":
+                return baselines.regression_baseline(train[:, None], labels[:, None])
+            case _:
                 return baselines.regression_baseline(train, labels)
 
 
-def _column(records: Records, name: str) -> np.ndarray:
-    return gather(records, np.arange(len(records)))[name]
+def _column(records: Records, name: str, most: int | None) -> np.ndarray:
+    """Returns what the records hold, without what stands under a zero of their mask."""
+    batch = gather(records, np.arange(len(records))[:most])
+    return batch[name][batch["mask"] > 0] if "mask" in batch else batch[name]

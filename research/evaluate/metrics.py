@@ -168,6 +168,32 @@ def classification_metrics(classes: int, top_k: Sequence[int] = (5,)) -> tuple[M
     return (Metric(measure, compute),)
 
 
+def ranking_metrics() -> tuple[Metric, ...]:
+    """Loss, mean reciprocal rank and share of the first ten, where one of very many candidates is right.
+
+    Reads predictions["logits"] [batch candidates], batch["targets"] (integers) and batch["mask"] [batch]. The rank of
+    the right candidate is 1 where none scores above it; those that tie with it count half.
+    """
+
+    def measure(predictions: Arrays, batch: Arrays) -> Tree:
+        logits, targets, counted = predictions["logits"], batch["targets"], batch["mask"] > 0
+        right = jnp.take_along_axis(logits, targets[:, None], axis=1)
+        ranks = 0.5 + (logits > right).sum(-1) + 0.5 * (logits == right).sum(-1)
+        return {
+            "count": jnp.sum(counted),
+            "nats": jnp.sum(cross_entropy(logits, targets), where=counted),
+            "reciprocal": jnp.sum(1 / ranks, where=counted),
+            "first_ten": jnp.sum(ranks <= 10, where=counted),
+        }
+
+    def compute(state: Tree) -> Results:
+        sums = state["nats"], state["reciprocal"], state["first_ten"]
+        names = "loss", "mean_reciprocal_rank", "top_10_accuracy"
+        return {name: float(_ratio(total, state["count"], np.nan)) for name, total in zip(names, sums, strict=True)}
+
+    return (Metric(measure, compute),)
+
+
 def binary_metrics() -> tuple[Metric, ...]:
     """Loss, accuracy, precision, recall and F1 of class 1 at probability one half, and the ROC-AUC.
 

@@ -30,10 +30,11 @@ class LanguageModelling:
         """Builds the task; raises UserError where the rows are longer than the model's context."""
         example = data.splits["train"][0]["inputs"]
         length = example.shape[0]
-        if length > model.context:
+        context = getattr(model, "context", length)  # a recurrent network reads rows of any length
+        if length > context:
             raise UserError(
-                f"The rows of {length} tokens are longer than the model's context of {model.context}: "
-                f"set --model.context {length} or --data.length {model.context}."
+                f"The rows of {length} tokens are longer than the model's context of {context}: "
+                f"set --model.context {length} or --data.length {context}."
             )
         if self.temperature <= 0:
             raise UserError(f"The temperature is {self.temperature}, not above 0: set --task.temperature 0.8, or less.")

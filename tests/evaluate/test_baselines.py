@@ -13,6 +13,7 @@ from research.evaluate.baselines import (
     fit_ngrams,
     language_baselines,
     ngram_probabilities,
+    ranking_baseline,
     regression_baseline,
 )
 
@@ -94,6 +95,14 @@ def test_binary_baseline_predicts_the_majority_and_ranks_nothing() -> None:
     results = binary_baseline(train, labels)["majority class"]
     assert (results["accuracy"], results["recall"], results["roc_auc"]) == (0.75, 0.0, 0.5)
     assert results["loss"] == pytest.approx(-np.log([0.8, 0.8, 0.8, 0.2]).mean(), rel=1e-6)  # (count + 1) / 10
+
+
+def test_ranking_baseline_ranks_by_frequency() -> None:
+    """More targets than are ranked at once: ranks 1 and 2 half the time each, in training and test."""
+    train = np.array([3] * 5 + [1] * 3)
+    results = ranking_baseline(train, np.array([3, 1] * 1500), candidates=5)["frequency"]
+    assert results["mean_reciprocal_rank"] == pytest.approx(0.75, rel=1e-6)
+    assert results["loss"] == pytest.approx(-np.log([6 / 13, 4 / 13]).mean(), rel=1e-6)
 
 
 def test_regression_baseline_explains_nothing() -> None:

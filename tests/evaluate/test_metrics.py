@@ -22,6 +22,7 @@ from research.evaluate.metrics import (
     evaluate,
     language_metrics,
     make_evaluate,
+    ranking_metrics,
     regression_metrics,
     roc_auc,
     to_host,
@@ -305,6 +306,16 @@ def test_what_the_data_leave_undefined_is_nan_without_a_warning() -> None:
         examples = random_examples("classification", SIZE, np.random.default_rng(2))
         empty = EVALUATE["classification"]({}, [{**examples, "mask": np.zeros(SIZE)}])
         assert np.isnan(empty["loss"]) and empty["precision_macro"] == 0
+
+
+def test_ranking_metrics_by_hand() -> None:
+    """Ranks 1, 3 and, of three that tie, 2; a row of padding does not count."""
+    logits = np.log(np.float32([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [1 / 3, 1 / 3, 1 / 3], [0.1, 0.1, 0.8]]))
+    batch = {"targets": np.int32([0, 2, 1, 0]), "mask": np.float32([1, 1, 1, 0])}
+    found = evaluate(ranking_metrics(), lambda _: {"logits": jnp.asarray(logits)}, [batch])
+    assert found["loss"] == pytest.approx(-np.log([0.7, 0.2, 1 / 3]).mean(), rel=1e-5)
+    assert found["mean_reciprocal_rank"] == pytest.approx((1 + 1 / 3 + 1 / 2) / 3, rel=1e-5)
+    assert found["top_10_accuracy"] == 1
 
 
 def test_an_empty_split_is_refused_in_a_sentence() -> None:

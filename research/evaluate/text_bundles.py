@@ -1,0 +1,224 @@
+"""Bundles of metrics for the tasks on text: hidden tokens, written texts, answers, entities, scores and partners.
+
+What needs words or the whole split is gathered as ids, and computed on the host at the end. Labels of packed rows,
+[batch examples], are flattened: a metric for single examples measures them as they are.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Integer
+from scipy import stats
+
+from research.core.shapes import Tree
+from research.data.dataset import Data
+from research.data.paired_text import boundary_ids, text_before
+from research.evaluate import text_metrics
+from research.evaluate.metrics import Arrays, Metric, Results, classification_metrics, cross_entropy
+
+Ids = Integer[np.ndarray, " _tokens"]
+# The bundles of this module by name: of hidden tokens, classes of words, answers, scores, partners, and written texts.
+TextKind = Literal["masked", "entities", "answers", "correlation", "retrieval", "translation", "summarisation"]
+
+
+def text_metrics_of(kind: TextKind, data: Data) -> tuple[Metric, ...]:
+    """Returns the bundle of a kind; raises UserError where the data have no tokenizer with an end, to write texts."""
+    match kind:
+        case "masked":
+            return token_metrics()
+        case "entities":
+            classes = classification_metrics(data.outputs)
+            return (*(flattened(metric) for metric in classes), *entity_metrics(data.class_names))
+        case "answers":
+            return answer_metrics(data)
+        case "correlation":
+            return correlation_metrics()
+        case "retrieval":
+            return retrieval_metrics()
+        case "translation":
+            return (*token_metrics(), written_metric(data, translation_scores))
+        case "summarisation":
+            return (*token_metrics(), written_metric(data, text_metrics.rouge))
+
+
+def flattened(metric: Metric) -> Metric:
+    """Returns a metric of examples as one of rows: what has the mask's axes first, [batch any], becomes [examples]."""
+
+    def measure(predictions: Arrays, batch: Arrays) -> Tree:
+        shape = batch["mask"].shape
+
+        def flat(arrays: Arrays) -> Arrays:
+            kept = {name: array for name, array in arrays.items() if array.shape[: len(shape)] == shape}
+            return {name: array.reshape(-1, *array.shape[len(shape) :]) for name, array in kept.items()}
+
+        return metric.measure(flat(predictions), flat(batch))
+
+    return metric._replace(measure=measure)
+
+
+def token_metrics() -> tuple[Metric, ...]:
+    """Loss in nats per token, perplexity and accuracy of the tokens that a task asks for.
+
+    Reads logits [batch length vocabulary] of the predictions, and `targets` and `mask` [batch length] from where the
+    task makes them: the predictions (masked language modelling) or the batch (translation).
+    """
+
+    def measure(predictions: Arrays, batch: Arrays) -> Tree:
+        asked = predictions if "targets" in predictions else batch
+        counted, targets = asked["mask"] > 0, asked["targets"]
+        return {
+            "count": jnp.sum(counted),
+            "nats": jnp.sum(cross_entropy(predictions["logits"], targets), where=counted),
+            "hits": jnp.sum(jnp.argmax(predictions["logits"], -1) == targets, where=counted),
+        }
+
+    def compute(state: Tree) -> Results:
+        nats, hits = (float(state[name] / state["count"]) if state["count"] else np.nan for name in ("nats", "hits"))
+        with np.errstate(over="ignore"):
+            return {"loss": nats, "perplexity": float(np.exp(nats)), "accuracy": hits}
+
+    return (Metric(measure, compute),)
+
+
+def translation_scores(written: Sequence[str], expected: Sequence[str]) -> Results:
+    """BLEU and chrF."""
+    return {"bleu": text_metrics.bleu(written, expected), "chrf": text_metrics.chrf(written, expected)}
+
+
+def written_metric(data: Data, scores: Callable[[Sequence[str], Sequence[str]], Results]) -> Metric:
+    """Scores of the texts that a model writes, rows of one pair each.
+
+    Reads predictions["tokens"], batch["targets"] and batch["mask"] [batch length].
+    """
+    _, end = boundary_ids(data.tokenizer)
+
+    def measure(predictions: Arrays, batch: Arrays) -> Tree:
+        counted = (batch["mask"] > 0).any(1)[:, None]
+        return ((jnp.where(counted, predictions["tokens"], -1), jnp.where(counted, batch["targets"], -1)),)
+
+    def compute(chunks: Tree) -> Results:
+        rows = [pair for chunk in chunks for pair in zip(*chunk, strict=True) if pair[1][0] >= 0]
+        written, expected = ([text_before(data, pair[side], end) for pair in rows] for side in (0, 1))
+        return scores(written, expected)
+
+    return Metric(measure, compute, operator.add)
+
+
+def answer_metrics(data: Data) -> tuple[Metric, ...]:
+    """Exact match and F1 of answers, both as the tokenizer writes them; no answer is the example's first token.
+
+    Reads predictions["spans"] and batch["labels"] [batch examples 2], batch["starts"] and batch["mask"]
+    [batch examples], and batch["inputs"] [batch length].
+    """
+
+    def measure(predictions: Arrays, batch: Arrays) -> Tree:
+        asked = (batch[name] for name in ("inputs", "starts", "mask", "labels"))
+        return ((*asked, predictions["spans"]),)
+
+    def compute(chunks: Tree) -> Results:
+        pairs = []
+        for inputs, starts, mask, labels, spans in (row for chunk in chunks for row in zip(*chunk, strict=True)):
+            for example in np.flatnonzero(mask > 0):
+                texts = [_span(data, inputs, span[example], int(starts[example])) for span in (spans, labels)]
+                pairs.append(texts)
+        return text_metrics.answer_scores([pair[0] for pair in pairs], [[pair[1]] for pair in pairs])
+
+    return (Metric(measure, compute, operator.add),)
+
+
+def _span(data: Data, inputs: Ids, span: Ids, start: int) -> str:
+    first, last = span
+    return data.tokenizer.decode(inputs[first : last + 1]) if data.tokenizer and first > start else ""
+
+
+def entity_metrics(names: Sequence[str]) -> tuple[Metric, ...]:
+    """Precision, recall and F1 of entities; `names` are the tags by class number.
+
+    Reads predictions["logits"] [batch length classes], and batch["labels"], batch["mask"] and batch["segments"]
+    [batch length].
+    """
+
+    def measure(predictions: Arrays, batch: Arrays) -> Tree:
+        segments = jnp.where(batch["mask"] > 0, batch["segments"], 0)
+        return ((predictions["logits"].argmax(-1), batch["labels"], segments),)
+
+    def compute(chunks: Tree) -> Results:
+        written, expected = [], []
+        for found, labels, segments in (row for chunk in chunks for row in zip(*chunk, strict=True)):
+            for segment in range(1, segments.max() + 1):
+                written.append([names[label] for label in found[segments == segment]])
+                expected.append([names[label] for label in labels[segments == segment]])
+        return text_metrics.entity_scores(written, expected)
+
+    return (Metric(measure, compute, operator.add),)
+
+
+def correlation_metrics() -> tuple[Metric, ...]:
+    """Mean squared error (the loss), mean absolute error, and Pearson's and Spearman's correlation.
+
+    Reads predictions["outputs"], batch["labels"] and batch["mask"], all [batch examples].
+    """
+
+    def measure(predictions: Arrays, batch: Arrays) -> Tree:
+        return ((predictions["outputs"], batch["labels"].astype(jnp.float32), batch["mask"]),)
+
+    def compute(chunks: Tree) -> Results:
+        outputs, labels, mask = (
+            np.concatenate([part.reshape(-1) for part in parts]) for parts in zip(*chunks, strict=True)
+        )
+        outputs, labels = outputs[mask > 0], labels[mask > 0]
+        return {
+            "loss": float(np.mean((outputs - labels) ** 2)),
+            "mean_absolute_error": float(np.mean(np.abs(outputs - labels))),
+            "pearson": pearson(outputs, labels),
+            "spearman": spearman(outputs, labels),
+        }
+
+    return (Metric(measure, compute, operator.add),)
+
+
+def pearson(left: Float[np.ndarray, " examples"], right: Float[np.ndarray, " examples"]) -> float:
+    """Pearson's correlation; NaN where one of them is constant."""
+    left, right = left - left.mean(), right - right.mean()
+    scale = np.sqrt((left**2).sum() * (right**2).sum())
+    return float((left * right).sum() / scale) if scale > 0 else float("nan")
+
+
+def spearman(left: Float[np.ndarray, " examples"], right: Float[np.ndarray, " examples"]) -> float:
+    """Spearman's correlation: Pearson's of the ranks, equal values sharing their mean rank."""
+    return pearson(stats.rankdata(left), stats.rankdata(right))
+
+
+def retrieval_metrics() -> tuple[Metric, ...]:
+    """How often the nearest text, or one of the 10 nearest, of all second texts of the split is the partner; and MRR.
+
+    Reads predictions["first"] and predictions["second"] [batch examples width], and batch["mask"] [batch examples].
+    MRR is the mean of 1 / rank.
+    """
+
+    def measure(predictions: Arrays, batch: Arrays) -> Tree:
+        return ((predictions["first"], predictions["second"], batch["mask"]),)
+
+    def compute(chunks: Tree) -> Results:
+        first, second, mask = (
+            np.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts]) for parts in zip(*chunks, strict=True)
+        )
+        first, second = first[mask > 0], second[mask > 0]
+        ranks: Any = np.concatenate([_ranks(first, second, start) for start in range(0, len(first), 256)])
+        return {
+            "mean_reciprocal_rank": float((1 / ranks).mean()),
+            "accuracy": float((ranks == 1).mean()),
+            "top_10_accuracy": float((ranks <= 10).mean()),
+        }
+
+    return (Metric(measure, compute, operator.add),)
+
+
+def _ranks(first: np.ndarray, second: np.ndarray, start: int) -> np.ndarray:
+    """Returns the ranks of the partners of 256 first texts, of equal ones the worst."""
+    scores = first[start : start + 256] @ second.T
+    own = scores[np.arange(len(scores)), start + np.arange(len(scores))]
+    return (scores >= own[:, None]).sum(1)

@@ -1,0 +1,73 @@
+"""Direct preference optimisation (Rafailov et al. 2023): prefer the chosen answer, measured against where it began.
+
+The reference is the model without its low-rank updates, so there is no second copy of the parameters. Data come from
+`ChatData(preferences=True)`.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from research.core.errors import UserError
+from research.core.shapes import Batch, Params
+from research.data.dataset import Data
+from research.models.lora import BRANCH, LoRA
+from research.models.model import Model
+from research.tasks.task import Loss, Mean, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class DirectPreference:
+    """Logistic loss on how much more the model has come to favour the chosen answer than the rejected one."""
+
+    beta: float = 0.1
+    """how strongly a change from the reference counts (eq. 7)"""
+
+    def build(self, model: Any, data: Data) -> Task:
+        """Builds the task; raises UserError where the model has no low-rank updates, or the data no preferences."""
+        example = data.splits["train"][0]
+        if "weights" not in example:
+            raise UserError("The data are no preferences: set --data.preferences, with lines of chosen and rejected.")
+        if not getattr(model, "lora", LoRA()).rank:
+            raise UserError("Preferences are learned against the model without its updates: set --model.lora.rank 8.")
+        functions = model.build(data.outputs)
+        reference = dataclasses.replace(model, lora=LoRA()).build(data.outputs)
+
+        def init(key: Key[Array, ""]) -> Params:
+            return functions.init(key, jnp.zeros((1, example["inputs"].shape[0]), jnp.int32))
+
+        def rewards(params: Params, batch: Batch, train: bool, key: Any = None) -> Float[Array, "batch pairs 2"]:
+            base = jax.lax.stop_gradient({name: branch for name, branch in params.items() if name != BRANCH})
+            policy = answer_scores(functions, params, batch, train=train, key=key)
+            return self.beta * (policy - answer_scores(reference, base, batch))
+
+        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
+            reward = rewards(params, batch, train, key)
+            margins = reward[..., 0] - reward[..., 1]
+            weight = batch["mask"].sum()
+            metrics = {"accuracy": (margins > 0), "margin": margins, "chosen_reward": reward[..., 0]}
+            means = {name: Mean((values * batch["mask"]).sum(), weight) for name, values in metrics.items()}
+            return Loss((-jax.nn.log_sigmoid(margins) * batch["mask"]).sum(), weight, means)
+
+        def predict(params: Params, batch: Batch) -> dict[str, Any]:
+            reward = rewards(params, batch, train=False)
+            return {"logits": reward[..., 0] - reward[..., 1]}
+
+        return Task(init, loss, predict)
+
+
+def answer_scores(
+    model: Model, params: Params, batch: Batch, *, train: bool = False, key: Any = None
+) -> Float[Array, "batch pairs 2"]:
+    """Returns the log-probabilities of the answers of each pair; its conversations are neighbouring segments."""
+    extra = {name: batch[name] for name in ("segments", "positions")}
+    logits, _ = model.apply(params, jnp.asarray(batch["inputs"]), train=train, key=key, **extra)
+    scores = -optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), batch["targets"])
+    pairs = batch["mask"].shape[1]
+    of_segment = batch["segments"][..., None] == jnp.arange(1, 2 * pairs + 1)
+    totals = jnp.einsum("bl,bls->bs", scores * batch["weights"], of_segment.astype(jnp.float32))
+    return totals.reshape(-1, pairs, 2)

@@ -1,0 +1,100 @@
+"""Masked language modelling: tell what stood where tokens are masked (Devlin et al. 2019, BERT, section 3.1)."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from research.core.errors import UserError
+from research.core.shapes import Batch, Params
+from research.data.dataset import Data
+from research.tasks.packed_text import applied, built, entropy_loss, initial, special_id, special_ids
+from research.tasks.task import Loss, Task
+
+
+class Corrupted(NamedTuple):
+    """What the model sees, and which tokens it is asked for."""
+
+    inputs: Int[Array, "batch length"]
+    chosen: Bool[Array, "batch length"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedLanguageModelling:
+    """Cross entropy of the chosen tokens, in nats; of them 80 % are masked, 10 % replaced, 10 % left as they are.
+
+    In training they are drawn by the key. Otherwise a hash of token and position chooses them, so that every
+    evaluation asks for the same.
+    """
+
+    share: float = 0.15
+    """share of the tokens that are predicted"""
+
+    def build(self, model: Any, data: Data) -> Task:
+        """Builds the task for a model that gives logits [batch length vocabulary]."""
+        if not 0 < self.share < 1:
+            raise UserError(f"The share of tokens to predict is {self.share}: set --task.share 0.15, or near it.")
+        functions, mask_id = built(model, data), special_id(data, "mask")
+        special, vocabulary = special_ids(data), data.tokenizer.vocabulary_size if data.tokenizer else 0
+
+        def init(key: Key[Array, ""]) -> Params:
+            return initial(functions, data, key)
+
+        def corrupted(batch: Batch, key: Key[Array, ""] | None) -> Corrupted:
+            inputs = jnp.asarray(batch["inputs"])
+            eligible = real_tokens(batch) & ~jnp.isin(inputs, jnp.asarray(special))
+            draws = hashed_uniform(batch) if key is None else jax.random.uniform(key, (3, *inputs.shape))
+            return corrupt(inputs, eligible, draws, self.share, mask_id, vocabulary)
+
+        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
+            key, drawn = jax.random.split(key)
+            seen = corrupted(batch, drawn if train else None)
+            logits, sown = applied(functions, params, {**batch, "inputs": seen.inputs}, train, key)
+            return entropy_loss(logits, batch["inputs"], seen.chosen.astype(jnp.float32), sown)
+
+        def predict(params: Params, batch: Batch) -> dict[str, Array]:
+            seen = corrupted(batch, None)
+            logits, _ = applied(functions, params, {**batch, "inputs": seen.inputs})
+            return {"logits": logits, "targets": jnp.asarray(batch["inputs"]), "mask": seen.chosen.astype(jnp.float32)}
+
+        return Task(init, loss, predict)
+
+
+def corrupt(
+    tokens: Int[Array, "batch length"],
+    eligible: Bool[Array, "batch length"],
+    draws: Float[Array, "3 batch length"],
+    share: float,
+    mask_id: int,
+    vocabulary: int,
+) -> Corrupted:
+    """Chooses a share of the eligible tokens and masks, replaces or leaves them, by three draws from [0, 1) each."""
+    chosen = eligible & (draws[0] < share)
+    other = (draws[2] * vocabulary).astype(jnp.int32)
+    replaced = jnp.where(draws[1] < 0.8, mask_id, jnp.where(draws[1] < 0.9, other, tokens))
+    return Corrupted(jnp.where(chosen, replaced, tokens), chosen)
+
+
+def real_tokens(batch: Batch) -> Bool[Array, "batch length"]:
+    """Which positions hold text: those that count, or in rows of labelled text those of a segment."""
+    mask = jnp.asarray(batch["mask"])
+    if mask.shape == batch["inputs"].shape:
+        return mask > 0
+    return (jnp.asarray(batch["segments"]) > 0) & (mask > 0).any(-1, keepdims=True)
+
+
+def hashed_uniform(batch: Batch) -> Float[Array, "3 batch length"]:
+    """Returns three numbers in [0, 1) for each token, by its id and its position in its example alone.
+
+    The finaliser of MurmurHash3 (Appleby 2011) mixes them.
+    """
+    tokens = jnp.asarray(batch["inputs"]).astype(jnp.uint32)
+    positions = batch["positions"] if "positions" in batch else jnp.arange(tokens.shape[1])[None]
+    seeds = jnp.arange(1, 4, dtype=jnp.uint32)[:, None, None] * jnp.uint32(0x9E3779B9)
+    mixed = tokens * jnp.uint32(0x85EBCA77) + jnp.asarray(positions).astype(jnp.uint32) * jnp.uint32(0xC2B2AE3D) + seeds
+    for factor in (0x85EBCA6B, 0xC2B2AE35):
+        mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(factor)
+    mixed ^= mixed >> 16
+    return (mixed >> 8).astype(jnp.float32) / 2**24

@@ -1,0 +1,160 @@
+"""Span corruption: tell what stood in the gaps of a text (Raffel et al. 2020, T5, section 3.1.4 and appendix D).
+
+Every gap is one sentinel token in the source; the target is each sentinel followed by what stood in its gap, and the
+end. The number of tokens in gaps and the number of gaps are the same in every row, so that shapes are fixed.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, Key
+
+from research.core.errors import UserError
+from research.core.shapes import Batch, Params
+from research.data.dataset import Data
+from research.data.tokenizers import SENTINEL
+from research.tasks.packed_text import applied, built, entropy_loss, initial, special_id
+from research.tasks.task import Loss, Task
+
+
+class Gaps(NamedTuple):
+    """How rows of `length` tokens are corrupted: `hidden` tokens in so many gaps."""
+
+    length: int
+    hidden: int
+    number: int
+
+    @property
+    def source_length(self) -> int:
+        return self.length - self.hidden + self.number
+
+    @property
+    def target_length(self) -> int:
+        return self.hidden + self.number + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanCorruption:
+    """Cross entropy of the target, in nats per token, on rows of a stream of text.
+
+    In training the gaps are drawn by the key; otherwise the row itself decides, so that every evaluation asks for the
+    same.
+    """
+
+    share: float = 0.15
+    """share of the tokens that stand in gaps"""
+    gap: float = 3.0
+    """mean tokens of a gap"""
+
+    def build(self, model: Any, data: Data) -> Task:
+        """Builds the task for an encoder-decoder; raises UserError for packed rows or a tokenizer without sentinels."""
+        functions = built(model, data)
+        example = data.splits["train"][0]
+        if "segments" in example:
+            raise UserError("Spans are cut from one stream of text: set --data.packing stream.")
+        gaps = self._gaps(example["inputs"].shape[0])
+        start, end = special_id(data, "pad"), special_id(data, "eos")
+        sentinels = _sentinels(data, gaps.number)
+
+        def init(key: Key[Array, ""]) -> Params:
+            return initial(functions, data, key)
+
+        def corrupted(batch: Batch, keys: Key[Array, "batch"]) -> dict[str, Array]:
+            noise = jax.vmap(lambda key: noise_mask(key, gaps))(keys)
+            return corrupt(
+                jnp.asarray(batch["inputs"]), jnp.asarray(batch["mask"]) > 0, noise, gaps, sentinels, start, end
+            )
+
+        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
+            key, drawn = jax.random.split(key)
+            rows = batch["inputs"].shape[0]
+            made = corrupted(batch, jax.random.split(drawn, rows) if train else row_keys(batch))
+            logits, sown = applied(functions, params, made, train, key)
+            return entropy_loss(logits, made["targets"], made["mask"], sown)
+
+        def predict(params: Params, batch: Batch) -> dict[str, Array]:
+            made = corrupted(batch, row_keys(batch))
+            logits, _ = applied(functions, params, made)
+            return {"logits": logits, "targets": made["targets"], "mask": made["mask"]}
+
+        return Task(init, loss, predict)
+
+    def _gaps(self, length: int) -> Gaps:
+        tokens = round(length * self.share)
+        count = max(1, round(tokens / max(self.gap, 1)))
+        if not (0 < self.share < 1 and count <= tokens and count <= length - tokens):
+            raise UserError(
+                f"Rows of {length} tokens cannot have a share of {self.share:g} in gaps of {self.gap:g}: give longer "
+                "rows with --data.length, or set --task.share 0.15 --task.gap 3."
+            )
+        return Gaps(length, tokens, count)
+
+
+def _sentinels(data: Data, count: int) -> Int[Array, "gaps"]:
+    """Returns the ids of as many sentinels."""
+    find = getattr(getattr(data.tokenizer, "trained", None), "token_to_id", lambda token: None)
+    ids = [find(SENTINEL.format(number)) for number in range(count)]
+    if None in ids:
+        raise UserError(
+            f"A row has {count} gaps, and the tokenizer {ids.index(None)} tokens to stand for them: set "
+            "--data.tokenizer.kind bpe --data.tokenizer.special t5, and no more than 100 gaps a row by --data.length."
+        )
+    return jnp.array(ids, jnp.int32)
+
+
+def noise_mask(key: Key[Array, ""], gaps: Gaps) -> Bool[Array, "length"]:
+    """Draws which tokens stand in gaps: text and gaps by turns, beginning with text, each of random size."""
+    text_key, gap_key = jax.random.split(key)
+    text = random_sizes(text_key, gaps.length - gaps.hidden, gaps.number)
+    ends = jnp.cumsum(jnp.stack([text, random_sizes(gap_key, gaps.hidden, gaps.number)], 1).reshape(-1))
+    return jnp.searchsorted(ends, jnp.arange(gaps.length), side="right") % 2 == 1
+
+
+def random_sizes(key: Key[Array, ""], total: int, parts: int) -> Int[Array, "parts"]:
+    """Divides `total` into `parts` of at least 1, all divisions alike."""
+    first = jax.random.permutation(key, jnp.arange(total - 1) < parts - 1)
+    part = jnp.cumsum(jnp.concatenate([jnp.zeros(1, jnp.int32), first.astype(jnp.int32)]))
+    return jnp.zeros(parts, jnp.int32).at[part].add(1)
+
+
+def corrupt(
+    tokens: Int[Array, "batch length"],
+    real: Bool[Array, "batch length"],
+    noise: Bool[Array, "batch length"],
+    gaps: Gaps,
+    sentinels: Int[Array, "gaps"],
+    start: int,
+    end: int,
+) -> dict[str, Array]:
+    """Returns the batch for an encoder-decoder: source, target so far, target, and which of its tokens count."""
+    source, known = _with_sentinels(tokens, real, noise, sentinels, gaps.source_length)
+    # The target turns it around: there the text between the gaps is what a sentinel stands for.
+    targets, counts = _with_sentinels(tokens, real, ~noise, sentinels, gaps.target_length - 1)
+    targets = jnp.pad(targets, ((0, 0), (0, 1)), constant_values=end)
+    counts = jnp.pad(counts, ((0, 0), (0, 1))).at[:, -1].set(real.any(1))
+    return {
+        "inputs": source,
+        "segments": known.astype(jnp.int32),
+        "decoder_inputs": jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=start),
+        "decoder_segments": jnp.ones_like(targets),
+        "targets": targets,
+        "mask": counts.astype(jnp.float32),
+    }
+
+
+def _with_sentinels(tokens: Any, real: Any, hidden: Any, sentinels: Any, length: int) -> tuple[Array, Array]:
+    """Puts one sentinel for each run of hidden tokens; returns `length` tokens, and which of them are real."""
+    begins = hidden & ~jnp.pad(hidden, ((0, 0), (1, 0)))[:, :-1]
+    numbers = jnp.maximum(jnp.cumsum(begins, axis=1) - 1, 0)
+    marked = jnp.where(begins, sentinels[numbers], tokens)
+    kept = jnp.argsort(hidden & ~begins, axis=1, stable=True)[:, :length]
+    return jnp.take_along_axis(marked, kept, 1), jnp.take_along_axis(real, kept, 1)
+
+
+def row_keys(batch: Batch) -> Key[Array, "batch"]:
+    """Returns a key for each row, that follows from its tokens alone."""
+    tokens = jnp.asarray(batch["inputs"]).astype(jnp.uint32)
+    weights = (jnp.arange(tokens.shape[1], dtype=jnp.uint32) * 2 + 1) * jnp.uint32(0x9E3779B1)
+    return jax.vmap(lambda number: jax.random.fold_in(jax.random.key(0), number))((tokens * weights).sum(1))

@@ -1,0 +1,40 @@
+"""Classification of texts, or of each of their words: softmax cross entropy with label smoothing."""
+
+import dataclasses
+from typing import Any
+
+from jaxtyping import Array, Float, Key
+
+from research.core.shapes import Batch, Params
+from research.data.dataset import Data
+from research.tasks.packed_text import applied, built, entropy_loss, initial
+from research.tasks.task import Loss, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class TextClassification:
+    """Softmax cross entropy, in nats per label; batches hold `labels` and `mask`.
+
+    Both are [batch examples] for classes of texts or pairs of texts, and the model gives [batch examples classes]. For
+    classes of words they are [batch length], and the model gives [batch length classes].
+    """
+
+    label_smoothing: float = 0.0
+    """share of each label's mass spread evenly over all classes, in training (Szegedy et al. 2016)"""
+
+    def build(self, model: Any, data: Data) -> Task:
+        """Builds the task for a model with a head for the kind of labels that the data have."""
+        functions = built(model, data)
+
+        def init(key: Key[Array, ""]) -> Params:
+            return initial(functions, data, key)
+
+        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
+            logits, sown = applied(functions, params, batch, train, key)
+            smoothing = self.label_smoothing if train else 0.0
+            return entropy_loss(logits, batch["labels"], batch["mask"], sown, smoothing)
+
+        def predict(params: Params, batch: Batch) -> dict[str, Float[Array, "batch any classes"]]:
+            return {"logits": applied(functions, params, batch)[0]}
+
+        return Task(init, loss, predict)

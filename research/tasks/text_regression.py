@@ -1,0 +1,37 @@
+"""Regression on texts: one number for each example of a row, with the squared error."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from research.core.shapes import Batch, Params
+from research.data.dataset import Data
+from research.tasks.packed_text import applied, built, initial
+from research.tasks.task import Loss, Mean, Task, with_sown
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRegression:
+    """Squared error of each example; batches hold `labels`, the targets, and `mask` [batch examples]."""
+
+    def build(self, model: Any, data: Data) -> Task:
+        """Builds the task for a model that gives numbers [batch examples 1]."""
+        functions = built(model, data)
+
+        def init(key: Key[Array, ""]) -> Params:
+            return initial(functions, data, key)
+
+        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
+            outputs, sown = applied(functions, params, batch, train, key)
+            mask, error = jnp.asarray(batch["mask"]), outputs[..., 0] - batch["labels"]
+            weight = mask.sum()
+            absolute = Mean((jnp.abs(error) * mask).sum(), weight)
+            total = Loss((error**2 * mask).sum(), weight, {"absolute_error": absolute})
+            return with_sown(total, sown, mask.sum(-1))
+
+        def predict(params: Params, batch: Batch) -> dict[str, Float[Array, "batch examples"]]:
+            return {"outputs": applied(functions, params, batch)[0][..., 0]}
+
+        return Task(init, loss, predict)

@@ -1,0 +1,76 @@
+"""Promises of direct preference optimisation: it starts from indifference, and learns what is preferred."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from research.core.errors import UserError
+from research.data.dataset import Data
+from research.data.packing import Rows
+from research.models.gpt import GPT
+from research.models.lora import LORA_RATES, LoRA, with_lora
+from research.tasks.direct_preference import DirectPreference
+from research.train.optimizers import Optimizer
+
+VOCABULARY = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """A tiny model with low-rank updates, as `PretrainedModel` is."""
+
+    lora: LoRA = LoRA(rank=4)
+
+    def build(self, outputs):
+        model = GPT(depth=1, width=16, heads=2, context=16).build(outputs)
+        return with_lora(model, self.lora) if self.lora.rank else model
+
+
+@pytest.fixture
+def data():
+    """Two pairs in the first row, one in the second: chosen answers are 7, rejected ones 8."""
+    segments = np.array([[1, 1, 1, 2, 2, 2, 3, 3, 4, 4], [1, 1, 1, 1, 2, 2, 2, 2, 0, 0]], np.int32)
+    inputs = np.array([[1, 2, 3, 1, 2, 3, 4, 5, 4, 5], [6, 2, 1, 3, 6, 2, 1, 3, 0, 0]], np.int32)
+    targets = np.array([[2, 3, 7, 2, 3, 8, 5, 7, 5, 8], [2, 1, 3, 7, 2, 1, 3, 8, 0, 0]], np.int32)
+    weights = np.isin(targets, (7, 8)).astype(np.float32)
+    positions = np.array([[0, 1, 2, 0, 1, 2, 0, 1, 0, 1], [0, 1, 2, 3, 0, 1, 2, 3, 0, 0]], np.int32)
+    mask = np.array([[1, 1], [1, 0]], np.float32)
+    arrays = {"inputs": inputs, "targets": targets, "segments": segments, "positions": positions}
+    return Data({"train": Rows({**arrays, "weights": weights, "mask": mask})}, VOCABULARY)
+
+
+def test_it_starts_from_indifference_and_learns_the_preference(data) -> None:
+    """At first every pair's loss is log 2; after some steps all chosen answers are favoured, on equal weights."""
+    task = DirectPreference(beta=0.5).build(Adapted(), data)
+    params = task.init(jax.random.key(0))
+    params = {**params, "token_embedding": 20 * params["token_embedding"]}  # or no update could say much
+    batch = jax.tree.map(jax.numpy.asarray, data.splits["train"].gather(np.arange(2)))
+    loss = task.loss(params, batch, jax.random.key(1), True)
+    np.testing.assert_allclose([loss.sum, loss.weight], [3 * np.log(2), 3], rtol=1e-5)
+    optimizer = Optimizer("adam", peak=0.1, rate_rules=LORA_RATES).build(lambda _: 1.0, params)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state):
+        gradients = jax.grad(lambda p: task.loss(p, batch, jax.random.key(1), True).sum)(params)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for _ in range(40):
+        params, state = step(params, state)
+    margins = task.predict(params, batch)["logits"]
+    assert (np.asarray(margins)[batch["mask"] > 0] > 0.5).all()
+    loss = task.loss(params, batch, jax.random.key(1), True)
+    assert loss.metrics["accuracy"].sum == 3 and loss.sum / loss.weight < 0.5
+
+
+def test_models_without_updates_and_other_data_are_refused(data) -> None:
+    """There would be nothing to measure against."""
+    with pytest.raises(UserError, match="updates"):
+        DirectPreference().build(Adapted(LoRA()), data)
+    plain = Data({"train": Rows({"inputs": np.zeros((2, 4), np.int32)})}, VOCABULARY)
+    with pytest.raises(UserError, match="no preferences"):
+        DirectPreference().build(Adapted(), plain)
