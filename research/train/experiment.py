@@ -5,9 +5,11 @@ the pure functions and the abstract state from it, the same for training, evalua
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -20,6 +22,7 @@ from research.models.model import Model
 from research.tasks.task import Task
 from research.train import exact
 from research.train.optimizers import Optimizer
+from research.train.pretrained import PretrainedModel, Started
 from research.train.recovery import Recovery
 from research.train.schedules import Schedule
 from research.train.state import State, new_state, state_sharding
@@ -92,9 +95,18 @@ class Assembly(NamedTuple):
         outputs = (self.shardings, replicated(self.mesh))
         return jax.jit(self.step, donate_argnums=0, out_shardings=outputs)
 
-    def initial_state(self) -> State:
-        """Returns the state before the first step, made on the devices where it lives."""
-        return jax.jit(_init(self.experiment, self.task, self.optimizer), out_shardings=self.shardings)()
+    def initial_state(self, note: Callable[[Started], None] = lambda started: None) -> State:
+        """Returns the state before the first step, made on the devices where it lives.
+
+        Where the model is a pretrained one `note` is told what was loaded.
+        """
+        state = jax.jit(_init(self.experiment, self.task, self.optimizer), out_shardings=self.shardings)()
+        if not isinstance(self.experiment.model, PretrainedModel):
+            return state
+        started = self.experiment.model.start(state.params, self.shardings.params, self.mesh)
+        note(started)
+        average = None if state.average is None else jax.tree.map(jnp.copy, started.params)
+        return state.replace(params=started.params, average=average)
 
 
 def assemble(experiment: Experiment, data: Data) -> Assembly:

@@ -1,11 +1,13 @@
 """Where training starts, resumes, or goes on after a rollback: the state, and all else that continues with it."""
 
+from functools import partial
 from typing import NamedTuple
 
 from research.core import processes, trees
 from research.core.run_directory import CHAIN, CHECKPOINTS, read_lines
 from research.train import chain, checkpoints
 from research.train.experiment import Assembly
+from research.train.pretrained import Started
 from research.train.record import RunLog
 from research.train.recovery import History, read_history
 from research.train.state import State
@@ -32,13 +34,22 @@ def newest_start(assembly: Assembly, log: RunLog, *, periodic: bool = False) -> 
     folder = log.folder / CHECKPOINTS
     step = processes.agreed(_cut_back(log, periodic) if processes.first() else None)
     if step is None:
-        return Start(assembly.initial_state(), chain.START, History())
+        return Start(assembly.initial_state(partial(_note, log)), chain.START, History())
     abstract = trees.abstract_like(assembly.state, assembly.shardings)
     state, facts = checkpoints.load(folder, step, abstract, verified=True)
     if processes.first() and [entry["chain"] for entry in read_lines(log.folder / CHAIN)][-1:] != [facts["chain"]]:
         message = "the hash chain on disk has lost entries, from which later comparisons will differ"
         log.event(step, message, kind="chain")
     return Start(state, facts["chain"], read_history(facts["history"]), facts.get("unevaluated", False))
+
+
+def _note(log: RunLog, started: Started) -> None:
+    """Puts what a run starts from in its record, and says it."""
+    others = {"new": list(started.new), "left": list(started.left)}
+    log.record["pretrained"] = {"loaded": len(started.loaded), **others}
+    if processes.first():
+        listed = "; ".join(f"{name}: {', '.join(names) or 'none'}" for name, names in others.items())
+        print(f"{len(started.loaded)} parameters loaded; {listed}")
 
 
 def _cut_back(log: RunLog, periodic: bool) -> int | None:

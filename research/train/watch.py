@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from research.core.run_directory import CHAIN
 from research.core.shapes import Batch
@@ -28,6 +29,9 @@ class Watch:
         self._assembly = assembly
         self._log = log
         self._loggers = loggers
+        example = assembly.data.splits["train"][0]
+        counted, tokens = np.shape(example.get("mask", 1)), np.shape(example.get("targets", example["inputs"]))
+        self._unit = "tokens" if assembly.data.tokenizer and counted == tokens else "examples"
         self._entries: list[dict[str, Any]] = []
         self._noted = time.perf_counter()
         self.rewind(start)
@@ -134,7 +138,7 @@ class Watch:
                 **metrics,
                 "learning_rate": self._learning_rate(),
                 "rate": self._window_weight / seconds,
-                "unit": "tokens" if self._assembly.data.tokenizer else "examples",
+                "unit": self._unit,
                 "seconds_left": (experiment.steps - self.step) * seconds / max(self._window_steps, 1),
             }
         )

@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import re
+import string
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ from research.core import configs, trees
 from research.core.streams import stream
 from research.data.pipeline import training_batches
 from research.data.text import TextData
+from research.data.tokenizers import TokenizerConfig
+from research.hub.pretrained import save_pretrained
+from research.models.bert import BERT
 from research.tasks.language_modelling import LanguageModelling
 from research.train.experiment import Assembly, Experiment, assemble
+from research.train.pretrained import PretrainedModel, PretrainedTokenizer
 
 # The largest value of a size, by the name of its field, wherever it stands in a configuration.
 SMALL = {
@@ -44,22 +49,42 @@ SMALL = {
 }
 
 
-def shrink(config: Any, texts: list[str]) -> Any:
-    """Returns a configuration in which every size is at most that of `SMALL`, and the data are small."""
+def shrink(config: Any, texts: list[str], published: str) -> Any:
+    """Returns a configuration in which every size is at most that of `SMALL`, and data and pretrained model are small.
+
+    Args:
+        config: an experiment's, or a part of it.
+        texts: options that name two files of text.
+        published: the folder of a small published model.
+    """
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value, most = getattr(config, field.name), SMALL.get(field.name)
         if dataclasses.is_dataclass(value):
-            changes[field.name] = shrink(value, texts)
+            changes[field.name] = shrink(value, texts, published)
         elif most is not None:
             changes[field.name] = (
                 tuple(min(size, most) for size in value) if isinstance(value, tuple) else min(value, most)
             )
     if isinstance(config, TextData):
         changes |= {"train": (texts[1],), "validation": (texts[3],)}
+    if isinstance(config, PretrainedModel | PretrainedTokenizer):
+        changes["source"] = published
     if getattr(config, "dataset", "") == "fashion_mnist/full":
         changes["dataset"] = "fashion_mnist/mini"
     return dataclasses.replace(config, **changes)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a small published encoder."""
+    folder = tmp_path_factory.mktemp("published")
+    characters = string.printable + "£¬®°–—‘’“”…é"
+    tokenizer = TokenizerConfig("wordpiece", vocabulary_size=300).train([" ".join(characters), characters])
+    model = BERT(1, 16, 2, 32, context=16, vocabulary=tokenizer.vocabulary_size, head="embedding")
+    params = model.build(16).init(jax.random.key(0), jax.numpy.zeros((1, 4), jax.numpy.int32))
+    save_pretrained(folder, model, params, tokenizer)
+    return str(folder)
 
 
 @pytest.fixture(params=modules(), scope="module")
@@ -75,9 +100,9 @@ def config(name: str) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def small(config: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Assembly:
+def small(config: Experiment, published: str, tmp_path_factory: pytest.TempPathFactory) -> Assembly:
     """The experiment, shrunk and made executable."""
-    shrunk = shrink(config, write_texts(tmp_path_factory.mktemp("texts")))
+    shrunk = shrink(config, write_texts(tmp_path_factory.mktemp("texts")), published)
     return assemble(shrunk, shrunk.data.build())
 
 
@@ -128,11 +153,12 @@ def test_the_configuration_survives_json(config: Experiment) -> None:
 
 def test_each_parameter_has_one_rule_of_each_kind(config: Experiment, small: Assembly) -> None:
     """In full size: exactly one sharding, one learning-rate and one decay rule match every parameter."""
-    task = config.task.build(config.model, small.data)
+    model = small.experiment.model if isinstance(config.model, PretrainedModel) else config.model
+    task = config.task.build(model, small.data)
     params = trees.flatten(jax.eval_shape(task.init, stream(0, "init")))
     assert params
     rules = {
-        "sharding": config.model.build(small.data.outputs).sharding,
+        "sharding": model.build(small.data.outputs).sharding,
         "rate": config.optimizer.rate_rules,
         "decay": config.optimizer.decay_rules,
     }

@@ -1,0 +1,37 @@
+"""A small BERT, pretrained here, learns whether a sentence is kind or unkind.
+
+    python -m experiments.bert_pretrain      # once: its newest finished run is where this one starts
+    python -m experiments.bert_sentiment
+
+Expected: see RESULTS.md, beside TF-IDF with logistic regression, the same model from scratch
+(`bert_sentiment_scratch`) and a MiniLM (`minilm_sentiment`). Your own table takes
+`--data.train my.csv --data.text review --data.label stars --data.kind classes`.
+"""
+
+from research.data.labelled_text import LabelledText
+from research.evaluate.evaluators import Evaluator
+from research.launch import launch
+from research.tasks.text_classification import TextClassification
+from research.train.experiment import Experiment
+from research.train.optimizers import Optimizer
+from research.train.pretrained import PretrainedModel, PretrainedTokenizer
+from research.train.schedules import Schedule
+
+SOURCE = "runs/bert_pretrain"
+CONFIG = Experiment(
+    data=LabelledText(
+        dataset="sentences", kind="threshold", margin=0.5, length=128, tokenizer=PretrainedTokenizer(SOURCE)
+    ),
+    model=PretrainedModel(SOURCE, head="sequence", pooling="mean", pooler=False),
+    task=TextClassification(),
+    optimizer=Optimizer("adamw", peak=5e-4, weight_decay=0.01, clip=1.0),
+    schedule=Schedule("linear", warmup=50, final=0.0),
+    evaluators=(Evaluator("classification", split="validation"), Evaluator("classification", split="test")),
+    steps=600,
+    batch_size=16,
+    evaluate_every=150,
+    checkpoint_every=150,
+)
+
+if __name__ == "__main__":
+    launch(CONFIG)

@@ -1,0 +1,22 @@
+"""`minilm_sentiment` with low-rank updates: fewer than two in a hundred parameters are trained.
+
+    python -m experiments.lora_minilm
+
+Expected: see RESULTS.md. Weights as for `minilm_sentiment`.
+"""
+
+import dataclasses
+
+from experiments import minilm_sentiment
+from research.launch import launch
+from research.models.lora import LORA_RATES, LoRA
+from research.train.optimizers import Optimizer
+
+CONFIG = dataclasses.replace(
+    minilm_sentiment.CONFIG,
+    model=dataclasses.replace(minilm_sentiment.CONFIG.model, lora=LoRA(rank=8)),
+    optimizer=Optimizer("adamw", peak=1e-3, clip=1.0, rate_rules=LORA_RATES),
+)
+
+if __name__ == "__main__":
+    launch(CONFIG)

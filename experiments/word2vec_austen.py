@@ -1,0 +1,53 @@
+"""Word embeddings of Jane Austen's novels by the skip-gram with negative sampling, shown as nearest neighbours.
+
+    python -m experiments.word2vec_austen
+
+Expected: on held-out chapters the true neighbour of a word gets a mean reciprocal rank of 0.045 among 4,999 words,
+where their frequencies give 0.035; "monday" lies near other days, "sister" near "brother" and "mother". A minute or
+two on two cores.
+"""
+
+from research.data.skip_gram import SkipGramData
+from research.data.text import TextData
+from research.data.tokenizers import TokenizerConfig
+from research.evaluate.evaluators import Evaluator
+from research.launch import launch
+from research.models.word_embedding import WordEmbedding
+from research.tasks.skip_gram import SkipGram
+from research.train.experiment import Experiment
+from research.train.optimizers import Optimizer
+from research.train.schedules import Schedule
+
+CONFIG = Experiment(
+    data=SkipGramData(text=TextData(dataset="austen", tokenizer=TokenizerConfig("words", vocabulary_size=5000))),
+    model=WordEmbedding(width=100),
+    task=SkipGram(
+        words=(
+            "he",
+            "she",
+            "captain",
+            "sister",
+            "father",
+            "happy",
+            "walk",
+            "letter",
+            "london",
+            "monday",
+            "money",
+            "ball",
+        )
+    ),
+    optimizer=Optimizer("adam", peak=1e-2),
+    schedule=Schedule("linear", warmup=100),
+    evaluators=(Evaluator("ranking", split="validation", batch_size=1024, limit=60_000),),
+    steps=6000,
+    batch_size=2048,
+    log_every=100,
+    evaluate_every=3000,
+    checkpoint_every=1000,
+    sample_every=1500,
+)
+EXPECTED = {"validation.loss": (6.9, 7.2), "validation.mean_reciprocal_rank": (0.04, 0.06)}
+
+if __name__ == "__main__":
+    launch(CONFIG)

@@ -1,0 +1,143 @@
+"""Continues text with a trained or published language model: `python -m research.generate RUN "Emma was"`.
+
+RUN is a run directory, 'latest', or whatever `research.hub.load_pretrained` takes: a folder, a .gguf file, or a name
+on the Hugging Face hub. One text is printed as it comes; several, or those of a beam search, when they are done.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from research.core import backend, command_line, streams
+from research.core.errors import UserError
+from research.core.run_directory import RECORD, find
+from research.core.shapes import Params
+from research.data.tokenizers import Subwords
+from research.decoding.beam import Beam, make_beam_search
+from research.decoding.generate import ENDED, Generate, Text, Tokens, make_generate
+from research.decoding.sampling import Sampling
+from research.hub.pretrained import load_pretrained
+from research.models.model import Decoding
+from research.train.run import load_run
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The command line."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """a run directory, 'latest', a folder or .gguf file of a published model, or its name on the Hugging Face hub"""
+    prompt: Annotated[str, tyro.conf.Positional] = "\n"
+    """what the text begins with"""
+    tokens: int = 200
+    """the most tokens to add"""
+    samples: int = 1
+    """how many texts"""
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    """strings before which a text ends"""
+    beams: int = 0
+    """search for the likeliest text with so many beams instead of drawing one"""
+    length_penalty: float = 1.0
+    """of the beams: a text's score is its log-probability over its length to this power"""
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling(temperature=0.8)
+
+
+class Language(NamedTuple):
+    """A language model ready to write: its step-by-step form, its parameters, and its tokens."""
+
+    decoding: Decoding
+    params: Params
+    encode: Callable[[str], Tokens]
+    """a prompt's ids, with those that the model expects before every text"""
+    decode: Callable[[Sequence[int]], str]
+    end: tuple[int, ...] = ()
+    """ids that end a text"""
+
+
+def main() -> None:
+    options = command_line.parse(Options, description=__doc__ or "")
+    if min(options.tokens, options.samples) < 1:
+        raise UserError("There is nothing to write: give --tokens and --samples of 1 or more.")
+    language = load_language(options.model)
+    prompt = language.encode(options.prompt)
+    if options.beams:
+        search = make_beam_search(language.decoding, Beam(options.beams, options.length_penalty))
+        ((ids, score),) = search(language.params, [prompt], tokens=options.tokens, end=language.end)
+        print(options.prompt + language.decode([int(token) for token in ids if token not in language.end]))
+        print(f"score {score:.4f}", file=sys.stderr)
+        return
+    keys = jax.random.split(streams.stream(options.seed, "generate"), options.samples)
+    generate = make_generate(language.decoding, options.sampling)
+    prompts = [prompt] * options.samples
+    texts = [Text(language.decode, options.stop) for _ in prompts]
+    alone = options.samples == 1
+    print(end=options.prompt if alone else "", flush=True)
+    pieces: list[list[str]] = [[] for _ in prompts]
+    for chosen in beyond_context(language, generate, prompts, keys, options.tokens):
+        for row, token in enumerate(chosen):
+            ended = token == ENDED or token in language.end
+            pieces[row].append(texts[row].finish() if ended else texts[row].add(int(token)))
+        if alone:
+            print(end=pieces[0][-1], flush=True)
+        if all(text.ended for text in texts):
+            break
+    for row, text in enumerate(texts):
+        pieces[row].append(text.finish())
+    if alone:
+        print(pieces[0][-1])
+    for number, parts in enumerate(pieces if not alone else [], start=1):
+        print(f"--- {number} of {len(pieces)} ---\n{options.prompt}{''.join(parts)}")
+
+
+def load_language(source: str) -> Language:
+    """Loads a language model; raises UserError where there is none, or it cannot continue text."""
+    if source == "latest" or (Path(source) / RECORD).exists():
+        run = load_run(find(source))
+        model, params, tokenizer = run.assembly.model, run.state.evaluated, run.assembly.data.tokenizer
+    else:
+        backend.start()
+        loaded = load_pretrained(source)
+        model, params, tokenizer = loaded.model, loaded.params, loaded.tokenizer
+    if model.decoding is None:
+        raise UserError(f"{source} holds no model that continues text: name a run or a model of language modelling.")
+    if tokenizer is None:
+        raise UserError(f"{source} holds no tokenizer that can be read here: a prompt cannot be turned into tokens.")
+    if not (isinstance(tokenizer, Subwords) and tokenizer.kind == "pretrained"):
+        return Language(model.decoding, params, tokenizer.encode, tokenizer.decode)
+    end = tokenizer.special_id("eos")
+    ids = () if end is None else (end,)
+    return Language(model.decoding, params, lambda text: tokenizer.encode_pair(text).ids, tokenizer.decode, ids)
+
+
+def beyond_context(
+    language: Language, generate: Generate, prompts: Sequence[Tokens], keys: Any, tokens: int
+) -> Iterator[np.ndarray]:
+    """Yields as `generate` does; where a text outgrows the model's context, its last half is read anew."""
+    texts, context, window = [list(prompt) for prompt in prompts], language.decoding.context, 0
+    running = np.ones(len(texts), bool)
+    while tokens > 0 and running.any():
+        longest = max(len(text) for text in texts)
+        if context and longest + 1 > context:
+            texts = [text[-max(context // 2, 1) :] for text in texts]
+            longest = max(len(text) for text in texts)
+        count = min(tokens, context - longest) if context else tokens
+        folded = jax.vmap(lambda key, number=window: jax.random.fold_in(key, number))(keys)
+        rows = [np.array(text, np.int32) for text in texts]
+        for chosen in generate(language.params, rows, folded, tokens=count, end=language.end):
+            chosen = np.where(running, chosen, ENDED)
+            yield chosen
+            running &= ~np.isin(chosen, [ENDED, *language.end])
+            for text, token in zip(texts, chosen, strict=True):
+                text.extend([int(token)] if token != ENDED else [])
+        tokens, window = tokens - count, window + 1
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,156 @@
+"""Fine-tuning: a model that starts from pretrained parameters, of a published model or of a run of this project.
+
+`PretrainedModel` stands in an experiment's configuration where any model does; it takes its sizes from its source, and
+a new head where one is asked for. `Assembly.initial_state` puts the parameters in place.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from research.core import configs, trees
+from research.core.errors import UserError
+from research.core.run_directory import CHECKPOINTS, RECORD, find, read_record
+from research.core.shapes import Params
+from research.data import tokenizers
+from research.data.dataset import Tokenizer
+from research.hub.pretrained import describe, load_pretrained, load_tokenizer
+from research.models.lora import BRANCH, LoRA, with_lora
+from research.models.model import Model
+from research.train import checkpoints
+
+
+class Started(NamedTuple):
+    """Parameters to start from, and how they came about: paths of this model's, or names of the source's."""
+
+    params: Params
+    loaded: Sequence[str]
+    new: Sequence[str]
+    """drawn, since the source has none"""
+    left: Sequence[str]
+    """in the source, and not needed"""
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedTokenizer:
+    """The tokenizer of a published model or of a run, in place of a `TokenizerConfig`."""
+
+    source: str = ""
+    """as of `PretrainedModel`"""
+    revision: str = ""
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        """Returns the tokenizer, which the texts do not change; raises UserError where the source has none."""
+        if not self.source:
+            raise UserError("Nothing says whose tokenizer to take: give --data.tokenizer.source what the model has.")
+        if _is_run(self.source):
+            return tokenizers.load(find(self.source) / "tokenizer.json")
+        return load_tokenizer(self.source, self.revision or None)
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainedModel:
+    """Which parameters to start from, and what becomes of the model."""
+
+    source: str = ""
+    """a folder of a published model, its name on the Hugging Face hub, "package:NAME/FOLDER", a run directory, or an
+    experiment's folder such as runs/bert_pretrain, for its newest finished run"""
+    revision: str = ""
+    """on the hub: a branch, tag or commit"""
+    head: Literal["", "masked", "sequence", "token", "span", "embedding"] = ""
+    """the head of an encoder ('': as the source has it); what the source lacks of it is drawn anew"""
+    pooling: Literal["", "first", "mean"] = ""
+    """what stands for an example, its first position or the mean of all ('': as the source has it)"""
+    pooler: bool = True
+    """whether a dense layer and tanh come before a classifier"""
+    dropout: float = 0.1
+    lora: LoRA = LoRA()
+    """low-rank updates instead of training all (rank 0: none); see research/models/lora.py"""
+
+    def build(self, outputs: int) -> Model:
+        """Builds the model for `outputs` labels or tokens; raises UserError where the source is no such model."""
+        model = self.configuration.build(outputs)
+        return with_lora(model, self.lora) if self.lora.rank else model
+
+    @property
+    def context(self) -> int:
+        """The longest text."""
+        return self.configuration.context
+
+    @property
+    def configuration(self) -> Any:
+        """The configuration of the model itself; raises UserError where the source cannot be read."""
+        if not self.source:
+            raise UserError("Nothing says what to start from: give --model.source a folder, a hub name or a run.")
+        config = (
+            self._of_run if _is_run(self.source) else describe(self.source, self.revision or None, self.head or None)
+        )
+        changes = {"head": self.head, "pooling": self.pooling, "pooler": self.pooler, "dropout": self.dropout}
+        fields = {field.name for field in dataclasses.fields(config)}
+        if self.head and "head" not in fields:
+            raise UserError(f"A {type(config).__name__} has no choice of heads: leave out --model.head {self.head}.")
+        return dataclasses.replace(
+            config, **{name: value for name, value in changes.items() if name in fields and value != ""}
+        )
+
+    def start(self, params: Params, shardings: Any, mesh: Mesh) -> Started:
+        """Returns `params`, initial ones on their devices, with the source's in their places.
+
+        Raises:
+            UserError: a parameter of the source has another shape.
+        """
+        values, left = self._values(mesh)
+        shapes, placed = trees.flatten(params), trees.flatten(shardings)
+        for path in sorted(values.keys() & shapes.keys()):
+            if values[path].shape != shapes[path].shape and path.startswith("head/"):
+                del values[path]  # of other labels
+            elif values[path].shape != shapes[path].shape:
+                raise UserError(
+                    f"Parameter {path!r} is of shape {list(values[path].shape)} in {self.source} and of "
+                    f"{list(shapes[path].shape)} here: use the data's tokenizer that it was trained with."
+                )
+
+        def choose(path: str, drawn: Array) -> Array:
+            return jax.device_put(values[path], placed[path]) if path in values else drawn
+
+        new = [path for path in shapes if path not in values]
+        adapters = all(path.startswith(f"{BRANCH}/") for path in new)
+        if len(new) == len(shapes) or (new and not (self.head or adapters)):
+            raise UserError(f"{self.source} lacks the parameters {', '.join(new[:3])}: name the model it is of.")
+        return Started(
+            trees.map_with_path(choose, params),
+            loaded=[path for path in shapes if path in values],
+            new=new,
+            left=[*left, *(path for path in values if path not in shapes)],
+        )
+
+    def _values(self, mesh: Mesh) -> tuple[dict[str, Any], Sequence[str]]:
+        """Returns the source's parameters by path, and the names of what it has besides."""
+        if _is_run(self.source):
+            folder = find(self.source) / CHECKPOINTS
+            step = checkpoints.newest_good(folder, print)
+            if step is None:
+                raise UserError(f"{self.source} has no good checkpoint to start from: train it first.")
+            return checkpoints.load_params(folder, step), ()
+        loaded = load_pretrained(self.source, revision=self.revision or None, head=self.head or None, mesh=mesh)
+        values = trees.flatten(loaded.params)
+        return {path: leaf for path, leaf in values.items() if path not in loaded.new}, loaded.left
+
+    @property
+    def _of_run(self) -> Any:
+        record = read_record(find(self.source))
+        config = configs.from_json(record["config"]).model
+        if isinstance(config, PretrainedModel):
+            config = config.configuration
+        if "vocabulary" in {field.name for field in dataclasses.fields(config)} and not config.vocabulary:
+            return dataclasses.replace(config, vocabulary=record["data"]["tokenizer"]["vocabulary"])
+        return config
+
+
+def _is_run(source: str) -> bool:
+    return source == "latest" or (Path(source) / RECORD).exists() or any(Path(source).glob(f"*/{RECORD}"))
