@@ -1,10 +1,13 @@
 """Promises of runs on several processes: the numbers of one, a common end, and a new start when one is lost."""
 
+import math
 import os
 import random
 import signal
 import socket
 import time
+from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,13 +16,22 @@ import pytest
 from tiny_run import Program, only_run, steps_noted, wait_for_step, workers
 from tiny_run import record as read_record
 
+from research.core.run_directory import CHAIN, METRICS, RECORD, read_lines
+from research.report.html import REPORT
+
 # A small network with dropout: nearly all of the time goes into starting processes.
 OPTIONS = (
     *("experiments.article_softmax", "--model.dropout", "0.1", "--accumulate", "2", "--log-every", "1"),
     *("--evaluate-every", "0", "--checkpoint-every", "20", "--digest-every", "50"),
 )
+NAME = "article_softmax"
 TWO = ("--local-processes", "2")
 ENDS = ("params_sha256", "chain")
+
+STEPS = 300  # of the runs that are killed ten times each
+LONG = ("--steps", str(STEPS), "--evaluate-every", str(STEPS), "--checkpoint-every", "10")
+FINISHED = "finished"  # in the record
+AGAIN, FIRST_STEP = "starting again", "first step after"  # what they print
 
 
 def command(folder: Path, *options: str) -> list[str]:
@@ -29,7 +41,7 @@ def command(folder: Path, *options: str) -> list[str]:
 
 def record(folder: Path) -> dict[str, Any]:
     """Returns the record of the run under `folder`."""
-    return read_record(only_run(folder, "article_softmax"))
+    return read_record(only_run(folder, NAME))
 
 
 def undisturbed(folder: Path, *options: str, devices: int = 2) -> dict[str, Any]:
@@ -58,7 +70,7 @@ def test_two_processes_are_one_run_whatever_befalls_them(tmp_path: Path) -> None
         os.kill(workers(stopped)[1], signal.SIGTERM)
         output, reached = stopped.output(), steps_noted(tmp_path)
     assert stopped.returncode == 0 and f"Interrupted at step {reached}, saved" in output, output
-    assert (only_run(tmp_path, "article_softmax") / "checkpoints" / f"{reached:08d}.json").exists()
+    assert (only_run(tmp_path, NAME) / "checkpoints" / f"{reached:08d}.json").exists()
 
     with Program(*command(tmp_path, *TWO, *long, "--restarts", "2", "--resume")) as started:
         for lost, how in ((1, signal.SIGKILL), (0, signal.SIGSTOP)):
@@ -104,24 +116,88 @@ def test_ten_times_of_ten_training_goes_on_within_thirty_seconds(tmp_path: Path)
 
 @pytest.mark.slow
 def test_fifty_kills_at_random_moments_are_fifty_exact_resumes(tmp_path: Path) -> None:
-    """On one process and on two, killed at any moment, some amid a save: the end is that of an undisturbed run."""
-    long, dice, in_saves = ("--steps", "3000", "--checkpoint-every", "10"), random.Random(0), 0
-    for count, kills in ((1, 30), (2, 20)):
-        folder = tmp_path / str(count)
-        several = () if count == 1 else TWO
-        with Program(*command(folder, *several, *long, "--restarts", str(kills))) as run:
-            for _ in range(kills):
-                wait_for_step(folder, max(15, steps_noted(folder)) + dice.randint(1, 30), run)
-                time.sleep(dice.uniform(0, 0.1))
-                in_saves += amid_a_save(only_run(folder, "article_softmax"))
-                lose(folder, run, dice.choice(workers(run)), signal.SIGKILL)
-            output = run.output()
-        assert run.returncode == 0, output[-2000:]
-        assert output.count("starting again") == len(record(folder)["resumes"]) == kills
-        other = undisturbed(tmp_path / f"undisturbed{count}", *long, devices=count)
-        assert [record(folder)[name] for name in ENDS] == [other[name] for name in ENDS]
-    print(f"kills that fell into a save: {in_saves} of 50")
-    assert in_saves, "no kill fell into a save: choose another seed"
+    """On one process and on two, killed anywhere from the imports to the report: the end of an undisturbed run."""
+    phases = Counter[str]()
+    for count, trials in ((1, 3), (2, 2)):
+        other, starting = undisturbed(tmp_path / f"undisturbed{count}", *LONG, devices=count), math.inf
+        for trial in range(trials):
+            folder = tmp_path / f"{count}-{trial}"
+            starting = killed_ten_times(folder, count, trial, starting, phases)
+            end, run = record(folder), only_run(folder, NAME)
+            same = (*ENDS, "metrics", "baselines")
+            assert [end[name] for name in same] == [other[name] for name in same]
+            for file in (CHAIN, METRICS):
+                noted = [entry["step"] for entry in read_lines(run / file) if entry.get("kind", "train") == "train"]
+                assert noted == list(range(1, STEPS + 1)), f"{file} has lost lines, or has some twice"
+            assert (run / REPORT).exists()
+    print("moments of the kills:", dict(phases))
+    assert phases.total() == 50 and len(phases) == 6, "choose another seed"
+
+
+def killed_ten_times(folder: Path, count: int, trial: int, starting: float, phases: Counter[str]) -> float:
+    """Trains on so many processes, of which one is killed ten times: as it starts, as it trains, as it ends.
+
+    Args:
+        folder: where the run is.
+        count: processes.
+        trial: its number; in odd ones the end is that of a run already recorded as finished.
+        starting: seconds from the start to the first step in the quickest life so far, infinite before the first one.
+        phases: counts the kills by what the run was doing.
+
+    Returns:
+        `starting`, after this run.
+    """
+    dice, several = random.Random(f"trial {count}-{trial}"), () if count == 1 else TWO
+    middle = ["start"] * 3 + ["training"] * 4
+    dice.shuffle(middle)
+    moments = ["start" if starting < math.inf else "training", *middle, ("end", FINISHED)[trial % 2], "start"]
+    with Program(*command(folder, *several, *LONG, "--restarts", str(len(moments)))) as run:
+        for kill, moment in enumerate(moments):
+            wait_until(lambda kill=kill: run.so_far().count(AGAIN) == kill and len(workers(run)) == count, run)
+            began, longest = time.monotonic(), 0.3
+            if moment == "start":
+                longest = starting
+            elif moment == "training":
+                wait_until(lambda: has_trained(run), run)
+                starting, longest = min(starting, time.monotonic() - began), 0.1
+                wait_for_step(folder, steps_noted(folder) + dice.randint(1, 30), run)
+            elif moment == "end":
+                wait_for_step(folder, STEPS, run)
+            else:
+                wait_until(lambda: record(folder)["status"] == FINISHED, run)
+            time.sleep(dice.uniform(0, longest))
+            doing = phase(folder, run)
+            phases[doing] += 1
+            victim = workers(run)[0] if doing == FINISHED else dice.choice(workers(run))  # the others leave before it
+            os.kill(victim, signal.SIGKILL)
+        output = run.output()
+    assert run.returncode == 0, output[-2000:]
+    assert output.count(AGAIN) == len(moments), output[-2000:]
+    return starting
+
+
+def wait_until(condition: Callable[[], bool], run: Program) -> None:
+    """Waits until a condition holds, for two minutes at most, while the run goes on."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert run.poll() is None and time.monotonic() < deadline, run.so_far()[-2000:]
+        time.sleep(0.005)
+
+
+def has_trained(run: Program) -> bool:
+    """Whether a run has done a step since it was last started."""
+    return FIRST_STEP in run.so_far().rpartition(AGAIN)[2]
+
+
+def phase(folder: Path, run: Program) -> str:
+    """Returns what a run is doing."""
+    if not list((folder / "runs").glob(f"*/*/{RECORD}")):
+        return "starting, no record yet"
+    if steps_noted(folder) == STEPS:
+        return FINISHED if record(folder)["status"] == FINISHED else "ending"
+    if not has_trained(run):
+        return "starting"
+    return "saving" if amid_a_save(only_run(folder, NAME)) else "training"
 
 
 def amid_a_save(run: Path) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny_run import ROOT, Program, only_run, options, record
+from tiny_run import ROOT, Program, only_run, options, record, wait_for_step
 
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig
@@ -102,3 +102,25 @@ def test_fifty_steps_at_full_size_have_one_hash(experiment, tmp_path):
         found[devices, processes] = record(only_run(runs, experiment))["params_sha256"]
     print(experiment, found)
     assert len(set(found.values())) == 1, found
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_on_other_devices_the_bits_are_the_same(tmp_path):
+    """Killed on four devices and on one, ended on eight, with dropout: the bits of an undisturbed run on one."""
+    small = [*options(tmp_path), "--accumulate", "1", "--batch-size", "8", "--model.depth", "1", "--exact"]
+    small += ["--evaluate-every", "0", "--runs"]
+    with Program("experiments.gpt_austen", *small, str(tmp_path / "one/runs"), XLA_FLAGS=virtual(1)) as started:
+        assert "parameters SHA-256" in started.output()
+    command = ["experiments.gpt_austen", *small, str(tmp_path / "runs")]
+    for devices, step in ((4, 13), (1, 27), (8, None)):
+        with Program(*command, XLA_FLAGS=virtual(devices)) as started:
+            if step:
+                wait_for_step(tmp_path, step, started)
+                started.kill()
+            else:
+                assert "parameters SHA-256" in started.output()
+        command = [*command, "--resume"] if "--resume" not in command else command
+    one, moved = record(only_run(tmp_path / "one")), record(only_run(tmp_path))
+    assert len(moved["resumes"]) == 2 and min(resume["step"] for resume in moved["resumes"]) >= 10
+    assert [run["environment"]["devices"]["count"] for run in (one, moved)] == [1, 8]
+    assert one["params_sha256"] == moved["params_sha256"] and one["chain"] == moved["chain"]
