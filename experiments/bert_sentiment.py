@@ -4,7 +4,7 @@
     python -m experiments.bert_sentiment
 
 Expected: see RESULTS.md, beside TF-IDF with logistic regression, the same model from scratch
-(`bert_sentiment_scratch`) and a MiniLM (`minilm_sentiment`). Your own table takes
+(`bert_two_labels`) and a MiniLM (`minilm_sentiment`). Your own table takes
 `--data.train my.csv --data.text review --data.label stars --data.kind classes`.
 """
 

@@ -12,28 +12,43 @@ from research.core.streams import stream
 from research.data.augmentation import Augmentation
 from research.data.cleaning import Cleaning
 from research.data.images import ImageData
+from research.data.labelled_text import LabelledText
+from research.data.paired_text import PairedText
 from research.data.pipeline import evaluation_batches, training_batches
 from research.data.tables import TableData
 from research.data.text import TextData
 from research.data.tokenizers import TokenizerConfig
+from research.decoding.generate import make_generate
+from research.decoding.sampling import Sampling
 from research.evaluate.evaluators import Evaluator
+from research.hub.pretrained import load_pretrained, save_pretrained
+from research.models.bert import BERT
 from research.models.flops import layer_table
 from research.models.gpt import GPT
+from research.models.lora import LORA_RATES, LoRA
 from research.models.mlp import MLP
 from research.models.model import change_layer
 from research.models.resnet import ResNet
+from research.models.transformer import Transformer
+from research.predict import predict_texts
 from research.report.html import write_report
 from research.tasks.binary_classification import BinaryClassification
 from research.tasks.classification import Classification
 from research.tasks.language_modelling import LanguageModelling
+from research.tasks.masked_language_modelling import MaskedLanguageModelling
 from research.tasks.regression import Regression
+from research.tasks.sequence_to_sequence import SequenceToSequence
+from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment, assemble
 from research.train.optimizers import Optimizer
+from research.train.pretrained import PretrainedModel, PretrainedTokenizer
 from research.train.run import load_run, train
 from research.train.schedules import Schedule
 
 __all__ = [
+    "BERT",
     "GPT",
+    "LORA_RATES",
     "MLP",
     "Augmentation",
     "BinaryClassification",
@@ -42,21 +57,35 @@ __all__ = [
     "Evaluator",
     "Experiment",
     "ImageData",
+    "LabelledText",
     "LanguageModelling",
+    "LoRA",
+    "MaskedLanguageModelling",
     "MeshConfig",
     "Optimizer",
+    "PairedText",
+    "PretrainedModel",
+    "PretrainedTokenizer",
     "Regression",
     "ResNet",
+    "Sampling",
     "Schedule",
+    "SequenceToSequence",
     "TableData",
+    "TextClassification",
     "TextData",
     "TokenizerConfig",
+    "Transformer",
     "UserError",
     "assemble",
     "change_layer",
     "evaluation_batches",
     "layer_table",
+    "load_pretrained",
     "load_run",
+    "make_generate",
+    "predict_texts",
+    "save_pretrained",
     "stream",
     "train",
     "training_batches",

@@ -34,6 +34,8 @@ class Options:
     """a file with a text on each line, besides"""
     other: tuple[str, ...] = ()
     """for models of pairs: the second text of each"""
+    logits: bool = False
+    """print the logits instead of probabilities"""
     best: bool = False
     """the checkpoint with the lowest validation loss instead of the newest"""
 
@@ -44,7 +46,7 @@ def main() -> None:
     if not texts:
         raise UserError("There is no text: give --text 'some text', or --file with one on each line.")
     run = load_run(find(options.run), best=options.best)
-    outputs = predict(run, texts, options.other)
+    outputs = predict_texts(run, texts, options.other, logits=options.logits)
     names = run.assembly.data.class_names
     table = Table("text", *(names or ("prediction",)))
     for text, numbers in zip(texts, outputs, strict=True):
@@ -56,8 +58,8 @@ def main() -> None:
     Console().print(table)
 
 
-def predict(run: Run, texts: list[str], others: tuple[str, ...] = ()) -> np.ndarray:
-    """Returns the probability of each class, or the number predicted, [texts outputs].
+def predict_texts(run: Run, texts: list[str], others: tuple[str, ...] = (), *, logits: bool = False) -> np.ndarray:
+    """Returns the probability (or logit) of each class, or the number predicted, [texts outputs].
 
     Raises:
         UserError: the run is not one on labels of whole texts, or the texts of pairs are not as many.
@@ -76,7 +78,8 @@ def predict(run: Run, texts: list[str], others: tuple[str, ...] = ()) -> np.ndar
     predictions = jax.jit(run.assembly.task.predict)(run.state.evaluated, rows.gather(np.arange(len(rows))))
     if config.kind == "numbers":
         return np.asarray(predictions["outputs"])
-    return np.asarray(jax.nn.softmax(predictions["logits"][:, 0]))
+    found = predictions["logits"][:, 0]
+    return np.asarray(found if logits else jax.nn.softmax(found))
 
 
 def _asked(config: LabelledText) -> str:

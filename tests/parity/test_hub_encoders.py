@@ -4,6 +4,7 @@ Tiny models with random parameters, so large that every layer matters, and with 
 """
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import transformers
 
@@ -214,6 +216,20 @@ def test_transformers_loads_what_we_write(name, tmp_path):
     assert not {key for key in odd if not (case.architecture in BARE and key.startswith("pooler"))}
     np.testing.assert_allclose(their_outputs(case, again.eval()), their_outputs(case, original), rtol=0, atol=1e-5)
     assert loaded(case, again, tmp_path / "again").config == found.config
+
+
+def test_older_names_are_read(tmp_path):
+    """Norms with gamma and beta, as in bert-base-uncased, give the same outputs."""
+    case = CASES["bert masked"]
+    original = theirs(case)
+    found = loaded(case, original, tmp_path)
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    state = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    renamed = {re.sub("|".join(old), lambda match: old[match[0]], name): tensor for name, tensor in state.items()}
+    assert renamed.keys() != state.keys()
+    safetensors.torch.save_file(renamed, tmp_path / "model.safetensors")
+    again = load_pretrained(tmp_path).params
+    np.testing.assert_array_equal(our_outputs(case, found.model, again), our_outputs(case, found.model, found.params))
 
 
 @pytest.mark.parametrize("name", ["t5 1.1", "marian, nothing shared"])

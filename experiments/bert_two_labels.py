@@ -1,8 +1,9 @@
-"""The network of `bert_sentiment` without its pretraining: what the pretraining is worth.
+"""A BERT with two labels, trained from scratch: the articles' example, and what pretraining has to beat.
 
-    python -m experiments.bert_sentiment_scratch
+    python -m experiments.bert_two_labels
+    python -m research.predict runs/bert_two_labels --text "Hello, my dog is cute" --logits
 
-Expected: see RESULTS.md.
+Expected: see RESULTS.md; it is the network of `bert_sentiment` without its pretraining.
 """
 
 import dataclasses
