@@ -27,7 +27,7 @@ def code_cells(notebook):
 
 def readme_snippet():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.search(r"```python\n(from research import .*?)```", readme, re.DOTALL)[1]
+    return re.search(r"```python\n(from research import GPT.*?)```", readme, re.DOTALL)[1]
 
 
 def imports(source):
