@@ -16,6 +16,7 @@ from rich.console import Console
 from research.core import command_line, processes, supervisor
 from research.evaluate.tables import results_table
 from research.explain.explanation import Explanation
+from research.report.attention import picture_attention
 from research.report.html import write_report
 from research.report.pictures import picture_predictions
 from research.train.experiment import Experiment
@@ -62,6 +63,7 @@ def _launch(config: Experiment, name: str, description: str) -> None:
             run = train(options.experiment, name=name, root=options.runs, resume=options.resume, run_id=run_id)
             if run.record["status"] == "finished":
                 picture_predictions(run)
+                picture_attention(run)
         if processes.first():
             _conclude(run, name)
 

@@ -16,10 +16,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from research.core.errors import UserError
-from research.core.mesh import BATCH_AXES, axis_size, constrain
+from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.attention import SelfAttention, causal_mask
 from research.models.layers.cache import CACHE, Slots
-from research.models.layers.dense import Dense
+from research.models.layers.dense import Dense, tied_logits
 from research.models.layers.experts import Experts
 from research.models.layers.feed_forward import ActivationKind, FeedForward
 from research.models.layers.norm import Norm, NormKind
@@ -187,10 +187,8 @@ class GPTModule(nn.Module):
         x = Norm(c.norm, c.bias, c.epsilon, name="final_norm")(x)
         if not c.tied:
             logits = Dense(self.vocabulary, bias=False, kernel_init=normal, name="head")(x)
-        elif axis_size("context") == 1:  # folded for speed, as in Dense
-            logits = (x.reshape(-1, c.width) @ embedding.T).reshape(*inputs.shape, self.vocabulary)
         else:
-            logits = x @ embedding.T
+            logits = tied_logits(x, embedding)
         return constrain(logits, BATCH_AXES, "context", "tensor")
 
     def _blocks(self, x: Any, mask: Any, positions: Any, train: bool, slots: Slots | None) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from research.core.run_directory import METRICS, read_lines, read_record, write_atomic
 from research.report import facts, results
+from research.report.attention import ATTENTION
 from research.report.curves import run_charts
 from research.report.model_card import model_card
 from research.report.page import render
@@ -54,7 +55,8 @@ def report(run: Path) -> str:
         tables=[_result_table(record, name, found[name], class_names) for name in found],
         charts_of_run=run_charts(entries, baseline, facts.marked_events(record)),
         samples=facts.samples(entries),
-        pictures=_pictures(run),
+        pictures=_saved(run / PREDICTIONS),
+        attention=_saved(run / ATTENTION),
         data=record.get("data", {}),
         data_name=facts.data_name(record),
         description=str(record.get("data", {}).get("description") or "").partition("\n\n"),
@@ -96,6 +98,5 @@ def _result_table(record: Mapping[str, Any], split: str, found: Mapping[str, Any
     }
 
 
-def _pictures(run: Path) -> dict[str, Any] | None:
-    path = run / PREDICTIONS
+def _saved(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -178,3 +178,19 @@ def test_rematerialisation_and_dropout_leave_predictions_alone():
     assert first(params, KEY)[0] != first(params, jax.random.key(1))[0]
     extra = {"decoder_inputs": target}
     np.testing.assert_array_equal(apply(source, extra), build("T5", depth=1)[2](source, extra))
+
+
+@pytest.mark.parametrize(("name", "options"), [*((name, {}) for name in CONFIGS), ("T5", {"remat": True})])
+def test_attention_is_shown_when_asked_for(name, options):
+    """Of each block of the decoder, over the source's own tokens; unasked, there is none."""
+    model, params, _ = build(name, **options)
+    source, target = jnp.asarray(tokens(2, SOURCE)), jnp.asarray(tokens(2, TARGET, seed=2))
+    extra = {"decoder_inputs": target, "segments": jnp.int32([[1] * SOURCE, [1] * 3 + [0] * (SOURCE - 3)])}
+    shown = jax.jit(lambda params: model.apply(params, source, attention=True, **extra)[1].attention)(params)
+    blocks = [path for path, layers in params.items() if path.startswith("decoder_") and "mlp" in layers]
+    assert sorted(shown) == [f"{block}/cross_attention" for block in sorted(blocks)]
+    for weights in shown.values():
+        assert weights.shape == (2, 4, TARGET, SOURCE)
+        np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+        assert (weights[1, ..., 3:] == 0).all() and (weights[1, ..., :3] > 0).any()
+    assert model.apply(params, source, **extra)[1].attention == {}

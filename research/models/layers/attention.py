@@ -11,16 +11,17 @@ from research.models.layers.cache import CACHE, Slots, remember
 from research.models.layers.dense import ROWS, Dense
 from research.models.layers.norm import Norm
 from research.models.layers.rotary import Rotary, rotate
+from research.models.model import ATTENTION
 
 
 def attend(
     query: Float[Array, "batch length heads head"],
     key: Float[Array, "batch keys groups head"],
-    value: Float[Array, "batch keys groups head"],
+    value: Float[Array, "batch keys groups features"],
     mask: Bool[Array, "#batch length keys"],
     scale: float | None = None,
     bias: Float[Array, "#batch heads length keys"] | None = None,
-) -> Float[Array, "batch length heads head"]:
+) -> Float[Array, "batch length heads features"]:
     """Attention (Vaswani et al. 2017, eq. 1); each group of heads shares a key and a value (Ainslie et al. 2023).
 
     The softmax runs in float32, and divides after the product with the values, which are fewer than the weights. A
@@ -33,7 +34,7 @@ def attend(
         bias: added to the scaled products, for relative positions.
     """
     batch, length, heads, head = query.shape
-    groups, keys = key.shape[2], key.shape[1]
+    keys, groups, features = key.shape[1], key.shape[2], value.shape[3]
     shared = heads // groups
     # Split positions: each device has the queries of its own and gathers the keys and values of all.
     query = constrain(query, BATCH_AXES, "context", "tensor", None)
@@ -51,8 +52,19 @@ def attend(
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True).astype(value.dtype)
     weights = weights.astype(value.dtype).reshape(batch, groups, length * shared, keys)
-    attended = jnp.einsum("bgqs,bgsd->bgqd", weights, value).reshape(batch, groups, length, shared, head) / total
-    return attended.swapaxes(1, 2).reshape(batch, length, heads, head)
+    attended = jnp.einsum("bgqs,bgsd->bgqd", weights, value).reshape(batch, groups, length, shared, features) / total
+    return attended.swapaxes(1, 2).reshape(batch, length, heads, features)
+
+
+def attention_weights(
+    query: Float[Array, "batch length heads head"],
+    key: Float[Array, "batch keys groups head"],
+    mask: Bool[Array, "#batch length keys"],
+    scale: float | None = None,
+) -> Float[Array, "batch heads length keys"]:
+    """Returns the weights with which `attend` averages values, for pictures: what it makes of one-hot values."""
+    one_hot = jnp.broadcast_to(jnp.eye(key.shape[1])[:, None], (*key.shape[:3], key.shape[1]))
+    return attend(query, key, one_hot, mask, scale).swapaxes(1, 2)
 
 
 def causal_mask(
@@ -141,7 +153,8 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Multi-head attention from one sequence to another, such as from a decoder to what an encoder has made.
 
-    Where it is `cached` the keys and values are computed once, where `encoded` is given, and read from then on.
+    Where it is `cached` the keys and values are computed once, where `encoded` is given, and read from then on. Its
+    weights are sown where `apply` is asked for attention.
     """
 
     heads: int
@@ -177,6 +190,9 @@ class CrossAttention(nn.Module):
 
         joined = self.variable(CACHE, "keys_and_values", keys_and_values).value if cached else keys_and_values()
         query, key, value = query.reshape(batch, length, self.heads, head), joined[..., 0, :], joined[..., 1, :]
+        if self.is_mutable_collection(ATTENTION):
+            weights = attention_weights(query, key, mask, self.scale)
+            self.sow(ATTENTION, "weights", weights, init_fn=lambda: None, reduce_fn=lambda _, new: new)
         attended = attend(query, key, value, mask, self.scale).reshape(batch, length, features)
         attended = constrain(attended, BATCH_AXES, "context", "tensor")
         output = Dense(width, self.bias, self.output_init, ROWS, name="output")(attended)

@@ -1,0 +1,112 @@
+"""Promises of the commands on text: a run continues a text, and labels one, from the command line."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from tiny_run import only_run, run_module
+
+from research.data.labelled_text import LabelledText
+from research.data.tokenizers import TokenizerConfig
+from research.evaluate.evaluators import Evaluator
+from research.models.bert import BERT
+from research.predict import predict_texts
+from research.tasks.text_classification import TextClassification
+from research.train.experiment import Experiment
+from research.train.optimizers import Optimizer
+from research.train.run import train
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
+    """A run that has learned to tell texts with "good" from texts with "bad"."""
+    folder = tmp_path_factory.mktemp("labels")
+    rows = [f"{word} {a} {b},{word}" for word in ("good", "bad") for a in "abcdefgh" for b in "ijklmnop"]
+    (folder / "mine.csv").write_text("text,kind\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    experiment = Experiment(
+        data=LabelledText(
+            train=(str(folder / "mine.csv"),),
+            label="kind",
+            group=(),
+            test_share=0.0,
+            length=16,
+            tokenizer=TokenizerConfig("wordpiece", vocabulary_size=64),
+        ),
+        model=BERT(depth=1, width=32, heads=2, context=16, vocabulary=64, head="sequence"),
+        task=TextClassification(),
+        optimizer=Optimizer("adamw", peak=1e-2),
+        evaluators=(Evaluator("classification"),),
+        steps=40,
+        batch_size=8,
+    )
+    return train(experiment, name="labels", root=folder / "runs")
+
+
+def test_a_run_continues_a_text(tiny_runs, capsys) -> None:
+    """It begins with the prompt, is the same for a seed, and as long as asked for, beyond the model's context."""
+    run = str(only_run(tiny_runs / "clean"))
+    printed = []
+    for seed in ("0", "0", "1"):
+        assert run_module("research.generate", run, "She was ", "--tokens", "40", "--seed", seed) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != printed[2]
+    assert printed[0].startswith("She was ") and len(printed[0]) == len("She was ") + 40 + 1
+
+
+def test_several_texts_and_beams(tiny_runs, capsys) -> None:
+    """Several are numbered; a search gives one, with its score."""
+    run = str(only_run(tiny_runs / "clean"))
+    assert run_module("research.generate", run, "She ", "--tokens", "5", "--samples", "2") == 0
+    assert capsys.readouterr().out.count("of 2 ---") == 2
+    assert run_module("research.generate", run, "She ", "--tokens", "5", "--beams", "3") == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("She ") and printed.err.startswith("score -")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "neither a folder"),
+        (["{run}", "Hi", "--tokens", "0"], "nothing to write"),
+        (["{run}", "Hi", "--top-p", "2"], "--top-p is 2"),
+        (["{labels}", "Hi"], "no model that continues text"),
+    ],
+)
+def test_generating_what_cannot_be_is_refused(arguments, message, tiny_runs, labels, capsys) -> None:
+    """In one sentence, with exit code 2."""
+    places = {"run": only_run(tiny_runs / "clean"), "labels": labels.folder}
+    assert run_module("research.generate", *(argument.format(**places) for argument in arguments)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_texts_are_labelled(labels, capsys) -> None:
+    """Probabilities of the classes, in the order of their names, right for what was learned; or logits."""
+    found = predict_texts(labels, ["good a i", "bad b j"])
+    assert labels.assembly.data.class_names == ("bad", "good")
+    assert found[0, 1] > 0.8 and found[1, 0] > 0.8
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+    logits = predict_texts(labels, ["good a i", "bad b j"], logits=True)
+    np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), found, rtol=1e-4)
+    assert run_module("research.predict", str(labels.folder), "--text", "good a i", "bad b j") == 0
+    printed = capsys.readouterr().out
+    assert "good a i" in printed and f"{found[0, 1]:.4f}" in printed
+
+
+def test_labelling_what_cannot_be_is_refused(labels, tiny_runs, capsys) -> None:
+    """No text, a run of another kind, or a second text where none is read."""
+    run = str(labels.folder)
+    for arguments, message in (
+        ([run], "There is no text"),
+        ([str(only_run(tiny_runs / "clean")), "--text", "Hi"], "does not label whole texts"),
+        ([run, "--text", "Hi", "--other", "Ho"], "1 texts and 1 others"),
+    ):
+        assert run_module("research.predict", *arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_packing_changes_no_prediction(labels) -> None:
+    """A text asked about alone and one among others in a row get the same answer."""
+    data = dataclasses.replace(labels.assembly.experiment.data, packing=False).build()
+    texts = data.texts["validation"]["text"][:4]
+    alone = np.concatenate([predict_texts(labels, [text]) for text in texts])
+    np.testing.assert_allclose(predict_texts(labels, texts), alone, rtol=1e-4, atol=1e-6)

