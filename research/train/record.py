@@ -153,8 +153,8 @@ def open_new(name: str, experiment: Any, root: Path, run_id: str, facts: Mapping
     return RunLog(folder, record, lock)
 
 
-def open_unfinished(name: str, experiment: Any, root: Path, run_id: str | None = None) -> RunLog:
-    """Opens the newest run of `name` with this configuration that has not finished, to resume it.
+def newest_unfinished(name: str, experiment: Any, root: Path, run_id: str | None = None) -> tuple[Path, dict[str, Any]]:
+    """Returns folder and record of the newest run of `name` with this configuration that has not finished.
 
     Args:
         name: the experiment's name.
@@ -180,6 +180,12 @@ def open_unfinished(name: str, experiment: Any, root: Path, run_id: str | None =
             f"The configuration of {folder} has changed: {listed}. Resume with the recorded values, or start a new run "
             "without --resume."
         )
+    return folder, record
+
+
+def open_unfinished(name: str, experiment: Any, root: Path, run_id: str | None = None) -> RunLog:
+    """Opens the run that `newest_unfinished` finds, to resume it; raises UserError likewise."""
+    folder, record = newest_unfinished(name, experiment, root, run_id)
     log = RunLog(folder, record, _lock(folder))
     if read_record(folder) != record:
         log.close()

@@ -88,6 +88,24 @@ def test_two_processes_are_one_run_whatever_befalls_them(tmp_path: Path) -> None
     assert end["environment"]["devices"]["processes"] == 2 and other["environment"]["devices"]["processes"] == 1
 
 
+def test_a_resumed_run_that_is_lost_after_its_end_is_the_one_that_goes_on(tmp_path: Path) -> None:
+    """Killed once its record says "finished", before the report: no older unfinished run is taken in its place."""
+    short = ("--steps", "60")
+    for count in (1, 2):
+        with Program(*command(tmp_path, *short)) as stopped:
+            wait_until(lambda count=count: len(list(tmp_path.glob(f"runs/*/*/{CHAIN}"))) == count, stopped)
+            stopped.send_signal(signal.SIGTERM)
+            stopped.wait()
+    older, resumed = sorted((tmp_path / "runs" / NAME).iterdir())
+    with Program(*command(tmp_path, *short, "--resume", "--restarts", "1")) as run:
+        wait_until(lambda: read_record(resumed)["status"] == FINISHED, run)
+        os.kill(workers(run)[0], signal.SIGKILL)
+        output = run.output()
+    assert run.returncode == 0 and AGAIN in output, output
+    assert read_record(older)["status"] == "interrupted"
+    assert output.rstrip().endswith(f"report: {resumed / REPORT}") and (resumed / REPORT).exists()
+
+
 def test_a_mistake_is_said_once_and_not_tried_again(tmp_path: Path) -> None:
     """What every process finds wrong is one line, with exit code 2."""
     none = str(tmp_path / "none.txt")
