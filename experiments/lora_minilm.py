@@ -9,13 +9,13 @@ import dataclasses
 
 from experiments import minilm_sentiment
 from research.launch import launch
-from research.models.lora import LORA_RATES, LoRA
+from research.models.lora import LORA_AND_HEAD_RATES, LoRA
 from research.train.optimizers import Optimizer
 
 CONFIG = dataclasses.replace(
     minilm_sentiment.CONFIG,
     model=dataclasses.replace(minilm_sentiment.CONFIG.model, lora=LoRA(rank=8)),
-    optimizer=Optimizer("adamw", peak=1e-3, clip=1.0, rate_rules=LORA_RATES),
+    optimizer=Optimizer("adamw", peak=1e-3, clip=1.0, rate_rules=LORA_AND_HEAD_RATES),
 )
 
 if __name__ == "__main__":

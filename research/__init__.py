@@ -25,7 +25,7 @@ from research.hub.pretrained import load_pretrained, save_pretrained
 from research.models.bert import BERT
 from research.models.flops import layer_table
 from research.models.gpt import GPT
-from research.models.lora import LORA_RATES, LoRA
+from research.models.lora import LORA_AND_HEAD_RATES, LORA_RATES, LoRA
 from research.models.mlp import MLP
 from research.models.model import change_layer
 from research.models.resnet import ResNet
@@ -48,6 +48,7 @@ from research.train.schedules import Schedule
 __all__ = [
     "BERT",
     "GPT",
+    "LORA_AND_HEAD_RATES",
     "LORA_RATES",
     "MLP",
     "Augmentation",

@@ -6,24 +6,26 @@ on the Hugging Face hub. One text is printed as it comes; several, or those of a
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
 from research.core import backend, command_line, streams
 from research.core.errors import UserError
-from research.core.run_directory import RECORD, find
+from research.core.run_directory import find
 from research.core.shapes import Params
+from research.data.paired_text import boundary_ids
 from research.data.tokenizers import Subwords
 from research.decoding.beam import Beam, make_beam_search
 from research.decoding.generate import ENDED, Generate, Text, Tokens, make_generate
 from research.decoding.sampling import Sampling
 from research.hub.pretrained import load_pretrained
 from research.models.model import Decoding
+from research.train.pretrained import is_run
 from research.train.run import load_run
 
 
@@ -34,7 +36,7 @@ class Options:
     model: Annotated[str, tyro.conf.Positional]
     """a run directory, 'latest', a folder or .gguf file of a published model, or its name on the Hugging Face hub"""
     prompt: Annotated[str, tyro.conf.Positional] = "\n"
-    """what the text begins with"""
+    """what the text begins with; for translation and the like, what is to be translated"""
     tokens: int = 200
     """the most tokens to add"""
     samples: int = 1
@@ -59,28 +61,40 @@ class Language(NamedTuple):
     decode: Callable[[Sequence[int]], str]
     end: tuple[int, ...] = ()
     """ids that end a text"""
+    start: int | None = None
+    """where an encoder reads the prompt: the id that the text begins with"""
+
+    def begun(self, prompt: str, rows: int) -> tuple[list[Tokens], dict[str, Any]]:
+        """Returns the tokens that so many texts begin with, and what an encoder reads."""
+        ids = self.encode(prompt)
+        if self.start is None:
+            return [ids] * rows, {}
+        source = jnp.asarray(np.stack([ids] * rows))
+        return [np.array([self.start], np.int32)] * rows, {"inputs": source, "segments": jnp.ones_like(source)}
 
 
 def main() -> None:
     options = command_line.parse(Options, description=__doc__ or "")
     if min(options.tokens, options.samples) < 1:
         raise UserError("There is nothing to write: give --tokens and --samples of 1 or more.")
+    if options.beams and (options.samples > 1 or options.stop):
+        raise UserError("A beam search finds one text, and knows no stop strings: leave out --samples and --stop.")
     language = load_language(options.model)
-    prompt = language.encode(options.prompt)
+    prompts, context = language.begun(options.prompt, options.samples)
+    shown = options.prompt if language.start is None else ""
     if options.beams:
         search = make_beam_search(language.decoding, Beam(options.beams, options.length_penalty))
-        ((ids, score),) = search(language.params, [prompt], tokens=options.tokens, end=language.end)
-        print(options.prompt + language.decode([int(token) for token in ids if token not in language.end]))
+        ((ids, score),) = search(language.params, prompts, tokens=options.tokens, end=language.end, context=context)
+        print(shown + language.decode([int(token) for token in ids if token not in language.end]))
         print(f"score {score:.4f}", file=sys.stderr)
         return
     keys = jax.random.split(streams.stream(options.seed, "generate"), options.samples)
     generate = make_generate(language.decoding, options.sampling)
-    prompts = [prompt] * options.samples
     texts = [Text(language.decode, options.stop) for _ in prompts]
     alone = options.samples == 1
-    print(end=options.prompt if alone else "", flush=True)
+    print(end=shown if alone else "", flush=True)
     pieces: list[list[str]] = [[] for _ in prompts]
-    for chosen in beyond_context(language, generate, prompts, keys, options.tokens):
+    for chosen in beyond_context(language, generate, prompts, keys, options.tokens, context):
         for row, token in enumerate(chosen):
             ended = token == ENDED or token in language.end
             pieces[row].append(texts[row].finish() if ended else texts[row].add(int(token)))
@@ -93,12 +107,12 @@ def main() -> None:
     if alone:
         print(pieces[0][-1])
     for number, parts in enumerate(pieces if not alone else [], start=1):
-        print(f"--- {number} of {len(pieces)} ---\n{options.prompt}{''.join(parts)}")
+        print(f"--- {number} of {len(pieces)} ---\n{shown}{''.join(parts)}")
 
 
 def load_language(source: str) -> Language:
     """Loads a language model; raises UserError where there is none, or it cannot continue text."""
-    if source == "latest" or (Path(source) / RECORD).exists():
+    if is_run(source):
         run = load_run(find(source))
         model, params, tokenizer = run.assembly.model, run.state.evaluated, run.assembly.data.tokenizer
     else:
@@ -109,6 +123,13 @@ def load_language(source: str) -> Language:
         raise UserError(f"{source} holds no model that continues text: name a run or a model of language modelling.")
     if tokenizer is None:
         raise UserError(f"{source} holds no tokenizer that can be read here: a prompt cannot be turned into tokens.")
+    if model.decoding.reads:
+        start, last = boundary_ids(tokenizer)
+
+        def read(text: str) -> Tokens:
+            return np.append(tokenizer.encode(text), np.int32(last))
+
+        return Language(model.decoding, params, read, tokenizer.decode, (last,), start)
     if not (isinstance(tokenizer, Subwords) and tokenizer.kind == "pretrained"):
         return Language(model.decoding, params, tokenizer.encode, tokenizer.decode)
     end = tokenizer.special_id("eos")
@@ -117,7 +138,12 @@ def load_language(source: str) -> Language:
 
 
 def beyond_context(
-    language: Language, generate: Generate, prompts: Sequence[Tokens], keys: Any, tokens: int
+    language: Language,
+    generate: Generate,
+    prompts: Sequence[Tokens],
+    keys: Any,
+    tokens: int,
+    source: Mapping[str, Any],
 ) -> Iterator[np.ndarray]:
     """Yields as `generate` does; where a text outgrows the model's context, its last half is read anew."""
     texts, context, window = [list(prompt) for prompt in prompts], language.decoding.context, 0
@@ -130,7 +156,7 @@ def beyond_context(
         count = min(tokens, context - longest) if context else tokens
         folded = jax.vmap(lambda key, number=window: jax.random.fold_in(key, number))(keys)
         rows = [np.array(text, np.int32) for text in texts]
-        for chosen in generate(language.params, rows, folded, tokens=count, end=language.end):
+        for chosen in generate(language.params, rows, folded, tokens=count, end=language.end, context=source):
             chosen = np.where(running, chosen, ENDED)
             yield chosen
             running &= ~np.isin(chosen, [ENDED, *language.end])

@@ -21,6 +21,7 @@ from research.report.html import write_report
 from research.report.pictures import picture_predictions
 from research.train.experiment import Experiment
 from research.train.interruption import ending_at_once
+from research.train.pretrained import pinned
 from research.train.record import new_id, newest_unfinished
 from research.train.run import Run, train
 
@@ -57,7 +58,7 @@ def _launch(config: Experiment, name: str, description: str) -> None:
     told = supervisor.assignment()
     if told is None and (places := processes.places(options.group, os.environ)):
         # Chosen once, so that a restart continues this run whatever has become of it, and no other.
-        asked = options.resume and newest_unfinished(name, options.experiment, options.runs)[0].name
+        asked = options.resume and newest_unfinished(name, pinned(options.experiment), options.runs)[0].name
         sys.exit(supervisor.supervise(places, asked or new_id(), options.group.restarts))
     with ending_at_once(INTERRUPTED):
         with processes.joined(told.place if told else processes.Place()):

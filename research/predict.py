@@ -21,6 +21,8 @@ from research.data.labelled_text import LabelledText
 from research.data.text_examples import Example, encode_text, rows_of
 from research.train.run import Run, load_run
 
+BATCH = 64  # texts asked about at once
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -75,11 +77,15 @@ def predict_texts(run: Run, texts: list[str], others: tuple[str, ...] = (), *, l
     pairs = zip(texts, seconds, strict=True)
     examples = [Example((encode_text(tokenizer, text, other, config.length),)) for text, other in pairs]
     rows, _ = rows_of(examples, config.length, packing=False)
-    predictions = jax.jit(run.assembly.task.predict)(run.state.evaluated, rows.gather(np.arange(len(rows))))
+    predict, name = jax.jit(run.assembly.task.predict), "outputs" if config.kind == "numbers" else "logits"
+    size = min(BATCH, len(rows))
+    # The last row fills the last batch, so that one compilation serves all.
+    batches = (np.arange(start, start + size).clip(max=len(rows) - 1) for start in range(0, len(rows), size))
+    parts = [np.asarray(predict(run.state.evaluated, rows.gather(batch))[name]) for batch in batches]
+    found = np.concatenate(parts)[: len(rows)]
     if config.kind == "numbers":
-        return np.asarray(predictions["outputs"])
-    found = predictions["logits"][:, 0]
-    return np.asarray(found if logits else jax.nn.softmax(found))
+        return found
+    return found[:, 0] if logits else np.asarray(jax.nn.softmax(found[:, 0]))
 
 
 def _asked(config: LabelledText) -> str:

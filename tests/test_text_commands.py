@@ -110,3 +110,21 @@ def test_packing_changes_no_prediction(labels) -> None:
     texts = data.texts["validation"]["text"][:4]
     alone = np.concatenate([predict_texts(labels, [text]) for text in texts])
     np.testing.assert_allclose(predict_texts(labels, texts), alone, rtol=1e-4, atol=1e-6)
+
+
+def test_many_texts_go_through_in_batches(labels, monkeypatch) -> None:
+    """Of one shape, the last one filled up; every text gets its own answer."""
+    shapes = []
+
+    def predict(params, batch):
+        shapes.append(batch["inputs"].shape)
+        return labels.assembly.task.predict(params, batch)
+
+    texts = [f"{'good' if n % 3 else 'bad'} {n}" for n in range(7)]
+    together = predict_texts(labels, texts)
+    monkeypatch.setattr("research.predict.BATCH", 3)
+    assembly = labels.assembly._replace(task=labels.assembly.task._replace(predict=predict))
+    found = predict_texts(labels._replace(assembly=assembly), texts)
+    assert shapes == [(3, 16)]  # traced once
+    assert found.shape == (7, 2)
+    np.testing.assert_allclose(found, together, rtol=1e-4, atol=1e-6)

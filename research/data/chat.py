@@ -71,11 +71,13 @@ class ChatData:
         if not self.preferences:
             return [_messages(record["messages"], "messages")]
         before = record.get("messages") or [{"role": "user", "content": record.get("prompt")}]
+        _check_messages(before, "messages, or the prompt,")
         chats = []
         for name in ("chosen", "rejected"):
             after = record[name]
             after = [{"role": "assistant", "content": after}] if isinstance(after, str) else after
-            follows = isinstance(after, list) and after[: len(before)] == before
+            _check_messages(after, name)
+            follows = after[: len(before)] == before
             chats.append(_messages(after if follows else [*before, *after], name))
         return chats
 
@@ -124,6 +126,15 @@ class ChatData:
 
 def _messages(value: Any, name: str) -> list[Message]:
     """Returns checked messages; the last is the assistant's, since nothing after its answers is learned."""
+    _check_messages(value, name)
+    last = max((place for place, each in enumerate(value) if each["role"] == "assistant"), default=-1)
+    if last < 0:
+        raise UserError(f"A conversation has no turn of the assistant ({str(value)[:80]}): nothing is to be learned.")
+    messages: list[Message] = value[: last + 1]
+    return messages
+
+
+def _check_messages(value: Any, name: str) -> None:
     good = isinstance(value, list) and all(
         isinstance(each, dict) and each.get("role") in ROLES and isinstance(each.get("content"), str) for each in value
     )
@@ -131,7 +142,3 @@ def _messages(value: Any, name: str) -> list[Message]:
         raise UserError(
             f"{name} are no messages ({str(value)[:80]}): each has a role, {', '.join(ROLES)}, and a text as content."
         )
-    last = max((place for place, each in enumerate(value) if each["role"] == "assistant"), default=-1)
-    if last < 0:
-        raise UserError(f"A conversation has no turn of the assistant ({str(value)[:80]}): nothing is to be learned.")
-    return value[: last + 1]

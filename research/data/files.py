@@ -133,7 +133,8 @@ def read_records(paths: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     The values of a table are strings; `place` names file and row for messages.
 
     Raises:
-        UserError: as `read_table`, a line is no JSON object, or a file is of another kind.
+        UserError: as `read_table`, a line is no JSON object or holds half a surrogate pair, or a file is of another
+            kind.
     """
     records: list[tuple[str, dict[str, Any]]] = []
     for file in matching_files(paths):
@@ -149,7 +150,9 @@ def read_records(paths: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
                 for number, line in enumerate(_text_of(file).split("\n"), start=1):
                     if line.strip():
                         key = f"{file}:{number}"
-                        records.append((key, _json_object(line, key)))
+                        record = _json_object(line, key)
+                        _check_surrogates(record, line, key)
+                        records.append((key, record))
             case suffix:
                 raise UserError(f"{file} ends in {suffix!r}: give a table (.csv, .tsv) or JSON lines (.jsonl).")
     return records
@@ -243,11 +246,19 @@ def _json_record(line: str, key: str, fields: Sequence[str]) -> dict[str, str]:
     text = record[fields[0]]
     if not isinstance(text, str):
         raise UserError(f"{key}: the field {fields[0]!r} is {type(text).__name__}, not a string; mend the line.")
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+    _check_surrogates(text, line, key)
+    return record
+
+
+def _check_surrogates(value: Any, line: str, key: str) -> None:
+    if "\\u" not in line:  # a file in UTF-8 has surrogates only as escapes
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
         raise UserError(
             f"{key}: the text holds half of a surrogate pair (\\ud800 to \\udfff); mend the line's escapes."
-        )
-    return record
+        ) from None
 
 
 def _image_of(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:

@@ -5,10 +5,13 @@ belong together. Your own table takes `--data.train my.csv --data.text review --
 """
 
 import dataclasses
+import itertools
 import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
+
+import numpy as np
 
 from research.core.errors import UserError
 from research.data.dataset import Data
@@ -39,7 +42,7 @@ class LabelledText:
     """the column to predict (pairs: how alike the two are, where that is known)"""
     kind: Literal["classes", "threshold", "numbers", "words", "answers", "pairs"] = "threshold"
     """what the label is: a class; a score, to be divided into two classes; a number; a class for each word; an answer
-    in the context; or nothing but that the two texts of a pair belong together"""
+    in the context, the first place with these words; or nothing but that the two texts of a pair belong together"""
     threshold: float = 0.0
     """scores above it are positive; labels that are no scores, or take only two values, are classes as they are"""
     margin: float = 0.0
@@ -65,14 +68,24 @@ class LabelledText:
         rows, facts["splits"] = {}, {}
         for split, records in splits.items():
             examples = [self._encode(tokenizer, record, names) for record in records]
+            lost = [self.kind == "answers" and example.label is None for example in examples]
+            if split == "train":
+                examples, splits[split] = _without(examples, lost), _without(records, lost)
+            else:  # they count as answers that were not found: an evaluator knows the texts
+                examples = [
+                    Example(each.parts, (0, 0)) if out else each for each, out in zip(examples, lost, strict=True)
+                ]
+            if not examples:
+                raise UserError(f"No answer stands in the first {self.length} tokens: set --data.length to more.")
             rows[split], padding = rows_of(examples, self.length, packing=self.packing)
-            counts = {"examples": len(records), "rows": len(rows[split]), "padding": round(padding, 4)}
-            facts["splits"][split] = counts
+            counts = {"examples": len(examples), "rows": len(rows[split]), "padding": round(padding, 4)}
+            facts["splits"][split] = {**counts, "answers_lost": sum(lost)} if self.kind == "answers" else counts
         facts["class_names"] = list(names)
         facts["tokenizer"] = {"kind": type(tokenizer).__name__, "vocabulary": tokenizer.vocabulary_size}
         outputs = {"numbers": 1, "answers": tokenizer.vocabulary_size, "pairs": tokenizer.vocabulary_size}
         named = {"text": self.text, "other": self.other, "label": self.label}
-        columns = {name: column for name, column in named.items() if column in splits["train"][0]}
+        records = list(itertools.chain.from_iterable(splits.values()))
+        columns = {name: column for name, column in named.items() if all(column in record for record in records)}
         return Data(
             splits=rows,
             outputs=outputs.get(self.kind, len(names)),
@@ -93,7 +106,9 @@ class LabelledText:
             self.dataset, {"train": self.train, "validation": self.validation, "test": self.test}
         )
         needed = {"text": self.text, "other": self.other, "label": "" if self.kind == "pairs" else self.label}
-        check_columns(splits, {option: column for option, column in needed.items() if column})
+        texts = {"words": ("other",), "answers": ("text", "other", "label")}.get(self.kind, ("text", "other"))
+        filled = () if self.kind == "answers" else ("label",)
+        check_columns(splits, {option: column for option, column in needed.items() if column}, texts, filled)
         shares = {"validation": self.validation_share, "test": self.test_share}
         splits = divide(splits, shares, self.group, self.salt, self._whole_text)
         splits, facts["repeats_removed"] = without_repeats(splits, self._whole_text)
@@ -105,8 +120,10 @@ class LabelledText:
     def _labelled(self, splits: Splits) -> tuple[Splits, tuple[str, ...], int]:
         """Returns the records with labels as they are learned, the names of the classes, and how many are left out."""
         train: list[Any] = [record.get(self.label) for record in splits["train"]]
-        if self.kind == "answers" or (self.kind == "pairs" and None in train):
+        if self.kind == "answers":
             return splits, (), 0
+        if self.kind == "pairs" and None in train:
+            return {split: list(map(self._without_label, of)) for split, of in splits.items()}, (), 0
         if self.kind in ("numbers", "pairs"):
             return self._relabelled(splits, self._number), (), 0
         if self.kind == "threshold":
@@ -121,6 +138,11 @@ class LabelledText:
                     raise UserError(
                         f"No score is {TWO_CLASSES[min(missing)]} by the threshold {self.threshold:g} and the margin "
                         f"{self.margin:g}: set --data.threshold, or --data.kind classes or numbers."
+                    )
+                if empty := [split for split, records in splits.items() if not records]:
+                    raise UserError(
+                        f"No score of the {empty[0]} split is further than {self.margin:g} from the threshold "
+                        f"{self.threshold:g}: set --data.margin to less, or give that split more texts."
                     )
                 return splits, TWO_CLASSES, before - sum(map(len, splits.values()))
         names = _names([tag for tags in train for tag in _words(tags)] if self.kind == "words" else train)
@@ -139,9 +161,12 @@ class LabelledText:
 
     def _relabelled(self, splits: Splits, change: Any) -> Splits:
         return {
-            split: [{**record, self.label: change(record[self.label])} for record in records]
+            split: [{**record, self.label: change(record.get(self.label))} for record in records]
             for split, records in splits.items()
         }
+
+    def _without_label(self, record: Record) -> Record:
+        return {column: value for column, value in record.items() if column != self.label}
 
     def _number(self, value: Any) -> float:
         if not _is_number(value):
@@ -178,7 +203,13 @@ class LabelledText:
                 return Example((encode_text(tokenizer, text, other, self.length),), record[self.label])
 
 
+def _without(values: Sequence[Any], out: Sequence[bool]) -> list[Any]:
+    return [value for value, is_out in zip(values, out, strict=True) if not is_out]
+
+
 def _words(value: Any) -> list[str]:
+    if not isinstance(value, str | Sequence | np.ndarray):
+        raise UserError(f"Found {value!r} where words, or their labels, should be: give a list, or text with spaces.")
     return value.split() if isinstance(value, str) else [str(word) for word in value]
 
 

@@ -59,7 +59,7 @@ class PairedText:
         """Reads and prepares; raises UserError for files, columns and sizes that cannot work."""
         own = {"train": self.train, "validation": self.validation, "test": self.test}
         splits, facts = read_splits(self.dataset, own)
-        check_columns(splits, {"source": self.source, "target": self.target})
+        check_columns(splits, {"source": self.source, "target": self.target}, texts=("source", "target"))
         shares = {"validation": self.validation_share, "test": self.test_share}
         splits = divide(splits, shares, self.group, self.salt, lambda record: str(record[self.source]))
         splits, facts["repeats_removed"] = without_repeats(splits, lambda record: str(record[self.source]))
@@ -104,6 +104,11 @@ class PairedText:
             split: [each for each in of if matches(len(str(each[self.source])), len(str(each[self.target])))]
             for split, of in splits.items()
         }
+        if empty := [split for split, records in kept.items() if not records]:
+            raise UserError(
+                f"No pair of the {empty[0]} split has sides of matching lengths by the ratio {self.ratio:g}: set "
+                "--data.ratio to more, or to 0 for any."
+            )
         return kept, {split: len(splits[split]) - len(kept[split]) for split in splits}
 
     def _encode(self, tokenizer: PairTokenizer, record: Record, end: int) -> tuple[Ids, Ids]:

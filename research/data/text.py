@@ -71,7 +71,8 @@ class TextData:
     leak_threshold: float = 0.8
     """the similarity from which two documents may not stand on both sides of the split"""
     cleaning: Cleaning = Cleaning()
-    tokenizer: TokenizerConfig = TokenizerConfig()
+    tokenizer: Any = TokenizerConfig()
+    """has `train(texts)`, which gives a tokenizer: trained on the training texts, or taken ready"""
     length: int = 64
     """tokens in a row"""
     packing: Literal["stream", "documents"] = "stream"
@@ -150,7 +151,10 @@ class TextData:
             **({"name": "your files", "files": dict(digests)} if self.train else catalogue.info(self.dataset)),
             "cleaning": [dataclasses.asdict(report) for report in reports],
             "splits": splits,
-            "tokenizer": {"kind": self.tokenizer.kind, "vocabulary": tokenizer.vocabulary_size},
+            "tokenizer": {
+                "kind": getattr(self.tokenizer, "kind", "pretrained"),
+                "vocabulary": tokenizer.vocabulary_size,
+            },
         }
 
     def read(self, part: Part) -> list[Document]:

@@ -25,7 +25,8 @@ class Example:
     Attributes:
         parts: arrays of each text that has a place of its own: `inputs`, and `token_types` where there are two texts
             in it; `labels` where the tokens have labels. One part, but for pairs that are encoded apart.
-        label: class number, target, or first and last position of an answer; None where it has none.
+        label: class number, target, or first and last position of an answer; None where it has none, or the answer is
+            not in what is left of the context.
     """
 
     parts: tuple[Mapping[str, Ids], ...]
@@ -54,16 +55,19 @@ def encode_words(tokenizer: PairTokenizer, words: Sequence[str], labels: Sequenc
 def encode_answer(tokenizer: PairTokenizer, question: str, context: str, answer: str, length: int) -> Example:
     """Encodes a question and its context; the label is the first and the last token of the answer.
 
-    Where the answer is empty, or not in what is left of the context, both are 0: the example's first token.
+    Of an answer that stands in the context several times the first place counts. Of an empty one both are 0: the
+    example's first token. Where it is not in what is left of the context there is no label.
     """
     encoded = tokenizer.encode_pair(question, context, length=length)
     parts = ({"inputs": encoded.ids, "token_types": encoded.token_types},)
-    begin = context.find(answer) if answer else -1
+    if not answer:
+        return Example(parts, (0, 0))
+    begin = context.find(answer)
     end = begin + len(answer)
     covering = (encoded.sources == 1) & (encoded.offsets[:, 1] > begin) & (encoded.offsets[:, 0] < end)
     places = np.flatnonzero(covering)
     if begin < 0 or not places.size or encoded.offsets[places[-1], 1] < end:
-        return Example(parts, (0, 0))
+        return Example(parts)
     return Example(parts, (int(places[0]), int(places[-1])))
 
 
@@ -78,7 +82,8 @@ def rows_of(examples: Sequence[Example], length: int, *, packing: bool) -> tuple
     Returns:
         Rows of `inputs`, `segments`, `positions` and, as the examples have them, `token_types`, all int32 [length];
         `labels` with `mask` [length] where tokens have labels, else [examples]; `starts` int32 [examples], and for
-        examples of two parts [2 examples], those of an example beside each other. And the share of padding.
+        examples of two parts [2 examples], those of an example beside each other; `indices` int32 [examples], of
+        answers: which of the examples it is. And the share of padding.
 
     Raises:
         UserError: an example is longer than a row.
@@ -101,6 +106,8 @@ def rows_of(examples: Sequence[Example], length: int, *, packing: bool) -> tuple
         arrays["mask"] = np.array([[1.0] * len(row) + [0.0] * (most - len(row)) for row in rows], np.float32)
         labels = _labels(examples, rows, arrays["starts"][:, ::each])
         arrays.update({} if labels is None else {"labels": labels})
+        if isinstance(examples[0].label, tuple):
+            arrays["indices"] = np.array([row + [0] * (most - len(row)) for row in rows], np.int32)
     return Rows(arrays), 1 - sum(sizes) / arrays["inputs"].size
 
 

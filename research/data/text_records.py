@@ -58,8 +58,20 @@ def _plain(record: Record, facts: Mapping[str, Any]) -> Record:
     return {column: plain(column, value) for column, value in record.items()}
 
 
-def check_columns(splits: Splits, columns: Mapping[str, str]) -> None:
-    """Raises UserError where a record has nothing in one of the columns, given by the option that names each."""
+def check_columns(
+    splits: Splits, columns: Mapping[str, str], texts: Sequence[str] = (), filled: Sequence[str] = ()
+) -> None:
+    """Checks that every record has something in each of the columns.
+
+    Args:
+        splits: the records.
+        columns: the columns by the option that names each.
+        texts: the options of those that must hold text.
+        filled: the options of those that may not be empty.
+
+    Raises:
+        UserError: names the first record that has not.
+    """
     for split, records in splits.items():
         for number, record in enumerate(records, start=1):
             for option, column in columns.items():
@@ -67,6 +79,16 @@ def check_columns(splits: Splits, columns: Mapping[str, str]) -> None:
                     raise UserError(
                         f"Record {number} of the {split} split has no {column!r}, it has {', '.join(record)}: name the "
                         f"right column with --data.{option}."
+                    )
+                value = record[column]
+                if option in texts and not isinstance(value, str):
+                    raise UserError(
+                        f"Record {number} of the {split} split has {str(value)[:80]!r} in {column!r}, which is "
+                        f"{type(value).__name__}, not text: mend it, or name another column with --data.{option}."
+                    )
+                if option in filled and isinstance(value, str | list) and not value:
+                    raise UserError(
+                        f"Record {number} of the {split} split has an empty {column!r}: fill it, or drop the record."
                     )
 
 
@@ -78,12 +100,14 @@ def divide(
     Columns in `group` that the records lack are passed over, and said; without any, equal texts are a group.
 
     Raises:
-        UserError: shares that leave nothing for a split.
+        UserError: shares that leave nothing for a split, or a record without a group that others have.
     """
     wanted = {split: share for split, share in shares.items() if split not in splits and share > 0}
     if not wanted:
         return splits
-    present = [column for column in group if column in splits["train"][0]]
+    present = [column for column in group if any(column in record for record in splits["train"])]
+    for column in present:
+        check_columns({"train": splits["train"]}, {"group": column})
     if absent := [column for column in group if column not in present]:
         print(f"the records have no column {', '.join(map(repr, absent))} to keep together", file=sys.stderr)
     documents = []

@@ -5,6 +5,7 @@ checkpoint, so both print the same numbers. An evaluator knows a task's predicti
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -80,7 +81,7 @@ class Evaluator:
     def _bundle(self, data: Data) -> tuple[Metric, ...]:
         match self.metrics:
             case "language":
-                return language_metrics(data.characters_per_token[self.split])
+                return language_metrics(data.characters_per_token.get(self.split))
             case "classification":
                 return tuple(flattened(metric) for metric in classification_metrics(data.outputs))
             case "ranking":
@@ -90,23 +91,28 @@ class Evaluator:
             case "regression":
                 return regression_metrics()
             case kind:
-                return text_metrics_of(kind, data)
+                return text_metrics_of(kind, data, self.split)
 
     def _baselines(self, data: Data) -> baselines.Table:
-        if self.metrics == "language":
+        if self.metrics == "language" and data.tokens:
             train, tokens = data.tokens["train"], data.tokens[self.split]
             return baselines.language_baselines(train, tokens, data.outputs, data.characters_per_token[self.split])
-        name = "targets" if self.metrics in ("regression", "ranking") else "labels"
+        name = "targets" if self.metrics in ("regression", "ranking", "language") else "labels"
         most = MOST_RANKED if self.metrics == "ranking" else None
         match self.metrics:
             case "translation" | "summarisation":
-                return text_baselines.pairs_baselines(data, self.split, summaries=self.metrics == "summarisation")
+                summaries, most = self.metrics == "summarisation", self.limit or None
+                return text_baselines.pairs_baselines(data, self.split, summaries=summaries, most=most)
             case "masked" if data.tokens:
                 return baselines.token_baseline(data.tokens["train"], data.tokens[self.split], data.outputs)
             case "masked" | "answers" | "retrieval":
                 return {}
+            case "preference":
+                return {"indifference": {"loss": math.log(2), "accuracy": 0.5, "margin": 0.0}}
         train, labels = (_column(data.splits[split], name, most) for split in ("train", self.split))
         match self.metrics:
+            case "language":  # conversations, of which only the answers count: no run of tokens to count n-grams in
+                return baselines.token_baseline(train, labels, data.outputs)
             case "classification" | "entities":
                 table = baselines.classification_baseline(train, labels, data.outputs)
                 return {**table, **text_baselines.classes_baselines(data, self.split)}

@@ -93,13 +93,14 @@ def evaluate(metrics: Sequence[Metric], predict: Callable[[Batch], Arrays], batc
     return make_evaluate(metrics, lambda _, batch: predict(batch))({}, batches)
 
 
-def language_metrics(characters_per_token: float) -> tuple[Metric, ...]:
+def language_metrics(characters_per_token: float | None) -> tuple[Metric, ...]:
     """Loss in nats per token, perplexity, bits per character and token accuracy of a language model.
 
     Reads predictions["logits"] [batch length vocabulary], batch["targets"] and batch["mask"] [batch length].
 
     Args:
-        characters_per_token: characters of the evaluated split divided by its tokens; 1 for character tokens.
+        characters_per_token: characters of the evaluated split divided by its tokens; 1 for character tokens. Without
+            it there are no bits per character.
     """
 
     def measure(predictions: Arrays, batch: Arrays) -> Tree:
@@ -119,14 +120,13 @@ def language_metrics(characters_per_token: float) -> tuple[Metric, ...]:
     return (Metric(measure, compute),)
 
 
-def language_results(nats_per_token: float | np.ndarray, characters_per_token: float) -> Results:
-    """Loss, perplexity and bits per character: one number, told in three ways."""
+def language_results(nats_per_token: float | np.ndarray, characters_per_token: float | None) -> Results:
+    """Loss, perplexity and, of tokens whose length is known, bits per character: one number, told in three ways."""
     with np.errstate(over="ignore"):
-        return {
-            "loss": float(nats_per_token),
-            "perplexity": float(np.exp(nats_per_token)),
-            "bits_per_character": float(nats_per_token / characters_per_token / np.log(2)),
-        }
+        results = {"loss": float(nats_per_token), "perplexity": float(np.exp(nats_per_token))}
+    if characters_per_token is None:
+        return results
+    return {**results, "bits_per_character": float(nats_per_token / characters_per_token / np.log(2))}
 
 
 def classification_metrics(classes: int, top_k: Sequence[int] = (5,)) -> tuple[Metric, ...]:

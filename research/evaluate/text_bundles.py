@@ -1,4 +1,4 @@
-"""Bundles of metrics for the tasks on text: hidden tokens, written texts, answers, entities, scores and partners.
+"""Bundles of metrics for the tasks on text: hidden tokens, written texts, answers, entities, scores, preferences.
 
 What needs words or the whole split is gathered as ids, and computed on the host at the end. Labels of packed rows,
 [batch examples], are flattened: a metric for single examples measures them as they are.
@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Integer
@@ -20,12 +21,15 @@ from research.evaluate import text_metrics
 from research.evaluate.metrics import Arrays, Metric, Results, classification_metrics, cross_entropy
 
 Ids = Integer[np.ndarray, " _tokens"]
-# The bundles of this module by name: of hidden tokens, classes of words, answers, scores, partners, and written texts.
-TextKind = Literal["masked", "entities", "answers", "correlation", "retrieval", "translation", "summarisation"]
+# The bundles of this module by name: of hidden tokens, classes of words, answers, scores, partners, preferences, and
+# written texts.
+TextKind = Literal[
+    "masked", "entities", "answers", "correlation", "retrieval", "preference", "translation", "summarisation"
+]
 
 
-def text_metrics_of(kind: TextKind, data: Data) -> tuple[Metric, ...]:
-    """Returns the bundle of a kind; raises UserError where the data have no tokenizer with an end, to write texts."""
+def text_metrics_of(kind: TextKind, data: Data, split: str) -> tuple[Metric, ...]:
+    """Returns the bundle of a kind for a split; raises UserError where written texts have no tokenizer with an end."""
     match kind:
         case "masked":
             return token_metrics()
@@ -33,11 +37,13 @@ def text_metrics_of(kind: TextKind, data: Data) -> tuple[Metric, ...]:
             classes = classification_metrics(data.outputs)
             return (*(flattened(metric) for metric in classes), *entity_metrics(data.class_names))
         case "answers":
-            return answer_metrics(data)
+            return answer_metrics(data, split)
         case "correlation":
             return correlation_metrics()
         case "retrieval":
             return retrieval_metrics()
+        case "preference":
+            return preference_metrics()
         case "translation":
             return (*token_metrics(), written_metric(data, translation_scores))
         case "summarisation":
@@ -107,24 +113,27 @@ def written_metric(data: Data, scores: Callable[[Sequence[str], Sequence[str]], 
     return Metric(measure, compute, operator.add)
 
 
-def answer_metrics(data: Data) -> tuple[Metric, ...]:
+def answer_metrics(data: Data, split: str) -> tuple[Metric, ...]:
     """Exact match and F1 of answers, both as the tokenizer writes them; no answer is the example's first token.
 
-    Reads predictions["spans"] and batch["labels"] [batch examples 2], batch["starts"] and batch["mask"]
-    [batch examples], and batch["inputs"] [batch length].
+    The right ones are the split's texts, also where the row has no room for them. Reads predictions["spans"]
+    [batch examples 2]; batch["starts"], batch["indices"] and batch["mask"] [batch examples]; batch["inputs"]
+    [batch length].
     """
+    answers = data.texts[split]["label"]
 
     def measure(predictions: Arrays, batch: Arrays) -> Tree:
-        asked = (batch[name] for name in ("inputs", "starts", "mask", "labels"))
+        asked = (batch[name] for name in ("inputs", "starts", "mask", "indices"))
         return ((*asked, predictions["spans"]),)
 
     def compute(chunks: Tree) -> Results:
-        pairs = []
-        for inputs, starts, mask, labels, spans in (row for chunk in chunks for row in zip(*chunk, strict=True)):
+        written, right = [], []
+        for inputs, starts, mask, indices, spans in (row for chunk in chunks for row in zip(*chunk, strict=True)):
             for example in np.flatnonzero(mask > 0):
-                texts = [_span(data, inputs, span[example], int(starts[example])) for span in (spans, labels)]
-                pairs.append(texts)
-        return text_metrics.answer_scores([pair[0] for pair in pairs], [[pair[1]] for pair in pairs])
+                written.append(_span(data, inputs, spans[example], int(starts[example])))
+                answer = answers[indices[example]]
+                right.append([data.tokenizer.decode(data.tokenizer.encode(answer)) if data.tokenizer else answer])
+        return text_metrics.answer_scores(written, right)
 
     return (Metric(measure, compute, operator.add),)
 
@@ -215,6 +224,29 @@ def retrieval_metrics() -> tuple[Metric, ...]:
         }
 
     return (Metric(measure, compute, operator.add),)
+
+
+def preference_metrics() -> tuple[Metric, ...]:
+    """Loss in nats per pair, how often the chosen answer is preferred, a tie counting half, and the mean margin.
+
+    Reads predictions["logits"], by how much the chosen answer is preferred, and batch["mask"], both [batch pairs]
+    (Rafailov et al. 2023, eq. 7).
+    """
+
+    def measure(predictions: Arrays, batch: Arrays) -> Tree:
+        margins, counted = predictions["logits"].astype(jnp.float32), batch["mask"] > 0
+        return {
+            "count": jnp.sum(counted),
+            "loss": jnp.sum(-jax.nn.log_sigmoid(margins), where=counted),
+            "accuracy": jnp.sum((jnp.sign(margins) + 1) / 2, where=counted),
+            "margin": jnp.sum(margins, where=counted),
+        }
+
+    def compute(state: Tree) -> Results:
+        count = state["count"]
+        return {name: float(state[name] / count) if count else np.nan for name in ("loss", "accuracy", "margin")}
+
+    return (Metric(measure, compute),)
 
 
 def _ranks(first: np.ndarray, second: np.ndarray, start: int) -> np.ndarray:

@@ -114,14 +114,14 @@ def load_pretrained(
     return Pretrained(config, params, model.apply, tokenizer, model, count, new, left)
 
 
-def describe(source: str | Path, revision: str | None = None, head: str | None = None) -> Any:
-    """Returns the configuration that `load_pretrained` would, without reading parameters; raises UserError likewise."""
+def describe(source: str | Path, revision: str | None = None, head: str | None = None) -> tuple[Any, int]:
+    """Returns `load_pretrained`'s configuration and outputs without reading parameters; raises UserError likewise."""
     path = _locate(source, revision, ["config.json"])
     described = read_json(path / "config.json") if path.is_dir() else gguf.open_file(path)[0]
     with _understanding(path):
         config, count = _family(described, path).configuration(described, head)
         config.build(count)  # which refuses sizes that are impossible
-    return config
+    return config, count
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> Subwords:

@@ -21,7 +21,7 @@ from research.models.layers.attention import SelfAttention, causal_mask
 from research.models.layers.cache import CACHE, Slots
 from research.models.layers.dense import Dense, tied_logits
 from research.models.layers.experts import Experts
-from research.models.layers.feed_forward import ActivationKind, FeedForward
+from research.models.layers.feed_forward import GATES, ActivationKind, FeedForward
 from research.models.layers.norm import Norm, NormKind
 from research.models.layers.rotary import Rotary
 from research.models.model import LOSSES, METRICS, Model, functional
@@ -57,7 +57,7 @@ class GPT:
     groups: int = 0
     """key and value heads, each shared by heads / groups queries (0: one per query head)"""
     hidden: int = 0
-    """features inside the MLP (0: 4 x width, or 8/3 x width for swiglu)"""
+    """features inside the MLP (0: 4 x width, or 8/3 x width for gated activations)"""
     context: int = 64
     """the longest sequence"""
     experts: int = 0
@@ -140,7 +140,7 @@ class Block(nn.Module):
             output_init,
             name="attention",
         )
-        hidden = c.hidden or (4 * c.width if c.activation == "gelu" else 8 * c.width // 3)
+        hidden = c.hidden or (8 * c.width // 3 if c.activation in GATES else 4 * c.width)
         dense = (hidden, c.activation, c.bias, c.dropout, kernel_init, output_init)
         mlp = (
             Experts(c.experts, c.experts_per_token, c.capacity_factor, c.balance_weight, *dense, name="experts")

@@ -8,6 +8,7 @@ the updates to the kernels, which gives back plain parameters of the plain model
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,8 +22,9 @@ from research.core.shapes import Params
 from research.models.model import Cache, Decoding, Model, Sown
 
 BRANCH = "lora"
-# Labels are learned by a head that no pretraining has seen: it is trained whole.
-LORA_RATES = ((r"^(lora|head|pooler)/", 1.0), (r"^(?!(lora|head|pooler)/)", 0.0))
+# For `Optimizer(rate_rules=...)`: the updates alone, or with the head of new labels, which no pretraining has seen.
+LORA_RATES = ((rf"^{BRANCH}/", 1.0), (rf"^(?!{BRANCH}/)", 0.0))
+LORA_AND_HEAD_RATES = ((rf"^({BRANCH}|head|pooler)/", 1.0), (rf"^(?!({BRANCH}|head|pooler)/)", 0.0))
 SHARDING = ((rf"^{BRANCH}/.*down_kernel$", P("fsdp", None)), (rf"^{BRANCH}/.*up_kernel$", P(None, "fsdp")))
 
 
@@ -74,7 +76,7 @@ def _decoding(plain: Decoding, lora: LoRA) -> Decoding:
     def advance(params: Params, cache: Cache, tokens: Any, start: Any, first: Any) -> tuple[Array, Cache]:
         return plain.advance(merged(params, lora), cache, tokens, start, first)
 
-    return Decoding(begin, advance, plain.context)
+    return plain._replace(begin=begin, advance=advance)
 
 
 def merged(params: Params, lora: LoRA) -> Params:
@@ -88,6 +90,23 @@ def merged(params: Params, lora: LoRA) -> Params:
         return kernel + product.astype(kernel.dtype)
 
     return trees.map_with_path(add, {name: branch for name, branch in params.items() if name != BRANCH})
+
+
+def check_rates(rules: Sequence[tuple[str, float]], params: Params) -> None:
+    """Raises UserError where kernels that have updates would be trained themselves.
+
+    Args:
+        rules: the optimizer's (pattern, factor) pairs.
+        params: (abstract) parameters.
+    """
+    rates = trees.flatten(trees.match_rules(rules, params, what="the learning rate"))
+    suffix = "/up_kernel"
+    for path in trees.flatten(params.get(BRANCH, {})):
+        if path.endswith(suffix) and rates[path.removesuffix(suffix)]:
+            raise UserError(
+                f"{path.removesuffix(suffix)!r} has a low-rank update and would be trained as well: add "
+                "--optimizer.rate-rules '^lora/' 1 '^(?!lora/)' 0, or Optimizer(rate_rules=LORA_RATES)."
+            )
 
 
 def _product(

@@ -88,12 +88,13 @@ class Decoding(NamedTuple):
     """A language model applied step by step: `begin` a cache, and `advance` it by tokens.
 
     The leading axis of every array of a cache is the batch. `context` is the longest text that the model can take
-    (0: any).
+    (0: any); one that `reads` has an encoder, and `begin` takes what that reads, `inputs` and `segments`.
     """
 
     begin: Begin
     advance: Advance
     context: int = 0
+    reads: bool = False
 
 
 class Model(NamedTuple):
@@ -161,7 +162,7 @@ def _decoding(module: nn.Module, longest: int, argument: str) -> Decoding:
         logits, state = module.apply(variables, slots=slots, mutable=[CACHE], **{argument: tokens})
         return logits, state[CACHE]
 
-    return Decoding(begin, advance, longest)
+    return Decoding(begin, advance, longest, reads=argument != "inputs")
 
 
 def _by_name(collection: Tree) -> dict[str, Float[Array, "layers batch"]]:
@@ -209,5 +210,5 @@ def change_layer(model: Model, pattern: str, change: Callable[..., Any]) -> Mode
         return call
 
     steps = model.decoding
-    decoding = steps and Decoding(intercepted(steps.begin), intercepted(steps.advance), steps.context)
+    decoding = steps and steps._replace(begin=intercepted(steps.begin), advance=intercepted(steps.advance))
     return Model(init, intercepted(model.apply), model.sharding, decoding)

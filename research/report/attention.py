@@ -41,7 +41,9 @@ def picture_attention(run: Run) -> None:
     _, end = boundary_ids(data.tokenizer)
     rows = gather(data.splits[SPLIT], np.arange(len(data.splits[SPLIT])))
     sizes = np.maximum((rows["segments"] > 0).sum(1), (rows["decoder_segments"] > 0).sum(1))
-    chosen = np.argsort(np.abs(sizes - LENGTH), kind="stable")[:COUNT]
+    # One of each part of the split, as neighbours are much alike.
+    parts = [part for part in np.array_split(np.arange(len(sizes)), COUNT) if part.size]
+    chosen = np.array([part[np.abs(sizes[part] - LENGTH).argmin()] for part in parts])
     batch = {name: array[chosen] for name, array in rows.items()}
     # Of several processes each has a part of the parameters, and the first one writes.
     look = jax.jit(_looking(run.assembly), out_shardings=replicated(run.assembly.mesh))

@@ -9,12 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Key
 
 from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
+from research.data.pipeline import gather
 from research.models.lora import BRANCH, LoRA
 from research.models.model import Model
 from research.tasks.task import Loss, Mean, Task
@@ -34,6 +36,13 @@ class DirectPreference:
             raise UserError("The data are no preferences: set --data.preferences, with lines of chosen and rejected.")
         if not getattr(model, "lora", LoRA()).rank:
             raise UserError("Preferences are learned against the model without its updates: set --model.lora.rank 8.")
+        records, context = data.splits["train"], getattr(model, "context", 0)
+        longest = 1 + int(gather(records, np.arange(len(records)))["positions"].max())
+        if context and longest > context:
+            raise UserError(
+                f"A conversation of {longest} tokens is longer than the model's context of {context}: set "
+                f"--data.length {context}."
+            )
         functions = model.build(data.outputs)
         reference = dataclasses.replace(model, lora=LoRA()).build(data.outputs)
 

@@ -44,7 +44,8 @@ def built(model: Any, data: Data) -> Model:
     vocabulary = getattr(model, "vocabulary", 0)
     if vocabulary and vocabulary < needed:
         raise UserError(
-            f"The tokenizer has {needed} ids and the model takes {vocabulary}: set --model.vocabulary {needed}."
+            f"The tokenizer has {needed} ids and the model takes {vocabulary}: set --model.vocabulary {needed}, or "
+            "for a pretrained model its own tokenizer with --data.tokenizer.source."
         )
     functions: Model = model.build(data.outputs)
     return functions

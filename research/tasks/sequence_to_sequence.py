@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
+from research.core import trees
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.paired_text import boundary_ids, text_before
@@ -60,7 +61,7 @@ class SequenceToSequence:
         def sample(params: Params, key: Key[Array, ""]) -> str:
             rows, texts = data.splits["validation"], data.texts["validation"]
             chosen = np.asarray(jax.random.choice(key, len(rows), (SAMPLES,)))
-            written = np.asarray(write(params, gather(rows, chosen)))
+            written = trees.fetch(write(params, gather(rows, chosen)))
             return "\n\n".join(
                 f"{texts['source'][index]}\n-> {text_before(data, ids, end)}\n   ({texts['target'][index]})"
                 for index, ids in zip(chosen, written, strict=True)

@@ -171,12 +171,12 @@ def load(folder: Path, step: int, abstract: Any, *, verified: bool = False) -> t
     return state, {} if manifest is None else manifest
 
 
-def load_params(folder: Path, step: int) -> dict[str, np.ndarray]:
-    """Returns the parameters that evaluation uses, by path, of a checkpoint that `newest_good` has just returned."""
+def load_params(folder: Path, step: int) -> dict[str, Any]:
+    """Returns the parameters that evaluation uses, in NumPy, of a checkpoint that `newest_good` has just returned."""
     path = folder.absolute() / f"{step:08d}"
     form = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), orbax.metadata(path).metadata)
     state = orbax.load(path, form)
-    return trees.flatten(state["params"] if state.get("average") is None else state["average"])
+    return state["params"] if state.get("average") is None else state["average"]
 
 
 def _check_same_model(path: Path, abstract: Any) -> None:

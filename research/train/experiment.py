@@ -18,6 +18,7 @@ from research.core.mesh import MeshConfig, check_batch, on_mesh, replicated
 from research.core.precision import ComputeType
 from research.core.streams import stream
 from research.data.dataset import Data
+from research.models.lora import check_rates
 from research.models.model import Model
 from research.tasks.task import Task
 from research.train import exact
@@ -127,6 +128,7 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
     model = experiment.model.build(data.outputs)
     schedule = experiment.schedule.build(experiment.steps)
     params = jax.eval_shape(task.init, stream(experiment.seed, "init"))
+    check_rates(experiment.optimizer.rate_rules, params)
     optimizer = experiment.optimizer.build(schedule, params)
     state = jax.eval_shape(_init(experiment, task, optimizer))
     shardings = state_sharding(mesh, model.sharding, state)

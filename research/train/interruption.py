@@ -90,7 +90,8 @@ def _heard(hear: Callable[[int], None], handle: Callable[[], None]) -> Iterator[
 
     def listen() -> None:
         while number := os.read(heard, 1):
-            hear(number[0])
+            if number[0] in SIGNALS:  # all that Python handles are heard here
+                hear(number[0])
         os.close(heard)
 
     threading.Thread(target=listen, name="signals", daemon=True).start()

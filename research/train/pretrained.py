@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -20,7 +21,7 @@ from research.core.shapes import Params
 from research.data import tokenizers
 from research.data.dataset import Tokenizer
 from research.hub.pretrained import describe, load_pretrained, load_tokenizer
-from research.models.lora import BRANCH, LoRA, with_lora
+from research.models.lora import BRANCH, LoRA, merged, with_lora
 from research.models.model import Model
 from research.train import checkpoints
 
@@ -48,7 +49,7 @@ class PretrainedTokenizer:
         """Returns the tokenizer, which the texts do not change; raises UserError where the source has none."""
         if not self.source:
             raise UserError("Nothing says whose tokenizer to take: give --data.tokenizer.source what the model has.")
-        if _is_run(self.source):
+        if is_run(self.source):
             return tokenizers.load(find(self.source) / "tokenizer.json")
         return load_tokenizer(self.source, self.revision or None)
 
@@ -74,7 +75,9 @@ class PretrainedModel:
 
     def build(self, outputs: int) -> Model:
         """Builds the model for `outputs` labels or tokens; raises UserError where the source is no such model."""
-        model = self.configuration.build(outputs)
+        config, count = self._described()
+        # A language model may have more ids than its tokenizer, for the sake of sizes.
+        model = config.build(outputs if self.head else max(outputs, count))
         return with_lora(model, self.lora) if self.lora.rank else model
 
     @property
@@ -83,20 +86,30 @@ class PretrainedModel:
         return self.configuration.context
 
     @property
+    def vocabulary(self) -> int:
+        """The token ids that the model knows."""
+        config, count = self._described()
+        return getattr(config, "vocabulary", 0) or count
+
+    @property
     def configuration(self) -> Any:
         """The configuration of the model itself; raises UserError where the source cannot be read."""
+        return self._described()[0]
+
+    def _described(self) -> tuple[Any, int]:
+        """Returns the configuration, and the outputs that the source has."""
         if not self.source:
             raise UserError("Nothing says what to start from: give --model.source a folder, a hub name or a run.")
-        config = (
-            self._of_run if _is_run(self.source) else describe(self.source, self.revision or None, self.head or None)
-        )
+        if is_run(self.source):
+            config, count = self._of_run()
+        else:
+            config, count = describe(self.source, self.revision or None, self.head or None)
         changes = {"head": self.head, "pooling": self.pooling, "pooler": self.pooler, "dropout": self.dropout}
         fields = {field.name for field in dataclasses.fields(config)}
         if self.head and "head" not in fields:
             raise UserError(f"A {type(config).__name__} has no choice of heads: leave out --model.head {self.head}.")
-        return dataclasses.replace(
-            config, **{name: value for name, value in changes.items() if name in fields and value != ""}
-        )
+        changed = {name: value for name, value in changes.items() if name in fields and value != ""}
+        return dataclasses.replace(config, **changed), count
 
     def start(self, params: Params, shardings: Any, mesh: Mesh) -> Started:
         """Returns `params`, initial ones on their devices, with the source's in their places.
@@ -131,26 +144,51 @@ class PretrainedModel:
 
     def _values(self, mesh: Mesh) -> tuple[dict[str, Any], Sequence[str]]:
         """Returns the source's parameters by path, and the names of what it has besides."""
-        if _is_run(self.source):
-            folder = find(self.source) / CHECKPOINTS
-            step = checkpoints.newest_good(folder, print)
+        if is_run(self.source):
+            run = find(self.source)
+            step = checkpoints.newest_good(run / CHECKPOINTS, print)
             if step is None:
                 raise UserError(f"{self.source} has no good checkpoint to start from: train it first.")
-            return checkpoints.load_params(folder, step), ()
+            params, model = checkpoints.load_params(run / CHECKPOINTS, step), _model_of(run)
+            learned = merged(jax.tree.map(jnp.asarray, params), getattr(model, "lora", LoRA()))
+            return trees.flatten(learned), ()
         loaded = load_pretrained(self.source, revision=self.revision or None, head=self.head or None, mesh=mesh)
         values = trees.flatten(loaded.params)
         return {path: leaf for path, leaf in values.items() if path not in loaded.new}, loaded.left
 
-    @property
-    def _of_run(self) -> Any:
-        record = read_record(find(self.source))
-        config = configs.from_json(record["config"]).model
-        if isinstance(config, PretrainedModel):
-            config = config.configuration
-        if "vocabulary" in {field.name for field in dataclasses.fields(config)} and not config.vocabulary:
-            return dataclasses.replace(config, vocabulary=record["data"]["tokenizer"]["vocabulary"])
+    def _of_run(self) -> tuple[Any, int]:
+        run = find(self.source)
+        model, tokens = _model_of(run), int(read_record(run)["data"]["tokenizer"]["vocabulary"])
+        if isinstance(model, PretrainedModel):
+            return model._described()
+        if "vocabulary" in {field.name for field in dataclasses.fields(model)} and not model.vocabulary:
+            model = dataclasses.replace(model, vocabulary=tokens)
+        return model, tokens
+
+
+def is_run(source: str) -> bool:
+    """Whether a source is a run of this project; raises UserError where it looks like one that is not there."""
+    path = Path(source)
+    if source == "latest" or (path / RECORD).exists() or any(path.glob(f"*/{RECORD}")):
+        return True
+    if source.startswith("runs/"):
+        raise UserError(f"There is no run in {source}: train it first, with 'python -m experiments.{path.name}'.")
+    return False
+
+
+def pinned(config: Any) -> Any:
+    """Returns a configuration that names the runs it takes parameters and tokenizers from by their directories.
+
+    What `latest` or an experiment's folder means changes with every run; a record must not.
+    """
+    if isinstance(config, PretrainedModel | PretrainedTokenizer):
+        return dataclasses.replace(config, source=str(find(config.source))) if is_run(config.source) else config
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return config
+    parts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    changed = {name: new for name, part in parts.items() if (new := pinned(part)) is not part}
+    return dataclasses.replace(config, **changed) if changed else config
 
 
-def _is_run(source: str) -> bool:
-    return source == "latest" or (Path(source) / RECORD).exists() or any(Path(source).glob(f"*/{RECORD}"))
+def _model_of(run: Path) -> Any:
+    return configs.from_json(read_record(run)["config"]).model

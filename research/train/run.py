@@ -22,6 +22,7 @@ from research.train import chain, checkpoints, exact
 from research.train.experiment import Assembly, Experiment, assemble
 from research.train.loggers import Logger, Terminal, last_results, open_loggers
 from research.train.loop import fit
+from research.train.pretrained import pinned
 from research.train.record import RunLog, new_id, note_resumption, now, open_new, open_unfinished, opened_by_first
 from research.train.start import newest_start
 from research.train.state import State
@@ -60,6 +61,7 @@ def train(
     Raises:
         UserError: anything in the configuration, the data or the folder that the user can mend.
     """
+    experiment = pinned(experiment)
     backend.start(exact.THREADS if experiment.exact else 0)
     with ExitStack() as opened:
         run_id = processes.agreed(run_id or new_id())

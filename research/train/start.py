@@ -46,10 +46,10 @@ def newest_start(assembly: Assembly, log: RunLog, *, periodic: bool = False) -> 
 def _note(log: RunLog, started: Started) -> None:
     """Puts what a run starts from in its record, and says it."""
     others = {"new": list(started.new), "left": list(started.left)}
-    log.record["pretrained"] = {"loaded": len(started.loaded), **others}
+    log.record["pretrained"] = {"loaded": len(started.loaded), **others, "sha256": trees.digest(started.params)}
     if processes.first():
-        listed = "; ".join(f"{name}: {', '.join(names) or 'none'}" for name, names in others.items())
-        print(f"{len(started.loaded)} parameters loaded; {listed}")
+        listed = "; ".join(f"{len(names)} {name} ({', '.join(names[:4])})" for name, names in others.items() if names)
+        print(f"{len(started.loaded)} parameters loaded; {listed}; run.json names them all")
 
 
 def _cut_back(log: RunLog, periodic: bool) -> int | None:

@@ -2,14 +2,18 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from research.core.errors import UserError
+from research.core.mesh import MeshConfig
 from research.data import chat_template
 from research.data.chat import ChatData
 from research.data.chat_template import CHATML, render
 from research.data.tokenizers import TokenizerConfig
+from research.evaluate.evaluators import Evaluator
+from research.tasks.task import Task
 
 TOKENIZER = TokenizerConfig("bpe", vocabulary_size=300)
 
@@ -47,6 +51,24 @@ def test_what_is_learned_is_the_assistants_turns_with_their_ends(chats) -> None:
     assert whole.startswith("<|im_start|>system\nYou count.<|im_end|>\n") and "Thanks" not in whole
 
 
+def test_answers_are_evaluated_beside_the_frequencies_of_their_tokens(chats) -> None:
+    """Loss and perplexity of the masked targets; no bits per character, since its tokens' lengths are unknown."""
+    data = ChatData(chats, tokenizer=TOKENIZER, length=256).build()
+
+    def predict(params, batch):
+        return {"logits": jnp.zeros((*batch["targets"].shape, data.outputs))}
+
+    evaluation = Evaluator("language").build(Task(None, None, predict), data, MeshConfig(data=1).build())
+    found, table = evaluation.measure({}), evaluation.baselines()
+    assert found["loss"] == pytest.approx(np.log(data.outputs), rel=1e-5)
+    assert set(found) == {"loss", "perplexity", "accuracy"}
+    train, asked = (rows.arrays["targets"][rows.arrays["mask"] > 0] for rows in data.splits.values())
+    share = (np.bincount(train, minlength=data.outputs))[asked] / train.size
+    assert set(table) == {"1-gram"}
+    assert table["1-gram"]["loss"] == pytest.approx(-np.log(share).mean(), abs=0.5)  # without smoothing
+    assert table["1-gram"]["loss"] < found["loss"]
+
+
 def test_preferences_stand_beside_each_other(tmp_path) -> None:
     """The chosen and the rejected answer of a prompt are segments 2 k + 1 and 2 k + 2 of a row."""
     records = [{"prompt": f"Say {n}.", "chosen": f"{n}, gladly.", "rejected": "No."} for n in range(20)]
@@ -67,12 +89,16 @@ def test_preferences_stand_beside_each_other(tmp_path) -> None:
         ({"messages": [{"role": "user", "content": "Hello?"}]}, "no turn of the assistant"),
         ({"messages": [{"role": "robot", "content": "Hello."}]}, "are no messages"),
         ({"text": "Hello."}, "has no 'messages'"),
+        ({"prompt": "Hi", "chosen": 5, "rejected": "No."}, r"chosen are no messages \(5\)"),
+        ({"messages": 5, "chosen": "Yes.", "rejected": "No."}, r"messages, or the prompt, are no messages \(5\)"),
+        ({"chosen": "Yes.", "rejected": "No."}, r"messages, or the prompt, are no messages .*None"),
     ],
 )
 def test_what_is_no_conversation_is_refused(tmp_path, record, message) -> None:
     """In one sentence that shows it."""
+    path = write(tmp_path / "chats.jsonl", [{**record, "number": n} for n in range(40)])
     with pytest.raises(UserError, match=message):
-        ChatData(write(tmp_path / "chats.jsonl", [{**record, "number": n} for n in range(40)])).build()
+        ChatData(path, preferences="chosen" in record, validation_share=0.0).build()
 
 
 def test_chatml_renders_as_its_models_expect() -> None:

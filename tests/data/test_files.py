@@ -171,5 +171,7 @@ def test_records_come_from_tables_and_json_lines(tmp_path):
     ]
     with pytest.raises(UserError, match=r"ends in '.txt': give a table \(.csv, .tsv\) or JSON lines"):
         read_records([written(tmp_path / "c.txt", "text")])
+    with pytest.raises(UserError, match=r"e.jsonl:2: the text holds half of a surrogate pair"):
+        read_records([written(tmp_path / "e.jsonl", '{"a": "\\ud83d\\ude00"}\n{"a": [{"b": "\\ud83d"}]}')])
     with pytest.raises(UserError, match=r"d.jsonl:1: found list, not an object"):
         read_records([written(tmp_path / "d.jsonl", "[1]")])

@@ -143,13 +143,13 @@ def test_each_word_has_its_label_at_its_first_token(tmp_path, tokenizer):
 
 
 def test_an_answer_is_where_it_stands_in_the_row(tmp_path):
-    """First and last token, counted in the row; an answer that is not there, or cut off, is the first token."""
+    """First and last token, counted in the row; no answer is the first token."""
     contexts = [" ".join(np.random.default_rng(n).permutation(NOUNS)) for n in range(24)]
     records = [
         {"question": f"what is {n}?", "context": text, "answer": " ".join(text.split()[3:5])}
         for n, text in enumerate(contexts)
     ]
-    records += [{"question": "and this?", "context": contexts[0] + " so", "answer": "nowhere"}]
+    records += [{"question": "and this?", "context": contexts[0] + " so", "answer": ""}]
     options = {"text": "question", "other": "context", "label": "answer", "kind": "answers", "tokenizer": SMALL}
     data = LabelledText(train=json_lines(tmp_path / "a.jsonl", records), **options, length=80).build()
     answers = {
@@ -163,7 +163,34 @@ def test_an_answer_is_where_it_stands_in_the_row(tmp_path):
                 context = data.tokenizer.decode(row["inputs"][segment & (row["token_types"] == 1)])
                 expected = answers[context.removesuffix(" [SEP]")]
                 found = data.tokenizer.decode(row["inputs"][first : last + 1])
-                assert found == (expected if expected != "nowhere" else "[CLS]")
+                assert found == (expected or "[CLS]")
+
+
+def test_an_answer_that_is_cut_off_is_never_taken_for_none(tmp_path):
+    """It is dropped from what is learned, and counted; what is measured keeps it, with its text."""
+    records = [
+        {"question": "what?", "context": f"{number} film plot {'scene ' * 20 * (number % 2)}hero", "answer": "hero"}
+        for number in range(20)
+    ]
+    train, test = (json_lines(tmp_path / f"{name}.jsonl", records[part])
+                   for name, part in (("train", slice(12)), ("test", slice(12, 20))))  # fmt: skip
+    options = {"text": "question", "other": "context", "label": "answer", "kind": "answers", "tokenizer": SMALL}
+    data = LabelledText(train=train, test=test, **options, validation_share=0.0, length=24).build()
+    facts = data.summary["splits"]
+    assert (facts["train"]["examples"], facts["train"]["answers_lost"]) == (6, 6)
+    assert (facts["test"]["examples"], facts["test"]["answers_lost"]) == (8, 4)
+    assert [int(text.split()[0]) % 2 for text in data.texts["train"]["other"]] == [0] * 6
+    assert data.texts["test"]["label"] == ["hero"] * 8
+    for split, rows in data.splits.items():
+        batch = gather(rows, np.arange(len(rows)))
+        for row, place in zip(*np.nonzero(batch["mask"]), strict=True):
+            first, last = batch["labels"][row, place]
+            index, start = batch["indices"][row, place], batch["starts"][row, place]
+            there = not int(data.texts[split]["other"][index].split()[0]) % 2
+            assert data.tokenizer.decode(batch["inputs"][row][first : last + 1]) == ("hero" if there else "[CLS]")
+            assert (first == start) == (not there)
+    with pytest.raises(UserError, match=r"No answer stands in the first 8 tokens: set --data.length"):
+        LabelledText(train=train, **options, length=8).build()
 
 
 def test_partners_stand_beside_each_other(tmp_path):
@@ -235,6 +262,46 @@ def test_what_cannot_work_is_refused(reviews, options, message):
     """With what was found and what to do."""
     with pytest.raises(UserError, match=message):
         LabelledText(**{"train": reviews, "text": "review", "label": "likes", "tokenizer": SMALL, **options}).build()
+
+
+@pytest.mark.parametrize(
+    ("records", "options", "message"),
+    [
+        ({"text": 5}, {}, "Record 2 of the train split has '5' in 'text', which is int, not text: .* --data.text"),
+        ({"label": ""}, {}, "Record 2 of the train split has an empty 'label'"),
+        ({"label": "", "text": "a"}, {"kind": "threshold"}, "Record 2 of the train split has an empty 'label'"),
+        ({"text": "half \ud800"}, {}, "a.jsonl:2: the text holds half of a surrogate pair"),
+        ({"label": 3}, {"kind": "words"}, "Found 3 where words, or their labels, should be"),
+        ({"other": 7}, {"other": "other", "kind": "pairs"}, "Record 2 .* has '7' in 'other', which is int"),
+        ({"group": None}, {"group": ("group",)}, "Record 2 of the train split has no 'group'"),
+    ],
+)
+def test_one_bad_record_is_named(tmp_path, records, options, message):
+    """By its number, with what stands in it."""
+    good = [{"text": f"film {n}", "other": "x", "group": n, "label": f"kind{n % 2}"} for n in range(20)]
+    good[1].update(records)
+    with pytest.raises(UserError, match=message):
+        LabelledText(
+            **{"train": json_lines(tmp_path / "a.jsonl", good), "label": "label", "kind": "classes", **options}
+        ).build()
+
+
+def test_a_split_that_the_margin_empties_is_refused(tmp_path):
+    """With what to set."""
+    train = csv(tmp_path / "a.csv", ("text", "label"), [(f"film {n}", n - 9.5) for n in range(20)])
+    test = csv(tmp_path / "b.csv", ("text", "label"), [("hero", 0.5)])
+    with pytest.raises(UserError, match=r"No score of the test split is further than 2 from the threshold 0: .*margin"):
+        LabelledText(train=train, test=test, validation_share=0.0, label="label", margin=2.0, tokenizer=SMALL).build()
+
+
+def test_pairs_of_which_some_have_no_score_have_none(tmp_path):
+    """Wherever the first one stands that has."""
+    records = [{"text": f"good {n}", "other": f"gut {n}"} | ({"score": n} if n % 2 else {}) for n in range(40)]
+    data = LabelledText(
+        train=json_lines(tmp_path / "a.jsonl", records), other="other", kind="pairs", tokenizer=SMALL, length=32
+    ).build()
+    assert all("labels" not in data.splits[split][0] for split in data.splits)
+    assert set(data.texts["train"]) == {"text", "other"}
 
 
 def test_labels_that_decide_nothing_are_refused(tmp_path):

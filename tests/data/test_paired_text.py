@@ -1,5 +1,8 @@
 """Pairs of texts become rows: aligned, by group, packed with little waste, source and target side by side."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -118,9 +121,22 @@ def test_boundaries_are_those_that_models_know():
         ({"target": "fr"}, "has no 'fr', it has en, es, book: .* --data.target"),
         ({"length": 3}, "No pair of the train split fits in 3 tokens"),
         ({"ratio": 0.5}, "The ratio of lengths is 0.5"),
+        ({"group": ("book", "verse")}, "Record 1 of the train split has no 'verse', it has .* --data.group"),
+        ({"source": "verse"}, "Record 1 of the train split has no 'verse'"),
+        ({"target": "book"}, "Record 1 of the train split has '0' in 'book', which is int, not text"),
+        (
+            {"validation": "long"},
+            "No pair of the validation split has sides of matching lengths by the ratio 2: .*ratio",
+        ),
     ],
 )
-def test_what_cannot_work_is_refused(table, options, message):
+def test_what_cannot_work_is_refused(tmp_path, options, message):
     """With what was found and what to do."""
+    records = [{"en": f"the first light {n}", "es": f"la primera luz {n}", "book": n // 5} for n in range(200)]
+    records[2]["verse"] = "1"
+    train, long = (str(tmp_path / name) for name in ("train.jsonl", "long.jsonl"))
+    Path(train).write_text("".join(json.dumps(record) + "\n" for record in records))
+    Path(long).write_text(json.dumps({"en": "day " * 30, "es": "a"}))
+    options = {**options, "validation": (long,)} if "validation" in options else options
     with pytest.raises(UserError, match=message):
-        PairedText(**{"train": table, "tokenizer": SMALL, "length": 64, **options}).build()
+        PairedText(**{"train": (train,), "tokenizer": SMALL, "length": 64, **options}).build()

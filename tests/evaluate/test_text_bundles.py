@@ -1,5 +1,7 @@
 """Metrics of text tasks: packed labels, written texts, answers, entities, scores, partners; and their evaluators."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def measured(kind, predictions, batch, data=None):
     def predict(half):
         return {name: half[name] for name in predictions}
 
-    return evaluate(text_metrics_of(kind, data), predict, halves)
+    return evaluate(text_metrics_of(kind, data, "test"), predict, halves)
 
 
 def test_labels_of_packed_rows_are_measured_like_single_ones():
@@ -80,12 +82,13 @@ def test_written_texts_end_where_the_model_ends_them(kind):
 
 
 def test_answers_are_compared_as_text():
-    """Right, half right, rightly none; padding does not count."""
+    """Right, half right, rightly none, and none where the answer was cut off; padding does not count."""
     context = "light and day and night"
-    examples = [
-        encode_answer(TOKENIZER, "what?", context, answer, 40) for answer in ("day", "light and day", "", "day")
-    ]
+    answers = ["day", "light and day", "", "night"]
+    examples = [encode_answer(TOKENIZER, "what?", context, answer, 40) for answer in answers]
+    examples[3] = dataclasses.replace(examples[3], label=(0, 0))
     rows, _ = rows_of(examples, 80, packing=True)
+    data = Data({}, outputs=1, tokenizer=TOKENIZER, texts={"test": {"label": answers}})
     batch = dict(rows.arrays)
     assert batch["mask"].sum() == 4
     spans = batch["labels"].copy()
@@ -93,9 +96,9 @@ def test_answers_are_compared_as_text():
               for label, start in [(batch["labels"][row, place], batch["starts"][row, place])]}  # fmt: skip
     half = places[tuple(examples[1].label)]
     spans[half][0] = spans[half][1]  # its last word alone
-    found = measured("answers", {"spans": spans}, batch)
-    assert found["exact_match"] == pytest.approx(3 / 4)
-    assert found["answer_f1"] == pytest.approx((3 + 2 * 1 / (1 + 3)) / 4)
+    found = measured("answers", {"spans": spans}, batch, data)
+    assert found["exact_match"] == pytest.approx(2 / 4)
+    assert found["answer_f1"] == pytest.approx((2 + 2 * 1 / (1 + 3)) / 4)
 
 
 def test_entities_are_those_of_each_example():
@@ -166,7 +169,41 @@ def test_an_evaluator_measures_packed_text_beside_its_baselines():
     assert table["TF-IDF and logistic regression"]["accuracy"] == 1
 
 
+def test_baselines_of_pairs_are_measured_on_the_pairs_that_the_model_is():
+    """The first ones, as many as the evaluator is limited to."""
+    train, test = (
+        {"source": ["day", "night", "light"], "target": ["light and day and light", second, second]}
+        for second in ("night and day and night", "day and light and day")
+    )
+    rows = Rows({"targets": np.stack([ids(text) for text in test["target"]]), "mask": np.ones((3, 12), np.float32)})
+    data = Data({"train": rows, "test": rows}, 1, tokenizer=TOKENIZER, texts={"train": train, "test": test})
+    mesh = MeshConfig(data=1).build()
+    whole, first = (
+        Evaluator("summarisation", "test", limit=limit).build(Task(None, None, lambda *_: {}), data, mesh).baselines()
+        for limit in (0, 1)
+    )
+    assert first["nearest training pair"]["rouge_2"] == 1 > whole["nearest training pair"]["rouge_2"]
+
+
+def test_preferences_are_measured_beside_indifference():
+    """By hand, on pairs that are there; a tie counts half, and the baseline is what margins of zero get."""
+    margins, mask = DRAW.normal(size=(4, 3)).astype(np.float32), np.float32([[1, 1, 0]] * 4)
+    margins[0, 0], margins[:, 2] = 0, np.nan
+    rows = Rows({"inputs": np.zeros((4, 5), np.int32), "margins": margins, "mask": mask})
+
+    def results(scale):
+        task = Task(None, None, lambda params, batch: {"logits": scale * batch["margins"]})
+        data = Data({"train": rows, "validation": rows}, outputs=3)
+        return Evaluator("preference", batch_size=3).build(task, data, MeshConfig(data=1).build())
+
+    found, counted = results(1).measure({}), np.float64(margins[mask > 0])
+    assert found["loss"] == pytest.approx(np.log1p(np.exp(-counted)).mean(), rel=1e-5)
+    assert found["accuracy"] == pytest.approx(((counted > 0).sum() + 0.5) / 8)
+    assert found["margin"] == pytest.approx(counted.mean(), rel=1e-5)
+    assert results(0).measure({}) == pytest.approx(results(0).baselines()["indifference"])
+
+
 def test_texts_are_written_with_a_tokenizer_that_has_an_end():
     """Else nobody knows where they stop."""
     with pytest.raises(UserError, match="need a tokenizer with special tokens"):
-        text_metrics_of("translation", Data({"train": Rows({})}, outputs=1))
+        text_metrics_of("translation", Data({"train": Rows({})}, outputs=1), "train")

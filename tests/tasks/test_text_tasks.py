@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from research.core import trees
 from research.core.errors import UserError
 from research.data.dataset import Data
 from research.data.packing import Windows
@@ -300,8 +301,10 @@ def test_what_a_model_writes_is_its_likeliest_text(pairs):
     assert len(np.unique(written)) > 1
 
 
-def test_a_sample_shows_what_was_read_written_and_expected(pairs):
-    """Pairs of the validation split by the key; without such a split there is none."""
+def test_a_sample_shows_what_was_read_written_and_expected(pairs, monkeypatch):
+    """Pairs of the validation split by the key, fetched from all processes; without such a split there is none."""
+    fetched, fetch = [], trees.fetch
+    monkeypatch.setattr(trees, "fetch", lambda leaf: fetched.append(leaf.shape) or fetch(leaf))
     data = dataclasses.replace(pairs, validation_share=0.3).build()
     model = T5(depth=1, width=8, heads=2)
     task = compiled(SequenceToSequence().build(model, data))
@@ -311,6 +314,7 @@ def test_a_sample_shows_what_was_read_written_and_expected(pairs):
         (source, target) for line in lines for source, target in zip(sources, targets, strict=True) if line == source
     ]
     assert lines[1].startswith("-> ")
+    assert [shape[0] for shape in fetched] == [3]
     assert SequenceToSequence().build(model, pairs.build()).sample is None
 
 

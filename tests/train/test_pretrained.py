@@ -15,12 +15,14 @@ from research.data.tokenizers import TokenizerConfig
 from research.evaluate.evaluators import Evaluator
 from research.hub.pretrained import save_pretrained
 from research.models.bert import BERT
-from research.models.lora import BRANCH, LORA_RATES, LoRA
+from research.models.gpt import GPT
+from research.models.lora import BRANCH, LORA_AND_HEAD_RATES, LoRA, merged
+from research.tasks.language_modelling import LanguageModelling
 from research.tasks.masked_language_modelling import MaskedLanguageModelling
 from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment, assemble
 from research.train.optimizers import Optimizer
-from research.train.pretrained import PretrainedModel, PretrainedTokenizer
+from research.train.pretrained import PretrainedModel, PretrainedTokenizer, pinned
 from research.train.run import load_run, train
 
 
@@ -107,7 +109,9 @@ def test_a_published_folder_serves_as_well(pretrained, table, tmp_path) -> None:
 def test_low_rank_updates_leave_the_source_as_it_was(pretrained, table, tmp_path) -> None:
     """After training only updates and head have moved."""
     experiment = fine_tuning(pretrained.folder, table, lora=LoRA(rank=2))
-    experiment = dataclasses.replace(experiment, optimizer=Optimizer("adamw", peak=1e-2, rate_rules=LORA_RATES))
+    experiment = dataclasses.replace(
+        experiment, optimizer=Optimizer("adamw", peak=1e-2, rate_rules=LORA_AND_HEAD_RATES)
+    )
     run = train(experiment, name="low", root=tmp_path)
     source = trees.flatten(pretrained.state.params)
     for path, leaf in trees.flatten(run.state.params).items():
@@ -137,3 +141,63 @@ def test_another_vocabulary_is_refused(pretrained, table) -> None:
     shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), wrong)
     with pytest.raises(UserError, match="'token_embedding' is of shape"):
         experiment.model.start(wrong, shardings, pretrained.assembly.mesh)
+
+
+def test_what_low_rank_updates_have_learned_is_started_from(pretrained, table, tmp_path) -> None:
+    """A run trained with LoRA is a source with its updates merged in."""
+    experiment = fine_tuning(pretrained.folder, table, lora=LoRA(rank=2))
+    experiment = dataclasses.replace(experiment, optimizer=Optimizer("adamw", 1e-2, rate_rules=LORA_AND_HEAD_RATES))
+    first = train(experiment, name="low", root=tmp_path)
+    second = fine_tuning(first.folder, table)
+    state = assemble(second, second.data.build()).initial_state()
+    expected = trees.flatten(merged(first.state.params, LoRA(rank=2)))
+    moved = 0
+    for path, leaf in trees.flatten(state.params).items():
+        np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
+        moved += (np.asarray(leaf) != np.asarray(trees.flatten(pretrained.state.params).get(path, leaf))).any()
+    assert moved, "the updates have changed nothing"
+
+
+def test_a_record_names_the_run_itself(pretrained, table, tmp_path, monkeypatch) -> None:
+    """Words such as an experiment's folder mean another run tomorrow: the record has the directory of today's."""
+    experiment = fine_tuning(pretrained.folder.parent, table)
+    run = train(experiment, name="fine", root=tmp_path)
+    for part in (run.record["config"]["model"], run.record["config"]["data"]["tokenizer"]):
+        assert part["source"] == str(pretrained.folder)
+    with pytest.raises(UserError, match="There is no run in runs/bert_pretrain"):
+        monkeypatch.chdir(tmp_path)
+        pinned(PretrainedModel("runs/bert_pretrain"))
+
+
+def test_low_rank_updates_beside_trained_kernels_are_refused(pretrained, table) -> None:
+    """Without rates that freeze them, the kernels would be trained as well."""
+    experiment = fine_tuning(pretrained.folder, table, lora=LoRA(rank=2))
+    with pytest.raises(UserError, match="would be trained as well"):
+        assemble(experiment, experiment.data.build())
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused(pretrained, table) -> None:
+    """That of another model, where one forgets to name it twice."""
+    experiment = fine_tuning(pretrained.folder, table)
+    data = dataclasses.replace(experiment.data, tokenizer=TokenizerConfig("bpe", 400, special="bert")).build()
+    with pytest.raises(UserError, match=r"--data\.tokenizer\.source"):
+        assemble(experiment, data)
+
+
+def test_a_language_model_with_spare_ids_can_be_tuned(tiny_text, tmp_path) -> None:
+    """Published models have more rows of embeddings than their tokenizers have ids."""
+    text = TextData(train=(str(tiny_text),), length=8, validation_share=0.3, tokenizer=TokenizerConfig("bpe", 300))
+    tokenizer = text.build().tokenizer
+    model = GPT(depth=1, width=8, heads=2, context=8)
+    rows = tokenizer.vocabulary_size + 4
+    params = model.build(rows).init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))
+    save_pretrained(tmp_path / "model", model, params, tokenizer)
+    source = str(tmp_path / "model")
+    experiment = Experiment(
+        data=dataclasses.replace(text, tokenizer=PretrainedTokenizer(source)),
+        model=PretrainedModel(source),
+        task=LanguageModelling(sample_tokens=4),
+        steps=1,
+    )
+    state = assemble(experiment, experiment.data.build()).initial_state()
+    assert state.params["token_embedding"].shape == (rows, 8)
