@@ -3,7 +3,7 @@
     python -m experiments.bert_two_labels
     python -m research.predict runs/bert_two_labels --text "Hello, my dog is cute" --logits
 
-Expected: see RESULTS.md; it is the network of `bert_sentiment` without its pretraining.
+Not measured to its end yet; it is the network of `bert_sentiment` without its pretraining.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ CONFIG = dataclasses.replace(
         bert_pretrain.CONFIG.model, vocabulary=8192, head="sequence", pooling="mean", pooler=False
     ),
 )
+EXPECTED: dict[str, tuple[float, float]] = {}  # not measured to its end yet
 
 if __name__ == "__main__":
     launch(CONFIG)

@@ -2,7 +2,7 @@
 
     python -m experiments.lora_minilm
 
-Expected: see RESULTS.md. Weights as for `minilm_sentiment`.
+Not measured to its end yet. Weights as for `minilm_sentiment`.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ CONFIG = dataclasses.replace(
     model=dataclasses.replace(minilm_sentiment.CONFIG.model, lora=LoRA(rank=8)),
     optimizer=Optimizer("adamw", peak=1e-3, clip=1.0, rate_rules=LORA_AND_HEAD_RATES),
 )
+EXPECTED: dict[str, tuple[float, float]] = {}  # not measured to its end yet
 
 if __name__ == "__main__":
     launch(CONFIG)

@@ -4,7 +4,7 @@
     python -m experiments.minilm_sentiment                # --model.source and --data.tokenizer.source
                                                           # sentence-transformers/all-MiniLM-L6-v2
 
-Expected: see RESULTS.md, at least five points of accuracy above TF-IDF with logistic regression. Any other encoder, and
+Not measured to its end yet; the aim is at least five points of accuracy above TF-IDF with logistic regression. Any other encoder, and
 your own table, take the same command: `--model.source FOLDER --data.tokenizer.source FOLDER --data.train my.csv
 --data.text review --data.label stars --data.kind classes`.
 """
@@ -26,6 +26,7 @@ CONFIG = dataclasses.replace(
     schedule=Schedule("linear", warmup=30, final=0.0),
     steps=400,
 )
+EXPECTED: dict[str, tuple[float, float]] = {}  # not measured to its end yet
 
 if __name__ == "__main__":
     launch(CONFIG)

@@ -2,7 +2,7 @@
 
     python -m experiments.rnn_austen
 
-Expected: under 1.5 nats per character on the validation chapters, where the 3-gram has 1.90 and gpt_austen 1.28; its
+Aimed at, not measured to its end yet: under 1.5 nats per character on the validation chapters, where the 3-gram has 1.90 and gpt_austen 1.28; its
 804,498 parameters are 1 % more than those of gpt_austen. Two to three minutes on two cores.
 """
 
@@ -18,7 +18,7 @@ CONFIG = dataclasses.replace(
     model=Recurrent("rnn", depth=2, width=480, embedding=128),
     optimizer=Optimizer("adamw", peak=2e-3, b2=0.99, weight_decay=0.1, clip=1.0),
 )
-EXPECTED = {"validation.loss": (1.2, 1.5), "validation.bits_per_character": (1.7, 2.2)}
+EXPECTED: dict[str, tuple[float, float]] = {}  # not measured to its end yet
 
 if __name__ == "__main__":
     launch(CONFIG)

@@ -2,7 +2,7 @@
 
     python -m experiments.transformer_translate
 
-Expected: see RESULTS.md: BLEU and chrF on books that training has not seen, beside the source copied and the nearest
+Not measured to its end yet: BLEU and chrF on books that training has not seen, beside the source copied and the nearest
 training verse's translation. At most thirty minutes on two cores.
 """
 
@@ -32,6 +32,7 @@ CONFIG = Experiment(
     checkpoint_every=250,
     sample_every=500,
 )
+EXPECTED: dict[str, tuple[float, float]] = {}  # not measured to its end yet
 
 if __name__ == "__main__":
     launch(CONFIG)

@@ -2,7 +2,7 @@
 
     python -m experiments.word2vec_austen
 
-Expected: on held-out chapters the true neighbour of a word gets a mean reciprocal rank of 0.045 among 4,999 words,
+In a short run: on held-out chapters the true neighbour of a word gets a mean reciprocal rank of 0.045 among 4,999 words,
 where their frequencies give 0.035; "monday" lies near other days, "sister" near "brother" and "mother". A minute or
 two on two cores.
 """
@@ -47,7 +47,7 @@ CONFIG = Experiment(
     checkpoint_every=1000,
     sample_every=1500,
 )
-EXPECTED = {"validation.loss": (6.9, 7.2), "validation.mean_reciprocal_rank": (0.04, 0.06)}
+EXPECTED: dict[str, tuple[float, float]] = {}  # not measured to its end yet
 
 if __name__ == "__main__":
     launch(CONFIG)

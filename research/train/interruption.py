@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def interruption() -> Iterator[Question]:
         return received[0] if received else 0
 
     number = mine if jax.process_count() == 1 else _highest(mine)
-    with _heard(hear, lambda: None):
+    with _heard(hear, lambda _: None):
         yield lambda: signal.Signals(got).name if (got := number()) else None
 
 
@@ -66,8 +67,10 @@ def ending_at_once(sentence: str) -> Iterator[None]:
         time.sleep(GRACE)
         end()
 
-    def interrupt() -> None:
-        raise KeyboardInterrupt
+    def interrupt(frame: FrameType | None) -> None:
+        # The garbage collector, which XLA has call a function, would only print a trace of it: `hear` ends the program.
+        if frame is None or frame.f_code.co_name != "_xla_gc_callback":
+            raise KeyboardInterrupt
 
     with _heard(hear, interrupt):
         try:
@@ -77,10 +80,13 @@ def ending_at_once(sentence: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _heard(hear: Callable[[int], None], handle: Callable[[], None]) -> Iterator[None]:
-    """Calls `hear` with the number of each signal in a thread, at once, and `handle` in the main one, when it can."""
+def _heard(hear: Callable[[int], None], handle: Callable[[FrameType | None], None]) -> Iterator[None]:
+    """Calls `hear` with the number of each signal in a thread, at once, and `handle` in the main one, when it can.
+
+    `handle` is given the frame that the main thread is in.
+    """
     try:
-        before = {each: signal.signal(each, lambda *_: handle()) for each in SIGNALS}
+        before = {each: signal.signal(each, lambda _, frame: handle(frame)) for each in SIGNALS}
     except ValueError:  # another thread than the main one
         yield
         return

@@ -81,7 +81,7 @@ def test_a_saved_model_comes_back(tmp_path, name, limit):
     loaded = load_pretrained(tmp_path)
     rotary = {"window_rotary": Rotary()} if name == "qwen" else {}
     assert dataclasses.replace(loaded.config, **rotary) == config
-    assert describe(tmp_path) == loaded.config
+    assert describe(tmp_path) == (loaded.config, loaded.outputs)
     assert (loaded.outputs, loaded.new, loaded.left, loaded.tokenizer) == (VOCABULARY, (), (), None)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), loaded.params, params)
     assert jax.tree.structure(loaded.params) == jax.tree.structure(params)
