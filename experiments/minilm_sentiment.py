@@ -5,8 +5,8 @@
                                                           # sentence-transformers/all-MiniLM-L6-v2
 
 Not measured to its end yet; the aim is at least five points of accuracy above TF-IDF with logistic regression. Any
-other encoder, and your own table, take the same command: `--model.source FOLDER --data.tokenizer.source FOLDER --data.train my.csv
---data.text review --data.label stars --data.kind classes`.
+other encoder, and your own table, take the same command: `--model.source FOLDER --data.tokenizer.source FOLDER
+--data.train my.csv --data.text review --data.label stars --data.kind classes`.
 """
 
 import dataclasses

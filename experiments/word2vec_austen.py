@@ -3,8 +3,8 @@
     python -m experiments.word2vec_austen
 
 In a short run: on held-out chapters the true neighbour of a word gets a mean reciprocal rank of 0.045 among 4,999
-words, where their frequencies give 0.035; "monday" lies near other days, "sister" near "brother" and "mother". A minute or
-two on two cores.
+words, where their frequencies give 0.035; "monday" lies near other days, "sister" near "brother" and "mother". A
+minute or two on two cores.
 """
 
 from research.data.skip_gram import SkipGramData
