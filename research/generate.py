@@ -24,8 +24,9 @@ from research.decoding.beam import Beam, make_beam_search
 from research.decoding.generate import ENDED, Generate, Text, Tokens, make_generate
 from research.decoding.sampling import Sampling
 from research.hub.pretrained import load_pretrained
+from research.models.lora import LoRA, merged
 from research.models.model import Decoding
-from research.train.pretrained import is_run
+from research.train.pretrained import PretrainedModel, is_run
 from research.train.run import load_run
 
 
@@ -115,6 +116,10 @@ def load_language(source: str) -> Language:
     if is_run(source):
         run = load_run(find(source))
         model, params, tokenizer = run.assembly.model, run.state.evaluated, run.assembly.data.tokenizer
+        config = run.assembly.experiment.model
+        if isinstance(config, PretrainedModel) and config.lora.rank:  # merged once, and not for every token
+            model = dataclasses.replace(config, lora=LoRA()).build(run.assembly.data.outputs)
+            params = merged(params, config.lora)
     else:
         backend.start()
         loaded = load_pretrained(source)

@@ -2,18 +2,26 @@
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_run import only_run, run_module
 
+from research.core import trees
 from research.data.labelled_text import LabelledText
+from research.data.text import TextData
 from research.data.tokenizers import TokenizerConfig
 from research.evaluate.evaluators import Evaluator
+from research.generate import load_language
 from research.models.bert import BERT
+from research.models.gpt import GPT
+from research.models.lora import BRANCH, LORA_RATES, LoRA
 from research.predict import predict_texts
+from research.tasks.language_modelling import LanguageModelling
 from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer
+from research.train.pretrained import PretrainedModel, PretrainedTokenizer
 from research.train.run import train
 
 
@@ -128,3 +136,25 @@ def test_many_texts_go_through_in_batches(labels, monkeypatch) -> None:
     assert shapes == [(3, 16)]  # traced once
     assert found.shape == (7, 2)
     np.testing.assert_allclose(found, together, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_with_low_rank_updates_writes_what_its_model_would(tiny_text, tmp_path) -> None:
+    """They are merged once before writing, and the logits stay those of the run."""
+    text = TextData(train=(str(tiny_text),), length=8, validation_share=0.3)
+    base = Experiment(data=text, model=GPT(depth=1, width=16, heads=2, context=8), task=LanguageModelling(), steps=2)
+    source = str(train(base, name="base", root=tmp_path).folder)
+    tuned = dataclasses.replace(
+        base,
+        data=dataclasses.replace(text, tokenizer=PretrainedTokenizer(source)),
+        model=PretrainedModel(source, lora=LoRA(rank=2)),
+        optimizer=Optimizer("adamw", peak=0.1, rate_rules=LORA_RATES),
+    )
+    run = train(tuned, name="tuned", root=tmp_path)
+    language = load_language(str(run.folder))
+    assert not [path for path in trees.flatten(language.params) if path.startswith(BRANCH)]
+    ids = language.encode("abcd efg")[None]
+    cache = language.decoding.begin(language.params, 1, 8)
+    zero = jnp.int32(0)
+    logits, _ = language.decoding.advance(language.params, cache, jnp.asarray(ids), zero, jnp.zeros(1, jnp.int32))
+    expected = run.assembly.model.apply(run.state.params, jnp.asarray(ids))[0]
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
