@@ -18,6 +18,7 @@ import experiments
 from experiments.__main__ import modules
 from research.core import configs, trees
 from research.core.streams import stream
+from research.data.labelled_text import LabelledText
 from research.data.paired_text import PairedText
 from research.data.pipeline import training_batches
 from research.data.text import TextData
@@ -56,7 +57,7 @@ def shrink(config: Any, texts: list[str], published: str) -> Any:
     Args:
         config: an experiment's, or a part of it.
         texts: options that name two files of text.
-        published: the folder of a small published model, with short pairs to translate.
+        published: the folder of a small published model, with short texts to label and to translate.
     """
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):
@@ -69,6 +70,8 @@ def shrink(config: Any, texts: list[str], published: str) -> Any:
             )
     if isinstance(config, TextData):
         changes |= {"train": (texts[1],), "validation": (texts[3],)}
+    if isinstance(config, LabelledText):
+        changes["train"] = (str(Path(published) / "scores.tsv"),)
     if isinstance(config, PairedText):
         changes |= {"train": (str(Path(published) / "pairs.tsv"),), "ratio": 0.0}
     if isinstance(config, PretrainedModel | PretrainedTokenizer):
@@ -80,7 +83,7 @@ def shrink(config: Any, texts: list[str], published: str) -> Any:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a small published encoder, with short pairs to translate."""
+    """The folder of a small published encoder, with short texts to label and to translate."""
     folder = tmp_path_factory.mktemp("published")
     characters = string.printable + "£¬®°–—‘’“”…é"
     tokenizer = TokenizerConfig("wordpiece", vocabulary_size=300).train([" ".join(characters), characters])
@@ -88,6 +91,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> str:
     params = model.build(16).init(jax.random.key(0), jax.numpy.zeros((1, 4), jax.numpy.int32))
     save_pretrained(folder, model, params, tokenizer)
     pairs = [f"{number}\tone {number}\tuno {number}\n" for number in range(100)]
+    scores = [f"{number % 20}\t{number % 7 - 3}\tso {number} and {number % 7}\n" for number in range(200)]
+    (folder / "scores.tsv").write_text("document\tscore\ttext\n" + "".join(scores), encoding="utf-8")
     (folder / "pairs.tsv").write_text("book\ten\tes\n" + "".join(pairs), encoding="utf-8")
     return str(folder)
 
