@@ -15,9 +15,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from research.core.processes import LOST, STOPPED, USER_ERROR, Place
 from research.core.processes import SILENCE as SILENCE_OF_PEERS
@@ -93,7 +93,7 @@ class _Worker:
         self._relay = threading.Thread(target=self._pass_on, args=[self.process.stderr], daemon=True)
         self._relay.start()
 
-    def _pass_on(self, lines: IO[str]) -> None:
+    def _pass_on(self, lines: Iterable[str]) -> None:
         prefix = f"process {self.place.index}: " if self.place.index > 0 else ""
         for line in lines:
             self.orphaned |= ORPHANED in line
@@ -186,20 +186,25 @@ def _attempt(places: Sequence[Place], run_id: str, received: Sequence[int]) -> _
     workers = [_Worker(place, run_id, alone=len(places) == 1) for place in _meeting(places)]
     asked, before = False, time.monotonic()
     try:
-        while any(worker.process.poll() not in (0, STOPPED) for worker in workers):
+        while any(worker.process.poll() != 0 for worker in workers):
             time.sleep(0.05)
             now = time.monotonic()
             for worker in workers:
                 worker.listen(paused=max(0.0, now - before - 1))
             before = now
-            if not asked and (received or any(worker.process.poll() == STOPPED for worker in workers)):
+            # One that has stopped with nothing to save takes the others with it, who have nothing to save either.
+            stopped = any(worker.process.poll() == STOPPED for worker in workers)
+            if not asked and (received or stopped):
                 asked = True
                 for worker in workers:
                     worker.process.terminate()
             if len(received) > 1:
                 return _Outcome(1, "")
-            if any(worker.problem() is not None for worker in workers):
+            left = [worker for worker in workers if worker.process.poll() is None] if stopped else workers
+            if any(worker.problem() is not None for worker in left):
                 return _verdict(workers)
+            if not left:
+                break
     finally:
         for worker in workers:
             worker.end()
