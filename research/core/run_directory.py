@@ -138,13 +138,11 @@ def find(run: str, root: Path = Path("runs")) -> Path:
         return runs[-1]
     path = Path(run)
     if not (path / RECORD).exists():
-        finished = [each for each in all_runs(path.parent) if each.parent == path and _is_finished(each)]
+        finished = [
+            each for each in all_runs(path.parent) if each.parent == path and read_record(each)["status"] == "finished"
+        ]
         if finished:
             return finished[-1]
         near = ", ".join(str(known) for known in all_runs(root)[-3:]) or "none yet"
         raise UserError(f"{run!r} is not a run directory (no {RECORD} in it); the newest runs are: {near}.")
     return path
-
-
-def _is_finished(run: Path) -> bool:
-    return read_record(run)["status"] == "finished"

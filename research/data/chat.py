@@ -88,8 +88,7 @@ class ChatData:
         before = chat_template.render(template, [chat[:at] for chat, at in turns], tokenizer.special, answering=True)
         after = chat_template.render(template, [chat[: at + 1] for chat, at in turns], tokenizer.special)
         spans: dict[int, list[tuple[int, int]]] = {}
-        wholes = chat_template.render(template, chats, tokenizer.special)
-        texts = {id(chat): text for chat, text in zip(chats, wholes, strict=True)}
+        texts = {id(chat): text for (chat, _), text in zip(turns, after, strict=True)}  # whole at its last turn
         for (chat, _), prefix, answered in zip(turns, before, after, strict=True):
             if not (answered.startswith(prefix) and texts[id(chat)].startswith(answered)):
                 raise UserError(

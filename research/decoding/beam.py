@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from research.core.errors import UserError
 from research.core.shapes import Params
-from research.decoding.generate import UNIT, Tokens, check_context, left_padded
+from research.decoding.generate import UNIT, Tokens, make_read
 from research.models.model import Decoding
 
 LOW = -1e9
@@ -63,7 +63,7 @@ def make_beam_search(decoding: Decoding, beam: Beam = Beam()) -> Callable[..., l
     """
     if beam.beams < 1:
         raise UserError(f"A search cannot keep {beam.beams} beams: give 1 or more.")
-    read = jax.jit(decoding.advance, donate_argnums=1)
+    read = make_read(decoding, UNIT)
     extend = jax.jit(partial(_extend, beam), static_argnames=("tokens", "end"))
 
     @partial(jax.jit, donate_argnums=1)
@@ -80,16 +80,11 @@ def make_beam_search(decoding: Decoding, beam: Beam = Beam()) -> Callable[..., l
         end: Iterable[int] = (),
         context: Mapping[str, Any] = {},
     ) -> list[tuple[Tokens, float]]:
-        check_context(decoding, prompts, tokens)
         last, beams = tuple(sorted(end)), beam.beams
-        rows, first = left_padded([prompt for prompt in prompts for _ in range(beams)], UNIT)
-        length = rows.shape[1]
-        capacity = -(-(length + tokens) // UNIT) * UNIT
         repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), dict(context))
-        cache = decoding.begin(params, len(rows), capacity, **repeated)
-        for start in range(int(first.min()) // UNIT * UNIT, length, UNIT):
-            logits, cache = read(params, cache, rows[:, start : start + UNIT], jnp.int32(start), first)
-        logits, state = logits[:, -1], _begin(len(prompts), beams, tokens)
+        rows = [prompt for prompt in prompts for _ in range(beams)]
+        logits, cache, first, length = read(params, rows, tokens, repeated)
+        state = _begin(len(prompts), beams, tokens)
         for step in range(tokens):
             state, moved, token = extend(state, logits, jnp.int32(step), tokens=tokens, end=last)
             if _over(beam, state):

@@ -8,12 +8,12 @@ into pieces of text and finds stop strings.
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int32, Key
+from jaxtyping import Array, Float, Int, Int32, Key
 
 from research.core.errors import UserError
 from research.core.shapes import Params
@@ -44,7 +44,7 @@ def make_generate(decoding: Decoding, sampling: Sampling = Sampling(), *, chunk:
         UserError: the sampling's values are out of range; when called, a prompt is empty, or too long with the tokens.
     """
     sampling.check()
-    read = jax.jit(decoding.advance, donate_argnums=1)
+    read = make_read(decoding, chunk)
     choose = jax.jit(partial(_choose, sampling))
 
     @partial(jax.jit, donate_argnums=(1, 4))
@@ -64,15 +64,9 @@ def make_generate(decoding: Decoding, sampling: Sampling = Sampling(), *, chunk:
         end: Iterable[int] = (),
         context: Mapping[str, Any] = {},
     ) -> Iterator[Int32[np.ndarray, " batch"]]:
-        rows, first = left_padded(prompts, chunk)
-        check_context(decoding, prompts, tokens)
-        length = rows.shape[1]
-        capacity = -(-(length + tokens) // UNIT) * UNIT
-        cache = decoding.begin(params, len(prompts), capacity, **context)
-        for start in range(int(first.min()) // chunk * chunk, length, chunk):
-            logits, cache = read(params, cache, rows[:, start : start + chunk], jnp.int32(start), first)
+        logits, cache, first, length = read(params, prompts, tokens, context)
         counts = _counted(prompts, logits.shape[-1]) if sampling.counting else None
-        token, counts = choose(logits[:, -1], counts, keys, length - 1 - first)
+        token, counts = choose(logits, counts, keys, length - 1 - first)
         running, last = np.ones(len(prompts), bool), np.array(sorted(end), np.int32)
         for slot in range(length, length + tokens):
             ready = token
@@ -85,6 +79,43 @@ def make_generate(decoding: Decoding, sampling: Sampling = Sampling(), *, chunk:
                 return
 
     return generate
+
+
+class Reading(NamedTuple):
+    """Prompts that have been read."""
+
+    logits: Float[Array, "batch vocabulary"]
+    """of the tokens that follow them"""
+    cache: Cache
+    first: Int[Array, "batch"]
+    """the slot where each one begins"""
+    length: int
+    """the slot that follows them"""
+
+
+def make_read(decoding: Decoding, chunk: int) -> Callable[..., Reading]:
+    """Returns `read(params, prompts, tokens, context)`, which reads prompts into a cache with room for so many tokens.
+
+    Args:
+        decoding: the model's step-by-step form.
+        chunk: tokens of the prompts read at once.
+
+    Raises:
+        UserError: when called, a prompt is empty, or too long with the tokens.
+    """
+    advance = jax.jit(decoding.advance, donate_argnums=1)
+
+    def read(params: Params, prompts: Sequence[Tokens], tokens: int, context: Mapping[str, Any]) -> Reading:
+        rows, first = left_padded(prompts, chunk)
+        check_context(decoding, prompts, tokens)
+        length = rows.shape[1]
+        capacity = -(-(length + tokens) // UNIT) * UNIT
+        cache = decoding.begin(params, len(prompts), capacity, **context)
+        for start in range(int(first.min()) // chunk * chunk, length, chunk):
+            logits, cache = advance(params, cache, rows[:, start : start + chunk], jnp.int32(start), first)
+        return Reading(logits[:, -1], cache, first, length)
+
+    return read
 
 
 def left_padded(prompts: Sequence[Tokens], unit: int) -> tuple[Int32[np.ndarray, "batch length"], Array]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
-from research.models.layers.attention import segment_mask
+from research.models.layers.attention import check_heads, segment_mask
 from research.models.layers.dense import Dense, tied_logits
 from research.models.layers.feed_forward import ACTIVATIONS, ActivationKind
 from research.models.layers.norm import Norm
@@ -77,11 +77,7 @@ class BERT:
                 "A BERT needs at least one block, head, position and token type, and a width: set --model.depth and "
                 "the like."
             )
-        if self.width % self.heads:
-            raise UserError(
-                f"The width {self.width} is not divisible by {self.heads} heads: set --model.width or --model.heads "
-                f"so that it is, for example --model.width {-(-self.width // self.heads) * self.heads}."
-            )
+        check_heads(self.width, self.heads)
         if self.head in ("sequence", "token") and not self.vocabulary:
             raise UserError(
                 f"The outputs of the head {self.head!r} are labels: set --model.vocabulary to the number of token ids."

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
-from research.models.layers.attention import SelfAttention, causal_mask
+from research.models.layers.attention import SelfAttention, causal_mask, check_heads
 from research.models.layers.cache import CACHE, Slots
 from research.models.layers.dense import Dense, tied_logits
 from research.models.layers.experts import Experts
@@ -90,11 +90,7 @@ class GPT:
             raise UserError(
                 "A GPT needs at least one block, head and group, and a width: set --model.depth and the like."
             )
-        if self.width % self.heads:
-            raise UserError(
-                f"The width {self.width} is not divisible by {self.heads} heads: set --model.width or --model.heads "
-                f"so that it is, for example --model.width {-(-self.width // self.heads) * self.heads}."
-            )
+        check_heads(self.width, self.heads)
         if self.heads % groups:
             raise UserError(f"{self.heads} heads cannot share {groups} groups evenly: make --model.groups a divisor.")
         if self.positions == "rotary" and self.width // self.heads % 2:

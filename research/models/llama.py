@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
-from research.models.layers.attention import SelfAttention, causal_mask
+from research.models.layers.attention import SelfAttention, causal_mask, check_heads
 from research.models.layers.cache import Slots
 from research.models.layers.dense import Dense, tied_logits
 from research.models.layers.feed_forward import ActivationKind, FeedForward
@@ -100,11 +100,8 @@ class Llama:
             raise UserError(
                 "A Llama needs at least one block, head and group, and a width: set --model.depth and the like."
             )
-        if not self.head and self.width % self.heads:
-            raise UserError(
-                f"The width {self.width} is not divisible by {self.heads} heads: set --model.head, the features of a "
-                f"head, or for example --model.width {-(-self.width // self.heads) * self.heads}."
-            )
+        if not self.head:
+            check_heads(self.width, self.heads, free=True)
         if self.heads % groups:
             raise UserError(f"{self.heads} heads cannot share {groups} groups evenly: make --model.groups a divisor.")
         if self.head_size % 2:

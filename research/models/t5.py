@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
-from research.models.layers.attention import causal_mask, segment_mask
+from research.models.layers.attention import causal_mask, check_heads, segment_mask
 from research.models.layers.cache import Slots, remember
 from research.models.layers.dense import Dense, tied_logits
 from research.models.layers.feed_forward import GATES, ActivationKind
@@ -67,11 +67,8 @@ class T5:
         """Builds the model for a vocabulary of `outputs` tokens, which source and target share."""
         if min(self.depth, self.width, self.heads, self.decoder_depth + 1) < 1:
             raise UserError("A T5 needs at least one block and head, and a width: set --model.depth and the like.")
-        if not self.head and self.width % self.heads:
-            raise UserError(
-                f"The width {self.width} is not divisible by {self.heads} heads: set --model.head, the features of a "
-                f"head, or for example --model.width {-(-self.width // self.heads) * self.heads}."
-            )
+        if not self.head:
+            check_heads(self.width, self.heads, free=True)
         if self.buckets < 4 or self.buckets % 2 or self.distance <= self.buckets // 2:
             raise UserError(
                 f"{self.buckets} buckets up to a distance of {self.distance} cannot hold relative positions: give an "

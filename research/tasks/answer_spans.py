@@ -1,6 +1,7 @@
 """Extractive question answering: the first and the last token of the answer in an example (Devlin et al. 2019, 4.2)."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,8 +28,7 @@ class AnswerSpans:
         """Builds the task for a model that gives logits [batch length 2]."""
         functions = built(model, data)
 
-        def init(key: Key[Array, ""]) -> Params:
-            return initial(functions, data, key)
+        init = partial(initial, functions, data)
 
         def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
             logits, sown = applied(functions, params, batch, train, key)

@@ -1,6 +1,7 @@
 """Contrastive sentence embeddings: texts that belong together lie close (Gao et al. 2021, SimCSE; InfoNCE)."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,8 +31,7 @@ class ContrastiveSentences:
             raise UserError(f"The temperature is {self.temperature}, not above 0: set --task.temperature 0.05.")
         functions = built(model, data)
 
-        def init(key: Key[Array, ""]) -> Params:
-            return initial(functions, data, key)
+        init = partial(initial, functions, data)
 
         def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
             vectors, sown = applied(functions, params, batch, train, key)

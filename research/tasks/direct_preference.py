@@ -5,6 +5,7 @@ The reference is the model without its low-rank updates, so there is no second c
 """
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from research.data.dataset import Data
 from research.data.pipeline import gather
 from research.models.lora import BRANCH, LoRA
 from research.models.model import Model
+from research.tasks.packed_text import initial
 from research.tasks.task import Loss, Mean, Task
 
 
@@ -46,8 +48,7 @@ class DirectPreference:
         functions = model.build(data.outputs)
         reference = dataclasses.replace(model, lora=LoRA()).build(data.outputs)
 
-        def init(key: Key[Array, ""]) -> Params:
-            return functions.init(key, jnp.zeros((1, example["inputs"].shape[0]), jnp.int32))
+        init = partial(initial, functions, data)
 
         def rewards(params: Params, batch: Batch, train: bool, key: Any = None) -> Float[Array, "batch pairs 2"]:
             base = jax.lax.stop_gradient({name: branch for name, branch in params.items() if name != BRANCH})

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int, Key
 from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
-from research.models.model import Sown
+from research.models.model import Cache, Decoding, Sown
 from research.tasks.task import Loss, Mean, Task, with_sown
 
 EXTRA = ("segments", "positions")  # batch entries of packed documents, handed to the model
@@ -59,18 +59,18 @@ class LanguageModelling:
         def predict(params: Params, batch: Batch) -> dict[str, Any]:
             return {"logits": apply(params, batch, train=False)[0]}
 
-        generate = jax.jit(
-            partial(sample, functions.apply, length=length, tokens=self.sample_tokens, temperature=self.temperature)
-        )
-        tokenizer = data.tokenizer
-        if tokenizer is None:
+        tokenizer, decoding = data.tokenizer, functions.decoding
+        if tokenizer is None or decoding is None:
             return Task(init, loss, predict)
+        generate = jax.jit(
+            partial(sample, decoding, length=length, tokens=self.sample_tokens, temperature=self.temperature)
+        )
         prompt = jnp.asarray(data.splits.get("validation", data.splits["train"])[0]["inputs"][:1])
         return Task(init, loss, predict, lambda params, key: tokenizer.decode(generate(params, key, prompt)))
 
 
 def sample(
-    apply: Any,
+    decoding: Decoding,
     params: Params,
     key: Key[Array, ""],
     prompt: Int[Array, "prompt"],
@@ -79,20 +79,27 @@ def sample(
     tokens: int,
     temperature: float,
 ) -> Int[Array, "tokens"]:
-    """Continues `prompt` by `tokens` tokens, each drawn given the last `length` ones at most.
+    """Continues `prompt`, of at most `length` tokens, by `tokens` tokens, each drawn given those before it.
 
-    The window has a fixed size, so that one compilation serves every step: it fills from the left, then slides.
+    Where there are more than `length` of them, as often as the cache is full, the last half is read anew.
     """
-    window = jnp.zeros((length,), jnp.int32).at[: prompt.shape[0]].set(prompt)
+    half, first = -(-length // 2), jnp.zeros(1, jnp.int32)
 
-    def step(carry: Any, key: Any) -> Any:
-        window, filled = carry
-        logits = apply(params, window[None])[0][0, filled - 1].astype(jnp.float32)
-        token = jax.random.categorical(key, logits / temperature).astype(jnp.int32)
-        full = filled == length
-        window = jnp.where(full, jnp.roll(window, -1), window)
-        filled = jnp.where(full, filled, filled + 1)
-        return (window.at[filled - 1].set(token), filled), token
+    def begun(text: Int[Array, "text"]) -> tuple[Array, Cache, Array]:
+        logits, cache = decoding.advance(params, decoding.begin(params, 1, length), text[None], jnp.int32(0), first)
+        return logits[0, -1], cache, jnp.int32(text.shape[0])
 
-    _, drawn = jax.lax.scan(step, (window, jnp.int32(prompt.shape[0])), jax.random.split(key, tokens))
+    def step(carry: Any, key: Key[Array, ""]) -> tuple[Any, Array]:
+        logits, cache, slot, recent = carry
+        token = jax.random.categorical(key, logits.astype(jnp.float32) / temperature).astype(jnp.int32)
+        recent = jnp.append(recent[1:], token)
+
+        def further() -> tuple[Array, Cache, Array]:
+            logits, following = decoding.advance(params, cache, token[None, None], slot, first)
+            return logits[0, -1], following, slot + 1
+
+        return (*jax.lax.cond(slot < length, further, lambda: begun(recent)), recent), token
+
+    recent = jnp.zeros(half, jnp.int32).at[-min(half, prompt.shape[0]) :].set(prompt[-half:])
+    _, drawn = jax.lax.scan(step, (*begun(prompt), recent), jax.random.split(key, tokens))
     return drawn

@@ -1,6 +1,7 @@
 """Masked language modelling: tell what stood where tokens are masked (Devlin et al. 2019, BERT, section 3.1)."""
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -39,8 +40,7 @@ class MaskedLanguageModelling:
         functions, mask_id = built(model, data), special_id(data, "mask")
         special, vocabulary = special_ids(data), data.tokenizer.vocabulary_size if data.tokenizer else 0
 
-        def init(key: Key[Array, ""]) -> Params:
-            return initial(functions, data, key)
+        init = partial(initial, functions, data)
 
         def corrupted(batch: Batch, key: Key[Array, ""] | None) -> Corrupted:
             inputs = jnp.asarray(batch["inputs"])

@@ -1,6 +1,7 @@
 """Sequence to sequence: write the target of a source, as in translation and summarisation, by teacher forcing."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -37,8 +38,7 @@ class SequenceToSequence:
         functions = built(model, data)
         start, end = boundary_ids(data.tokenizer)
 
-        def init(key: Key[Array, ""]) -> Params:
-            return initial(functions, data, key)
+        init = partial(initial, functions, data)
 
         def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
             logits, sown = applied(functions, params, batch, train, key)

@@ -5,6 +5,7 @@ end. The number of tokens in gaps and the number of gaps are the same in every r
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -58,8 +59,7 @@ class SpanCorruption:
         start, end = special_id(data, "pad"), special_id(data, "eos")
         sentinels = _sentinels(data, gaps.number)
 
-        def init(key: Key[Array, ""]) -> Params:
-            return initial(functions, data, key)
+        init = partial(initial, functions, data)
 
         def corrupted(batch: Batch, keys: Key[Array, "batch"]) -> dict[str, Array]:
             noise = jax.vmap(lambda key: noise_mask(key, gaps))(keys)

@@ -1,6 +1,7 @@
 """Classification of texts, or of each of their words: softmax cross entropy with label smoothing."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 from jaxtyping import Array, Float, Key
@@ -26,8 +27,7 @@ class TextClassification:
         """Builds the task for a model with a head for the kind of labels that the data have."""
         functions = built(model, data)
 
-        def init(key: Key[Array, ""]) -> Params:
-            return initial(functions, data, key)
+        init = partial(initial, functions, data)
 
         def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
             logits, sown = applied(functions, params, batch, train, key)

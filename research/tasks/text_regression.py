@@ -1,6 +1,7 @@
 """Regression on texts: one number for each example of a row, with the squared error."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,8 +21,7 @@ class TextRegression:
         """Builds the task for a model that gives numbers [batch examples 1]."""
         functions = built(model, data)
 
-        def init(key: Key[Array, ""]) -> Params:
-            return initial(functions, data, key)
+        init = partial(initial, functions, data)
 
         def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
             outputs, sown = applied(functions, params, batch, train, key)

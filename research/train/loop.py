@@ -203,7 +203,6 @@ def _on_periods(
     digesting = due(experiment.digest_every)
     if not (evaluating or sampling or stopping or periodic or digesting):
         return False
-
     watch.settle(trees.digest(state.params) if digesting else None)
     watchdog.ends()
     began = time.perf_counter()

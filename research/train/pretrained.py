@@ -5,6 +5,7 @@ a new head where one is asked for. `Assembly.initial_state` puts the parameters 
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -75,7 +76,7 @@ class PretrainedModel:
 
     def build(self, outputs: int) -> Model:
         """Builds the model for `outputs` labels or tokens; raises UserError where the source is no such model."""
-        config, count = self._described()
+        config, count = self._described
         # A language model may have more ids than its tokenizer, for the sake of sizes.
         model = config.build(outputs if self.head else max(outputs, count))
         return with_lora(model, self.lora) if self.lora.rank else model
@@ -88,16 +89,17 @@ class PretrainedModel:
     @property
     def vocabulary(self) -> int:
         """The token ids that the model knows."""
-        config, count = self._described()
+        config, count = self._described
         return getattr(config, "vocabulary", 0) or count
 
     @property
     def configuration(self) -> Any:
         """The configuration of the model itself; raises UserError where the source cannot be read."""
-        return self._described()[0]
+        return self._described[0]
 
+    @functools.cached_property
     def _described(self) -> tuple[Any, int]:
-        """Returns the configuration, and the outputs that the source has."""
+        """The configuration, and the outputs that the source has; read once, as it may lie on the hub."""
         if not self.source:
             raise UserError("Nothing says what to start from: give --model.source a folder, a hub name or a run.")
         if is_run(self.source):
@@ -160,7 +162,7 @@ class PretrainedModel:
         run = find(self.source)
         model, tokens = _model_of(run), int(read_record(run)["data"]["tokenizer"]["vocabulary"])
         if isinstance(model, PretrainedModel):
-            return model._described()
+            return model._described
         if "vocabulary" in {field.name for field in dataclasses.fields(model)} and not model.vocabulary:
             model = dataclasses.replace(model, vocabulary=tokens)
         return model, tokens

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from research.core import trees
 from research.core.errors import UserError
-from research.core.mesh import MeshConfig, shard
 from research.models.gpt import GPT
 from research.models.lora import BRANCH, LORA_RATES, LoRA, merged, with_lora
 from research.train.optimizers import Optimizer
@@ -60,9 +60,16 @@ def test_training_moves_the_updates_alone_and_merging_keeps_the_outputs(models) 
 
 
 def test_every_parameter_matches_one_sharding_rule(models) -> None:
-    """Those of the plain model its own, the factors one of two."""
-    _, adapted, params = models
-    shard(MeshConfig(data=1).build(jax.devices()[:1]), adapted.sharding, params)
+    """Those of the plain model its own, the factors one of two, which shard what they share with the kernel."""
+    plain, adapted, params = models
+    specs = trees.match_rules(adapted.sharding, params, what="sharding")
+    own = trees.match_rules(plain.sharding, {name: params[name] for name in params if name != BRANCH}, what="sharding")
+    assert {name: specs[name] for name in own} == own
+    factors = trees.flatten(specs[BRANCH])
+    assert {(path.rpartition("/")[2], spec) for path, spec in factors.items()} == {
+        ("down_kernel", P("fsdp", None)),
+        ("up_kernel", P(None, "fsdp")),
+    }
 
 
 def test_a_pattern_that_matches_nothing_is_refused() -> None:

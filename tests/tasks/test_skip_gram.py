@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from research.core.errors import UserError
-from research.core.trees import match_rules
+from research.core.trees import flatten, match_rules
 from research.data.dataset import Data
 from research.data.skip_gram import Pairs
 from research.data.words import Words
@@ -87,10 +87,12 @@ def test_neighbours_are_ordered_by_the_cosine():
 
 
 def test_every_parameter_has_one_sharding_and_one_decay():
-    """The rules fit both tables."""
+    """The rules fit both tables, whose rows are all decayed."""
     params = jax.eval_shape(SkipGram().build(MODEL, DATA).init, KEY)
-    match_rules(MODEL.build(9).sharding, params, what="sharding")
-    match_rules(DECAY_RULES, params, what="weight decay")
+    shardings = match_rules(MODEL.build(9).sharding, params, what="sharding")
+    decays = match_rules(DECAY_RULES, params, what="weight decay")
+    assert flatten(shardings).keys() == flatten(params).keys() == flatten(decays).keys()
+    assert set(flatten(decays).values()) == {1.0}
 
 
 def test_settings_that_cannot_work_are_refused():

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 from jaxtyping import Array, Bool, Float, Int
 
+from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.cache import CACHE, Slots, remember
 from research.models.layers.dense import ROWS, Dense
@@ -65,6 +66,24 @@ def attention_weights(
     """Returns the weights with which `attend` averages values, for pictures: what it makes of one-hot values."""
     one_hot = jnp.broadcast_to(jnp.eye(key.shape[1])[:, None], (*key.shape[:3], key.shape[1]))
     return attend(query, key, one_hot, mask, scale).swapaxes(1, 2)
+
+
+def check_heads(width: int, heads: int, *, free: bool = False) -> None:
+    """Raises UserError where heads cannot share the width evenly.
+
+    Args:
+        width: features that they share.
+        heads: how many.
+        free: whether --model.head can say their size instead.
+    """
+    if width % heads:
+        nearest = f"for example --model.width {-(-width // heads) * heads}"
+        remedy = (
+            f"--model.head, the features of a head, or {nearest}"
+            if free
+            else f"--model.width or --model.heads so that it is, {nearest}"
+        )
+        raise UserError(f"The width {width} is not divisible by {heads} heads: set {remedy}.")
 
 
 def causal_mask(
