@@ -6,6 +6,7 @@ one of the weight decay.
 
 import dataclasses
 import math
+import operator
 import re
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ import optax
 import optax.contrib
 
 from research.core import trees
+from research.core.errors import UserError
 from research.core.shapes import Params
 
 DECAY_RULES = ((r"(kernel|embedding)$", 1.0), (r"(bias|scale|mean|variance)$", 0.0))
@@ -47,11 +49,16 @@ class Optimizer:
     """which weights l1, l2 and weight_decay act on, as factors by path"""
     rate_rules: tuple[tuple[str, float], ...] = (("", 1.0),)
     """factors of the learning rate by path; 0 freezes"""
+    layer_decay: float = 1.0
+    """for fine-tuning: factor of the learning rate from each block to the one below it, down to the embeddings (Clark
+    et al. 2020, ELECTRA, appendix A)"""
 
     def build(self, schedule: optax.Schedule, params: Params) -> optax.GradientTransformation:
         """Composes the transformation for (abstract) `params`; raises UserError where the rules do not fit them."""
         decay = trees.match_rules(self.decay_rules, params, what="weight decay")
         rate = trees.match_rules(self.rate_rules, params, what="the learning rate")
+        if self.layer_decay != 1:
+            rate = jax.tree.map(operator.mul, rate, _layerwise(self.layer_decay, params))
         parts = [
             _penalty(self.l1, self.l2, decay) if self.l1 or self.l2 else optax.identity(),
             _freeze(rate),
@@ -75,6 +82,35 @@ class Optimizer:
                 return optax.scale_by_lion(self.b1, self.b2)
             case "muon":
                 return _muon(self.b1, self.b2, self.epsilon)
+
+
+def _layerwise(decay: float, params: Params) -> Any:
+    """Returns `decay` to the power of the blocks above a parameter's own in its stack; 1 above all blocks.
+
+    Raises:
+        UserError: there are no blocks in the paths.
+    """
+    numbers: dict[str, tuple[str, tuple[int, ...]]] = {}  # the stack, and the place in it, of a path in a block
+    for path in trees.flatten(params):
+        if block := next((part for part in path.split("/") if re.search(r"_\d+$", part)), None):
+            numbers[path] = re.sub(r"\d+", "", block), tuple(int(number) for number in re.findall(r"\d+", block))
+    stacks = {
+        stack: sorted({place for name, place in numbers.values() if name == stack}) for stack, _ in numbers.values()
+    }
+    if not stacks:
+        raise UserError(
+            f"--optimizer.layer-decay {decay} needs numbered blocks in the parameters' paths, and there are none: "
+            "leave it, or --model.scan, out."
+        )
+    below = max(len(places) for places in stacks.values())
+
+    def factor(path: str, _: Any) -> float:
+        if path in numbers:
+            stack, place = numbers[path]
+            return decay ** (len(stacks[stack]) - 1 - stacks[stack].index(place))
+        return decay**below if re.search("embedding|stem", path) else 1.0
+
+    return trees.map_with_path(factor, params)
 
 
 def _muon(b1: float, b2: float, epsilon: float) -> optax.GradientTransformation:

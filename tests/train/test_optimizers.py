@@ -192,6 +192,18 @@ def test_rate_rules_scale_the_whole_update():
     np.testing.assert_array_equal(half["block"]["kernel"], whole["block"]["kernel"])
 
 
+def test_layer_decay_lowers_the_rate_block_by_block():
+    """The last block and the head learn at the full rate, each block below at half the next one's."""
+    rates = {"token_embedding": 0.125, "encoder_0": 0.25, "encoder_1": 0.5, "encoder_10": 1.0, "head": 1.0, "norm": 0.0}
+    params = {name: {"kernel": jnp.ones((2, 2))} for name in rates}
+    rules = ((r"^norm/", 0.0), (r"^(?!norm/)", 1.0))
+    optimizer = Optimizer("sgd", peak=1.0, layer_decay=0.5, rate_rules=rules).build(lambda _: 1.0, params)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert {name: -float(leaf["kernel"].mean()) for name, leaf in updates.items()} == rates
+    with pytest.raises(UserError, match="needs numbered blocks"):
+        Optimizer(layer_decay=0.5).build(lambda _: 1.0, {"head": {"kernel": jnp.ones(2)}})
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_decay_leaves_biases_and_norms_alone(kind):
     """By default weight decay, L1 and L2 act on kernels and embeddings only."""
