@@ -108,7 +108,8 @@ def to_json(config: BERT, shapes: Shapes) -> dict[str, Any]:
         if found:
             raise UserError(
                 f"A BERT or RoBERTa of the Hugging Face library cannot have {name}={getattr(config, name)!r} with the "
-                f"head {config.head!r}, so this model cannot be saved as one."
+                f"head {config.head!r}, so this model cannot be saved as one: train it with what they have (for labels "
+                "of whole texts, --model.pooling first and --model.pooler)."
             )
     json: dict[str, Any] = {
         "model_type": "roberta" if roberta else "bert",
@@ -131,6 +132,8 @@ def to_json(config: BERT, shapes: Shapes) -> dict[str, Any]:
         labels = range(shapes["head/kernel"][1])
         json["id2label"] = {str(label): f"LABEL_{label}" for label in labels}
         json["label2id"] = {f"LABEL_{label}": label for label in labels}
+        if config.head == "sequence" and len(labels) == 1:
+            json["problem_type"] = "regression"  # or else the library would take a sigmoid of the number
     return json
 
 

@@ -49,6 +49,8 @@ class Family(NamedTuple):
         prefixes: what may stand before the tensors' names (the bare model is stored without its wrapper's name);
             the first is the one that `Tensor.names` have and that is written.
         ignored: patterns, matched at the end of a name, of tensors that a file may have and that no parameter needs.
+        inputs_first: whether the kernels of linear layers are stored as [inputs outputs], as ours are, and not as
+            [outputs inputs].
         new: a pattern, searched for in paths, of parameters that a file may lack where a head is asked for: they are
             drawn anew. Empty: none.
     """
@@ -60,6 +62,7 @@ class Family(NamedTuple):
     tensors: Callable[[Any], list[Tensor]]
     prefixes: tuple[str, ...] = ("",)
     ignored: tuple[str, ...] = ()
+    inputs_first: bool = False
     new: str = ""
 
 

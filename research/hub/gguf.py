@@ -1,6 +1,6 @@
 """GGUF files, the one-file form of llama.cpp, read as if they were a folder in Hugging Face's form.
 
-`open_file` gives a config.json, tensors under Hugging Face's names, and the tokenizer, for Llama, Qwen 3 and Gemma 3.
+`open_file` gives a config.json, tensors under Hugging Face's names, and a tokenizer, for Llama, Qwen 3 and Gemma 3.
 The format (https://github.com/ggml-org/ggml, docs/gguf.md): metadata, the description of every tensor, and their bytes,
 float or quantised. All of it is checked before a tensor is read.
 """
@@ -92,9 +92,18 @@ class Gguf:
             array -= 1  # GGUF has the scale, Hugging Face what it exceeds 1 by
         return array
 
+    def tokenizer(self) -> Subwords | None:
+        """Returns the tokenizer, None where the file has none; raises UserError where it has an odd one."""
+        try:
+            return tokenizer_of(self._metadata)
+        except UserError:
+            raise
+        except Exception as error:  # the library of tokenizers raises no narrower one
+            raise UserError(f"The vocabulary in {self._path} lacks an entry or has an odd one: {error!r}.") from None
 
-def open_file(path: Path) -> tuple[dict[str, Any], Gguf, Subwords | None]:
-    """Returns the description of the model, as in config.json, its tensors and its tokenizer.
+
+def open_file(path: Path) -> tuple[dict[str, Any], Gguf]:
+    """Returns the description of the model, as in config.json, and its tensors, which know the tokenizer too.
 
     Raises:
         UserError: the file is damaged, or holds a model or a kind of tensor that is not known here.
@@ -108,7 +117,7 @@ def open_file(path: Path) -> tuple[dict[str, Any], Gguf, Subwords | None]:
         known = ", ".join(MODEL_TYPES)
         raise UserError(f"{path} holds a model of architecture {architecture!r}; known here are {known}.")
     try:
-        return _configuration(path, metadata, stored), Gguf(path, metadata, stored), tokenizer_of(metadata)
+        return _configuration(path, metadata, stored), Gguf(path, metadata, stored)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"The metadata of {path} lack an entry or have an odd one: {error!r}.") from None
 

@@ -33,7 +33,10 @@ CUTS = {"llama-bpe": WORDS.replace("DIGITS", r"\p{N}{1,3}"), "qwen2": WORDS.repl
 
 
 def tokenizer_of(metadata: Mapping[str, Any]) -> Subwords | None:
-    """Returns the tokenizer, None where the file has none; raises UserError for one of another kind."""
+    """Returns the tokenizer, None where the file has none; raises UserError for one of another kind.
+
+    Where the metadata are odd in other ways, any error may come.
+    """
     kind = metadata.get("tokenizer.ggml.model")
     if kind is None:
         return None

@@ -133,5 +133,6 @@ GPT2_FAMILY = Family(
     to_json=to_json,
     tensors=tensors,
     prefixes=("transformer.", ""),
+    inputs_first=True,
     ignored=(r"h\.\d+\.attn\.(masked_)?bias", r"lm_head\.weight"),
 )

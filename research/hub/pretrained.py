@@ -8,7 +8,7 @@ import difflib
 import importlib.util
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,17 +26,13 @@ from research.core.shapes import Params
 from research.data.dataset import Tokenizer
 from research.data.tokenizers import Subwords
 from research.hub import gguf
-from research.hub.bert import BERT_FAMILY
-from research.hub.family import Family, Json, Tensor
-from research.hub.gpt2 import GPT2_FAMILY
-from research.hub.llama import LLAMA_FAMILY
-from research.hub.marian import MARIAN_FAMILY
-from research.hub.t5 import T5_FAMILY
+from research.hub.adapters import SETTINGS, TENSORS, Adapted, Adapter, is_adapter, open_adapter
+from research.hub.families import by_path, family_of_config, family_of_file
+from research.hub.family import Family, Tensor
 from research.hub.tokenizer import open_tokenizer, save_tokenizer
 from research.hub.weights import Weights, aligned, open_folder, read_json, write_folder
 from research.models.model import Apply, Model
 
-FAMILIES: tuple[Family, ...] = (GPT2_FAMILY, LLAMA_FAMILY, BERT_FAMILY, T5_FAMILY, MARIAN_FAMILY)
 PACKAGE = "package:"
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]  # what is fetched of a published model
 SHARD = 5_000_000_000  # bytes of a file, as other libraries have it
@@ -78,7 +74,8 @@ def load_pretrained(
 
     Args:
         source: a folder with config.json and safetensors, a .gguf file, "organisation/name" on the Hugging Face hub, or
-            "package:NAME/FOLDER" for a folder that an installed Python package brings.
+            "package:NAME/FOLDER" for a folder that an installed Python package brings. A folder may also hold a LoRA
+            adapter of the PEFT library: its base is loaded, and the updates are merged into it.
         revision: for the hub: a branch, tag or commit.
         head: what the model shall end in, for families with several heads; by default what the file is made for. What
             the file lacks of a head asked for is drawn anew.
@@ -88,14 +85,17 @@ def load_pretrained(
     Raises:
         UserError: the source cannot be found, trusted or understood.
     """
-    path = _locate(source, revision, FILES)
+    path, adapter = _find(source, revision, FILES)
     weights: Weights
     if path.is_dir():
         described = read_json(path / "config.json")
-        family, weights, tokenizer = _family(described, path), open_folder(path), open_tokenizer(path)
+        family, weights, tokenizer = family_of_file(described, path), open_folder(path), open_tokenizer(path)
     else:
-        described, weights, tokenizer = gguf.open_file(path)
-        family = _family(described, path)
+        described, weights = gguf.open_file(path)
+        family, tokenizer = family_of_file(described, path), weights.tokenizer()
+    if adapter is not None:
+        described, weights = adapter.described(described), adapter.over(weights, family)
+        tokenizer = open_tokenizer(adapter.folder) or tokenizer
     if outputs is not None and head is None:
         raise UserError(f"The number of outputs, {outputs}, belongs to a head: name the head as well.")
     with _understanding(path):
@@ -108,6 +108,8 @@ def load_pretrained(
     unknown = [name for name in left if not any(re.search(rf"(^|\.)({each})$", name) for each in family.ignored)]
     if unknown:
         raise UserError(f"{path} has tensors that its configuration does not explain: {', '.join(unknown[:3])}.")
+    if isinstance(weights, Adapted):
+        weights.check_used(sources, left if head is None else ())
     mesh = mesh or MeshConfig().build(jax.devices()[:1])
     params = _read(model, shapes, sources, weights, mesh)
     new = tuple(sorted(set(trees.flatten(shapes)) - set(sources)))
@@ -116,18 +118,22 @@ def load_pretrained(
 
 def describe(source: str | Path, revision: str | None = None, head: str | None = None) -> tuple[Any, int]:
     """Returns `load_pretrained`'s configuration and outputs without reading parameters; raises UserError likewise."""
-    path = _locate(source, revision, ["config.json"])
+    path, adapter = _find(source, revision, ["config.json", SETTINGS, TENSORS])
     described = read_json(path / "config.json") if path.is_dir() else gguf.open_file(path)[0]
+    if adapter is not None:
+        described = adapter.described(described)
     with _understanding(path):
-        config, count = _family(described, path).configuration(described, head)
+        config, count = family_of_file(described, path).configuration(described, head)
         config.build(count)  # which refuses sizes that are impossible
     return config, count
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> Subwords:
     """Returns the tokenizer that `load_pretrained` would; raises UserError likewise, and where there is none."""
-    path = _locate(source, revision, ["*.json", "*.txt", "*.jinja"])
-    tokenizer = open_tokenizer(path) if path.is_dir() else gguf.open_file(path)[2]
+    path, adapter = _find(source, revision, ["*.json", "*.txt", "*.jinja", TENSORS])
+    tokenizer = open_tokenizer(adapter.folder) if adapter else None
+    if tokenizer is None:
+        tokenizer = open_tokenizer(path) if path.is_dir() else gguf.open_file(path)[1].tokenizer()
     if tokenizer is None:
         raise UserError(f"{source} holds no tokenizer that can be read here: name a model that comes with one.")
     return tokenizer
@@ -142,7 +148,13 @@ def _understanding(path: Path) -> Iterator[None]:
 
 
 def save_pretrained(
-    folder: str | Path, config: Any, params: Params, tokenizer: Tokenizer | None = None, *, limit: int = SHARD
+    folder: str | Path,
+    config: Any,
+    params: Params,
+    tokenizer: Tokenizer | None = None,
+    *,
+    labels: Sequence[str] = (),
+    limit: int = SHARD,
 ) -> None:
     """Writes a folder that `load_pretrained` and the transformers library read.
 
@@ -151,15 +163,13 @@ def save_pretrained(
         config: the model's.
         params: the model's; written in float32, one tensor after another.
         tokenizer: a pretrained one, or one of ours trained on data (byte-pair encoding or WordPiece).
+        labels: names of the classes of a head that has labels, by number; by default they are LABEL_0 and so on.
         limit: the most bytes of a file of parameters.
 
     Raises:
         UserError: the model or tokenizer has no form there, or the folder cannot be written.
     """
-    family = next((family for family in FAMILIES if isinstance(config, family.config)), None)
-    if family is None:
-        known = ", ".join(family.config.__name__ for family in FAMILIES)
-        raise UserError(f"A {type(config).__name__} has no form in the Hugging Face library; those that have: {known}.")
+    family = family_of_config(config)
     if not isinstance(tokenizer, Subwords | None):
         raise UserError(
             f"A tokenizer of {type(tokenizer).__name__} has no form in the Hugging Face library: train the model on a "
@@ -167,10 +177,13 @@ def save_pretrained(
         )
     leaves = trees.flatten(params)
     described = family.to_json(config, {path: tuple(leaf.shape) for path, leaf in leaves.items()})
+    if labels and len(labels) == len(described.get("id2label", ())):
+        described["id2label"] = {str(number): label for number, label in enumerate(labels)}
+        described["label2id"] = {label: number for number, label in enumerate(labels)}
     target = Path(folder)
 
     def written() -> Iterator[tuple[str, np.ndarray]]:
-        for tensor in _by_path(family.tensors(config), leaves).values():
+        for tensor in by_path(family.tensors(config), leaves).values():
             array = trees.fetch(leaves[tensor[0].path])
             for name, part in zip(tensor[0].names, tensor[0].split(array), strict=True):
                 yield name, np.ascontiguousarray(part, np.float32)
@@ -179,6 +192,15 @@ def save_pretrained(
     if tokenizer is not None:
         save_tokenizer(target, tokenizer)
     write_atomic(target / "config.json", json.dumps({**described, "dtype": "float32"}, indent=2) + "\n")
+
+
+def _find(source: str | Path, revision: str | None, files: list[str]) -> tuple[Path, Adapter | None]:
+    """Returns where a model's files are; where the source is an adapter, those of its base, and the adapter."""
+    path = _locate(source, revision, files)
+    if not is_adapter(path):
+        return path, None
+    adapter = open_adapter(path)
+    return _locate(adapter.base, adapter.revision, files), adapter
 
 
 def _locate(source: str | Path, revision: str | None, files: list[str]) -> Path:
@@ -215,28 +237,6 @@ def _in_package(source: str) -> Path:
     return path
 
 
-def _family(described: Json, path: Path) -> Family:
-    if "auto_map" in described:
-        raise UserError(f"{path} names code in auto_map, and code of others is not run here.")
-    kind = described.get("model_type")
-    for family in FAMILIES:
-        if kind in family.model_types:
-            return family
-    known = [each for family in FAMILIES for each in family.model_types]
-    raise UserError(f"{path} has the model_type {kind!r}, which is not known here; known are {', '.join(known)}.")
-
-
-def _by_path(tensors: list[Tensor], leaves: Mapping[str, Any]) -> dict[str, list[Tensor]]:
-    """Groups tensors by the parameter's path, which must be those of the model."""
-    grouped: dict[str, list[Tensor]] = {}
-    for tensor in tensors:
-        grouped.setdefault(tensor.path, []).append(tensor)
-    odd = grouped.keys() ^ leaves.keys()
-    if odd:
-        raise UserError(f"The parameters are not those of the configuration; {min(odd)!r} is in one of them only.")
-    return grouped
-
-
 def _match(
     family: Family, config: Any, weights: Weights, shapes: Mapping[str, Any], path: Path, head: str | None
 ) -> dict[str, tuple[Tensor, list[str]]]:
@@ -245,7 +245,7 @@ def _match(
     matched: dict[str, tuple[Tensor, list[str]]] = {}
     missing: list[str] = []
     wrong: list[str] = []
-    for parameter, choices in _by_path(family.tensors(config), shapes).items():
+    for parameter, choices in by_path(family.tensors(config), shapes).items():
         found = [(tensor, [_stored_name(name, family, stored) for name in tensor.names]) for tensor in choices]
         tensor, names = next((each for each in found if all(each[1])), found[0])
         stand_in = np.broadcast_to(np.float32(0), shapes[parameter].shape)
@@ -294,9 +294,13 @@ def _read(
     """
     leaves, shardings = trees.flatten(shapes), trees.flatten(shard(mesh, model.sharding, shapes))
     placed: dict[str, jax.Array] = {}
-    if len(sources) < len(leaves):
-        drawn = trees.flatten(jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
-        placed = {path: jax.device_put(drawn[path], shardings[path]) for path in leaves.keys() - sources.keys()}
+    if missing := leaves.keys() - sources.keys():
+
+        def drawn() -> dict[str, jax.Array]:  # compiled, so that nothing else is drawn
+            params = trees.flatten(model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+            return {path: params[path] for path in missing}
+
+        placed = jax.jit(drawn, out_shardings={path: shardings[path] for path in missing})()
     stored = weights.shapes
 
     def order(path: str) -> tuple[bool, int]:

@@ -103,10 +103,15 @@ def aligned(array: np.ndarray, dtype: Any) -> np.ndarray:
     return copy
 
 
+def open_file(path: Path) -> Safetensors:
+    """Opens one file; raises UserError where it cannot be trusted."""
+    return Safetensors(_entries(path))
+
+
 def open_folder(folder: Path) -> Safetensors:
     """Opens model.safetensors or the shards that its index names; raises UserError where they cannot be trusted."""
     if (folder / SINGLE).exists():
-        return Safetensors(_entries(folder / SINGLE))
+        return open_file(folder / SINGLE)
     if (folder / INDEX).exists():
         return Safetensors(_sharded(folder))
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
@@ -238,6 +243,14 @@ def write_folder(folder: Path, tensors: Iterable[tuple[str, np.ndarray]], limit:
         (folder / f"{TEMPORARY}index").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         (folder / f"{TEMPORARY}index").replace(folder / INDEX)
         (folder / SINGLE).unlink(missing_ok=True)
+
+
+def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes tensors as one file, beside its place first; raises UserError as `write_folder`."""
+    with _writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path.with_name(TEMPORARY + path.name), tensors)
+        path.with_name(TEMPORARY + path.name).replace(path)
 
 
 @contextmanager

@@ -60,8 +60,8 @@ class PretrainedModel:
     """Which parameters to start from, and what becomes of the model."""
 
     source: str = ""
-    """a folder of a published model, its name on the Hugging Face hub, "package:NAME/FOLDER", a run directory, or an
-    experiment's folder such as runs/bert_pretrain, for its newest finished run"""
+    """a folder of a published model or of an adapter, its name on the Hugging Face hub, "package:NAME/FOLDER", a run
+    directory, or an experiment's folder such as runs/bert_pretrain, for its newest finished run"""
     revision: str = ""
     """on the hub: a branch, tag or commit"""
     head: Literal["", "masked", "sequence", "token", "span", "embedding"] = ""

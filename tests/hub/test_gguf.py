@@ -143,6 +143,13 @@ def test_another_rotary_scaling_is_refused(tmp_path):
         load_pretrained(write(tmp_path / "model.gguf", described("llama3", config), found))
 
 
+SHORT = {
+    f"tokenizer.ggml.{name}": value
+    for name, value in {"tokens": ["a", "b"], "scores": [0.5], "token_type": [1]}.items()
+}
+BYTES = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"]}
+
+
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
@@ -156,6 +163,9 @@ def test_another_rotary_scaling_is_refused(tmp_path):
         ({"tokenizer.ggml.model": "wordpiece", "tokenizer.ggml.tokens": ["a"]}, "kind 'wordpiece'"),
         ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a", "a"]}, "twice"),
         ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a"]}, "scores"),
+        ({"tokenizer.ggml.model": "llama", **SHORT}, "lacks an entry"),
+        ({**BYTES, "tokenizer.ggml.merges": [1]}, "odd one"),
+        ({**BYTES, "tokenizer.ggml.merges": ["b c"]}, "byte-pair"),
     ],
 )
 def test_odd_metadata_are_refused(tmp_path, metadata, words):

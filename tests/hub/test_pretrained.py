@@ -17,7 +17,8 @@ from tiny_run import ROOT
 from research.core.errors import UserError
 from research.core.trees import flatten
 from research.data.tokenizers import Bytes, TokenizerConfig
-from research.hub.pretrained import FAMILIES, describe, load_pretrained, save_pretrained
+from research.hub.families import FAMILIES
+from research.hub.pretrained import describe, load_pretrained, save_pretrained
 from research.hub.weights import INDEX, SINGLE
 from research.models.bert import BERT
 from research.models.gpt import GPT

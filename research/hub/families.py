@@ -1,0 +1,47 @@
+"""The families of pretrained models that are known here, and which of them a model is of."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from research.core.errors import UserError
+from research.hub.bert import BERT_FAMILY
+from research.hub.family import Family, Json, Tensor
+from research.hub.gpt2 import GPT2_FAMILY
+from research.hub.llama import LLAMA_FAMILY
+from research.hub.marian import MARIAN_FAMILY
+from research.hub.t5 import T5_FAMILY
+
+FAMILIES: tuple[Family, ...] = (GPT2_FAMILY, LLAMA_FAMILY, BERT_FAMILY, T5_FAMILY, MARIAN_FAMILY)
+
+
+def family_of_file(described: Json, path: Path) -> Family:
+    """Returns the family that a config.json names; raises UserError where it is not known, or wants code of its own."""
+    if "auto_map" in described:
+        raise UserError(f"{path} names code in auto_map, and code of others is not run here.")
+    kind = described.get("model_type")
+    for family in FAMILIES:
+        if kind in family.model_types:
+            return family
+    known = [each for family in FAMILIES for each in family.model_types]
+    raise UserError(f"{path} has the model_type {kind!r}, which is not known here; known are {', '.join(known)}.")
+
+
+def family_of_config(config: Any) -> Family:
+    """Returns the family of a configuration of ours; raises UserError where it has none."""
+    for family in FAMILIES:
+        if isinstance(config, family.config):
+            return family
+    known = ", ".join(family.config.__name__ for family in FAMILIES)
+    raise UserError(f"A {type(config).__name__} has no form in the Hugging Face library; those that have: {known}.")
+
+
+def by_path(tensors: list[Tensor], leaves: Mapping[str, Any]) -> dict[str, list[Tensor]]:
+    """Groups tensors by their parameter's path; raises UserError where those are not the paths of `leaves`."""
+    grouped: dict[str, list[Tensor]] = {}
+    for tensor in tensors:
+        grouped.setdefault(tensor.path, []).append(tensor)
+    odd = grouped.keys() ^ leaves.keys()
+    if odd:
+        raise UserError(f"The parameters are not those of the configuration; {min(odd)!r} is in one of them only.")
+    return grouped
