@@ -17,7 +17,6 @@ from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
 from langdetect.lang_detect_exception import LangDetectException
 
 from research.core.errors import UserError
-from research.data.near_duplicates import bands, duplicates_of_earlier
 from research.data.personal_data import remove_personal_data
 from research.data.quality import quality_fault
 
@@ -280,6 +279,9 @@ class Cleaning:
         if self.exact_duplicates:
             steps.append(drop_repeats("exact duplicates", exact_repeats, text_digest))
         if self.near_duplicates > 0:
+            # Here, as it takes scipy along, which would cost every start half a second.
+            from research.data.near_duplicates import bands, duplicates_of_earlier
+
             repeats = functools.partial(duplicates_of_earlier, threshold=self.near_duplicates)
             alike = functools.partial(bands, threshold=self.near_duplicates)
             steps.append(drop_repeats("near duplicates", repeats, alike))

@@ -10,7 +10,6 @@ from typing import Any
 
 from research.core.errors import UserError
 from research.data.cleaning import Document
-from research.data.near_duplicates import near_duplicate_pairs
 
 
 def split_of(group: str, fractions: Mapping[str, float], salt: str = "") -> str:
@@ -102,6 +101,9 @@ def check_no_leak(splits: Mapping[str, Sequence[Document]], threshold: float = 0
     Raises:
         UserError: names the first group, or the first two documents, that straddle a split.
     """
+    # Here, as it takes scipy along, which would cost every start half a second.
+    from research.data.near_duplicates import near_duplicate_pairs
+
     members = [(name, document) for name, documents in splits.items() for document in documents]
     check_groups_apart((document.group, name) for name, document in members)
     for left, right, similarity in near_duplicate_pairs([document.text for _, document in members], threshold):

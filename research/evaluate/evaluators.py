@@ -17,7 +17,7 @@ from research.core.mesh import batch_parts, local_rows, place, replicated
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data, Records
 from research.data.pipeline import evaluation_batches, gather
-from research.evaluate import baselines, text_baselines
+from research.evaluate import baselines
 from research.evaluate.metrics import (
     Metric,
     Results,
@@ -94,6 +94,9 @@ class Evaluator:
                 return text_metrics_of(kind, data, self.split)
 
     def _baselines(self, data: Data) -> baselines.Table:
+        # Here, as it takes scipy along, which would cost every start half a second.
+        from research.evaluate import text_baselines
+
         if self.metrics == "language" and data.tokens:
             train, tokens = data.tokens["train"], data.tokens[self.split]
             return baselines.language_baselines(train, tokens, data.outputs, data.characters_per_token[self.split])

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Integer
-from scipy import stats
 
 from research.core.shapes import Tree
 from research.data.dataset import Data
@@ -198,7 +197,12 @@ def pearson(left: Float[np.ndarray, " examples"], right: Float[np.ndarray, " exa
 
 def spearman(left: Float[np.ndarray, " examples"], right: Float[np.ndarray, " examples"]) -> float:
     """Spearman's correlation: Pearson's of the ranks, equal values sharing their mean rank."""
-    return pearson(stats.rankdata(left), stats.rankdata(right))
+    return pearson(_mean_ranks(left), _mean_ranks(right))
+
+
+def _mean_ranks(values: Float[np.ndarray, " examples"]) -> Float[np.ndarray, " examples"]:
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
 
 
 def retrieval_metrics() -> tuple[Metric, ...]:

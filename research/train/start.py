@@ -48,8 +48,8 @@ def _note(log: RunLog, started: Started) -> None:
     others = {"new": list(started.new), "left": list(started.left)}
     log.record["pretrained"] = {"loaded": len(started.loaded), **others, "sha256": trees.digest(started.params)}
     if processes.first():
-        listed = "; ".join(f"{len(names)} {name} ({', '.join(names[:4])})" for name, names in others.items() if names)
-        print(f"{len(started.loaded)} parameters loaded; {listed}; run.json names them all")
+        listed = [f"{len(names)} {name} ({', '.join(names[:4])})" for name, names in others.items() if names]
+        print("; ".join([f"{len(started.loaded)} parameters loaded", *listed, "run.json names them all"]))
 
 
 def _cut_back(log: RunLog, periodic: bool) -> int | None:
