@@ -12,7 +12,7 @@ from typing import Any
 from research.report import numbers
 from research.train.loggers import last_results
 
-HIGHER_IS_BETTER = ("accuracy", "top_", "precision", "recall", "f1", "roc_auc", "r2")
+MAIN = ("bleu", "rouge_l", "accuracy", "loss")  # a reader looks for the first of these that there is
 PER_CLASS = "_per_class"
 CONFUSION = "confusion_matrix"
 LARGEST_MATRIX = 40  # classes; of more, only the commonest confusions are listed
@@ -47,7 +47,13 @@ class Headline:
 def name_of(metric: str) -> str:
     """Returns a metric's name in words."""
     words = {"roc_auc": "ROC-AUC", "r2": "R²", "f1": "F1", "f1_macro": "F1 (macro)", "f1_micro": "F1 (micro)"}
+    words |= {"bleu": "BLEU", "chrf": "chrF", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "rouge_l": "ROUGE-L"}
     return words.get(metric) or metric.replace("_macro", " (macro)").replace("_micro", " (micro)").replace("_", " ")
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a metric is none of a loss, an error, or what follows from them."""
+    return not (metric.startswith(("loss", "perplexity", "bits_")) or metric.endswith("error"))
 
 
 def results_of(record: Record, entries: Sequence[Results]) -> tuple[dict[str, Results], int | None]:
@@ -73,23 +79,21 @@ def _row(metric: str, values: list[numbers.Number | None]) -> Row:
     known = [(value, -index) for index, value in enumerate(values) if value is not None and math.isfinite(value)]
     best = None
     if len(known) > 1:
-        choose = max if metric.startswith(HIGHER_IS_BETTER) else min
+        choose = max if higher_is_better(metric) else min
         value = choose(value for value, _ in known)
         best = values.index(value)
     return Row(name_of(metric), tuple(numbers.metric(value) for value in values), best)
 
 
 def main_metric(results: Results) -> str | None:
-    """Returns the metric of the headline: the accuracy of a classifier, else the loss."""
-    known = scalars(results)
-    if "accuracy" in known and "perplexity" not in known:
-        return "accuracy"
-    return "loss" if "loss" in known else next(iter(known), None)
+    """Returns the metric of the headline; a language model's accuracy is none."""
+    known = [name for name in scalars(results) if name != "accuracy" or "perplexity" not in results]
+    return next((name for name in MAIN if name in known), next(iter(known), None))
 
 
 def best_baseline(metric: str, baselines: Mapping[str, Results]) -> tuple[str, numbers.Number] | None:
     """Returns name and value of the baseline that is best by a metric."""
-    choose = max if metric.startswith(HIGHER_IS_BETTER) else min
+    choose = max if higher_is_better(metric) else min
     known = {name: scalars(results)[metric] for name, results in baselines.items() if metric in scalars(results)}
     name = choose(known, key=known.__getitem__, default=None)
     return None if name is None else (name, known[name])
@@ -100,7 +104,7 @@ def headline(name: str, split: str, results: Results, baselines: Mapping[str, Re
     metric = main_metric(results)
     if metric is None:
         return None
-    higher = metric.startswith(HIGHER_IS_BETTER)
+    higher = higher_is_better(metric)
     value = float(results[metric])
     show = numbers.share if higher and 0 <= value <= 1 else numbers.metric
     best = best_baseline(metric, baselines)

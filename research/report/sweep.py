@@ -167,7 +167,7 @@ def choice(sweep: Sweep) -> Choice | None:
         return None
     cells = [(point, _cell(point, split, metric)) for point in sweep.points]
     means = [(cell.mean, point) for point, cell in cells if cell is not None and math.isfinite(cell.mean)]
-    means.sort(key=lambda pair: pair[0], reverse=metric.startswith(results.HIGHER_IS_BETTER))
+    means.sort(key=lambda pair: pair[0], reverse=results.higher_is_better(metric))
     return Choice(split, metric, [point for _, point in means])
 
 

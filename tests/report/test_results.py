@@ -8,11 +8,12 @@ from research.report import results
 def test_the_best_value_of_each_row_is_marked():
     """The best is the lowest loss, the highest accuracy; NaN and missing values are never best."""
     columns = [
-        {"loss": 1.2, "accuracy": 0.7, "roc_auc": float("nan"), "list": [1, 2]},
-        {"loss": 1.5, "accuracy": 0.8, "roc_auc": 0.5},
-        {"loss": 0.9},
+        {"loss": 1.2, "accuracy": 0.7, "roc_auc": float("nan"), "list": [1, 2], "bleu": 18.0, "perplexity": 3.3},
+        {"loss": 1.5, "accuracy": 0.8, "roc_auc": 0.5, "bleu": 0.1, "mean_absolute_error": 2.0, "perplexity": 4.5},
+        {"loss": 0.9, "mean_absolute_error": 1.0},
     ]
-    assert {row.metric: row.best for row in results.rows(columns)} == {"loss": 2, "accuracy": 1, "ROC-AUC": None}
+    best = {"loss": 2, "accuracy": 1, "ROC-AUC": None, "BLEU": 0, "perplexity": 0, "mean absolute error": 2}
+    assert {row.metric: row.best for row in results.rows(columns)} == best
 
 
 def test_a_single_column_has_no_best():
@@ -26,11 +27,12 @@ def test_a_single_column_has_no_best():
         ({"loss": 1.0, "perplexity": 2.7, "accuracy": 0.5}, "loss"),
         ({"loss": 0.3, "accuracy": 0.9}, "accuracy"),
         ({"loss": 0.3, "r2": 0.9}, "loss"),
+        ({"loss": 2.3, "perplexity": 10.0, "accuracy": 0.5, "bleu": 18.0, "chrf": 42.0}, "bleu"),
         ({}, None),
     ],
 )
 def test_the_main_metric_suits_the_task(found, metric):
-    """A classifier is judged by its accuracy, a language model and a regression by their loss."""
+    """A classifier is judged by its accuracy, a translator by BLEU, a language model and a regression by the loss."""
     assert results.main_metric(found) == metric
 
 
