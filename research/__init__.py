@@ -30,7 +30,6 @@ from research.models.mlp import MLP
 from research.models.model import change_layer
 from research.models.resnet import ResNet
 from research.models.transformer import Transformer
-from research.predict import predict_texts
 from research.report.html import write_report
 from research.tasks.binary_classification import BinaryClassification
 from research.tasks.classification import Classification
@@ -41,6 +40,7 @@ from research.tasks.sequence_to_sequence import SequenceToSequence
 from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment, assemble
 from research.train.optimizers import Optimizer
+from research.train.predictions import predict_texts
 from research.train.pretrained import PretrainedModel, PretrainedTokenizer
 from research.train.run import load_run, train
 from research.train.schedules import Schedule

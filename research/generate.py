@@ -43,8 +43,8 @@ class Options:
     samples: int = 1
     """how many texts"""
     seed: int = 0
-    stop: tuple[str, ...] = ()
-    """strings before which a text ends"""
+    stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """a string before which a text ends; again for another"""
     beams: int = 0
     """search for the likeliest text with so many beams instead of drawing one"""
     length_penalty: float = 1.0

@@ -16,11 +16,12 @@ from research.generate import load_language
 from research.models.bert import BERT
 from research.models.gpt import GPT
 from research.models.lora import BRANCH, LORA_RATES, LoRA
-from research.predict import predict_texts
 from research.tasks.language_modelling import LanguageModelling
 from research.tasks.text_classification import TextClassification
+from research.train import predictions
 from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer
+from research.train.predictions import predict_texts
 from research.train.pretrained import PretrainedModel, PretrainedTokenizer
 from research.train.run import train
 
@@ -95,7 +96,7 @@ def test_texts_are_labelled(labels, capsys) -> None:
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
     logits = predict_texts(labels, ["good a i", "bad b j"], logits=True)
     np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), found, rtol=1e-4)
-    assert run_module("research.predict", str(labels.folder), "--text", "good a i", "bad b j") == 0
+    assert run_module("research.predict", str(labels.folder), "--text", "good a i", "--text", "bad b j") == 0
     printed = capsys.readouterr().out
     assert "good a i" in printed and f"{found[0, 1]:.4f}" in printed
 
@@ -130,7 +131,7 @@ def test_many_texts_go_through_in_batches(labels, monkeypatch) -> None:
 
     texts = [f"{'good' if n % 3 else 'bad'} {n}" for n in range(7)]
     together = predict_texts(labels, texts)
-    monkeypatch.setattr("research.predict.BATCH", 3)
+    monkeypatch.setattr(predictions, "BATCH", 3)
     assembly = labels.assembly._replace(task=labels.assembly.task._replace(predict=predict))
     found = predict_texts(labels._replace(assembly=assembly), texts)
     assert shapes == [(3, 16)]  # traced once
