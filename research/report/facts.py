@@ -185,6 +185,17 @@ def layers(record: Record) -> Layers:
     return Layers(rows, f"{sum(parameters):,}", f"{sum(flops) / size:,.{digits}f}", unit)
 
 
+def start_rows(record: Record) -> Rows:
+    """Returns what became of the parameters of a model that the run started from; none where it started from none."""
+    found = record.get("pretrained")
+    if not found:
+        return []
+    named = {"loaded": f"{found['loaded']:,} parameters", **{name: ", ".join(found[name]) for name in ("new", "left")}}
+    named |= {"source": str(record["config"]["model"].get("source", "")), "SHA-256": found["sha256"]}
+    words = {"source": "source", "loaded": "loaded", "new": "drawn anew", "left": "left in the source"}
+    return [(words.get(name, name), named[name]) for name in (*words, "SHA-256") if named[name]]
+
+
 def samples(entries: Sequence[Entry], most: int = 8) -> list[tuple[str, str]]:
     """Returns (step, text) of up to `most` samples, evenly spread, the last one always among them."""
     found = [(f"{entry['step']:,}", str(entry["text"])) for entry in entries if entry["kind"] == "sample"]

@@ -63,6 +63,7 @@ def report(run: Path) -> str:
         data_rows=facts.data_rows(record),
         splits=facts.split_table(record),
         layers=facts.layers(record),
+        start_rows=facts.start_rows(record),
         config=facts.config_groups(record.get("config", {})),
         environment=facts.environment_rows(record),
         stages=facts.stage_rows(record),

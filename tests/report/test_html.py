@@ -139,6 +139,18 @@ def test_a_run_that_died_at_once_has_a_page(tmp_path):
     assert "KeyError: 1" in Page(write_report(tmp_path).read_text(encoding="utf-8")).words
 
 
+def test_what_a_run_started_from_is_told(language_run):
+    """The source, how many of its parameters were loaded, and the names of those drawn anew and left."""
+    record = read_record(language_run)
+    assert "What it started from" not in Page(report(language_run)).words
+    record["pretrained"] = {"loaded": 77, "new": ["head/kernel"], "left": ["pooler/kernel"], "sha256": "5eed"}
+    record["config"]["model"] = {"source": "runs/bert_pretrain"}
+    write_record(language_run, record)
+    words = Page(report(language_run)).words
+    told = "source runs/bert_pretrain loaded 77 parameters drawn anew head/kernel left in the source pooler/kernel"
+    assert told in " ".join(words.split())
+
+
 def test_events_and_resumes_are_told(language_run):
     """What went wrong on the way, and every resume, stand in the page in order of time."""
     record = read_record(language_run)
