@@ -21,7 +21,7 @@ from research.hub.family import (
     translated,
     transposed,
 )
-from research.models.bert import BERT, HeadKind
+from research.models.bert import BERT, HeadKind, PoolingKind
 from research.models.layers.feed_forward import ActivationKind
 
 ACTIVATIONS: dict[str, ActivationKind] = {
@@ -31,6 +31,7 @@ ACTIVATIONS: dict[str, ActivationKind] = {
     "relu": "relu",
     "silu": "silu",
 }
+POOLINGS: dict[str, PoolingKind] = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
 HEADS: dict[HeadKind, str] = {
     "masked": "ForMaskedLM",
     "sequence": "ForSequenceClassification",
@@ -50,12 +51,15 @@ FIXED = {
 def configuration(json: Json, head: str | None = None) -> tuple[BERT, int]:
     """Reads config.json; raises UserError for what the model cannot do.
 
-    Embeddings are the means of all positions, as sentence-transformers has them by default.
+    Embeddings are the means of all positions, as sentence-transformers has them by default, or what the file says.
     """
     refuse_others(json, FIXED)
     kind = _head(json) if head is None else next((each for each in HEADS if each == head), None)
     if kind is None:
         raise UserError(f"A BERT has no head {head!r}; it has {', '.join(HEADS)}.")
+    pooling: PoolingKind = "first"
+    if kind == "embedding":
+        pooling = translated(json, "sentence_pooling", "pooling_mode_mean_tokens", POOLINGS)
     roberta = json["model_type"] == "roberta"
     padding = json.get("pad_token_id", 1) if roberta else -1
     activation = translated(json, "hidden_act", "gelu", ACTIVATIONS)
@@ -70,7 +74,7 @@ def configuration(json: Json, head: str | None = None) -> tuple[BERT, int]:
         vocabulary=json["vocab_size"],
         token_types=json.get("type_vocab_size", 2),
         head=kind,
-        pooling="mean" if kind == "embedding" else "first",
+        pooling=pooling,
         tied=json.get("tie_word_embeddings", True),
         padding=padding,
         activation=activation,
@@ -128,6 +132,8 @@ def to_json(config: BERT, shapes: Shapes) -> dict[str, Any]:
         "tie_word_embeddings": config.tied,
         "pad_token_id": max(config.padding, 0),
     }
+    if config.head == "embedding":  # not a field of theirs, whose BERT has no say in it
+        json["sentence_pooling"] = next(theirs for theirs, ours in POOLINGS.items() if ours == config.pooling)
     if config.head in ("sequence", "token"):
         labels = range(shapes["head/kernel"][1])
         json["id2label"] = {str(label): f"LABEL_{label}" for label in labels}

@@ -34,6 +34,7 @@ from research.hub.weights import Weights, aligned, open_folder, read_json, write
 from research.models.model import Apply, Model
 
 PACKAGE = "package:"
+POOLING = "1_Pooling/config.json"
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]  # what is fetched of a published model
 SHARD = 5_000_000_000  # bytes of a file, as other libraries have it
 
@@ -88,7 +89,7 @@ def load_pretrained(
     path, adapter = _find(source, revision, FILES)
     weights: Weights
     if path.is_dir():
-        described = read_json(path / "config.json")
+        described = _folder_described(path)
         family, weights, tokenizer = family_of_file(described, path), open_folder(path), open_tokenizer(path)
     else:
         described, weights = gguf.open_file(path)
@@ -118,8 +119,8 @@ def load_pretrained(
 
 def describe(source: str | Path, revision: str | None = None, head: str | None = None) -> tuple[Any, int]:
     """Returns `load_pretrained`'s configuration and outputs without reading parameters; raises UserError likewise."""
-    path, adapter = _find(source, revision, ["config.json", SETTINGS, TENSORS])
-    described = read_json(path / "config.json") if path.is_dir() else gguf.open_file(path)[0]
+    path, adapter = _find(source, revision, ["config.json", POOLING, SETTINGS, TENSORS])
+    described = _folder_described(path) if path.is_dir() else gguf.open_file(path)[0]
     if adapter is not None:
         described = adapter.described(described)
     with _understanding(path):
@@ -137,6 +138,16 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> Subwords:
     if tokenizer is None:
         raise UserError(f"{source} holds no tokenizer that can be read here: name a model that comes with one.")
     return tokenizer
+
+
+def _folder_described(path: Path) -> dict[str, Any]:
+    """Returns config.json, and how a model of the sentence-transformers library makes one vector of a text."""
+    described = dict(read_json(path / "config.json"))
+    if (path / POOLING).exists():
+        modes = read_json(path / POOLING)
+        chosen = [name for name, on in modes.items() if name.startswith("pooling_mode_") and on is True]
+        described["sentence_pooling"] = " and ".join(chosen)
+    return described
 
 
 @contextmanager

@@ -31,6 +31,7 @@ SHARDING = (
     (r"(head|transform|pooler)/bias$|head_bias$", P("tensor")),
 )
 HeadKind = Literal["masked", "sequence", "token", "span", "embedding"]
+PoolingKind = Literal["first", "mean"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class BERT:
     head: HeadKind = "masked"
     """what comes out: the vocabulary's logits at each position; logits of the labels for each example or each position;
     logits of the first and the last position of an answer; or a vector for each example"""
-    pooling: Literal["first", "mean"] = "first"
+    pooling: PoolingKind = "first"
     """sequence, embedding: what stands for an example, its first position or the mean of all"""
     pooler: bool = True
     """sequence: whether a dense layer and tanh come before the classifier"""

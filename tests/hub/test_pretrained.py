@@ -106,6 +106,22 @@ def test_scanned_blocks_are_saved_as_others(tmp_path):
     np.testing.assert_allclose(jax.jit(loaded.apply)(loaded.params, tokens)[0], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_sentences_become_vectors_as_the_folder_says(tmp_path):
+    """By the first token where sentence-transformers' own file says so, else by the mean; other ways are refused."""
+    config = dataclasses.replace(MODELS["bert"], head="embedding", pooling="first")
+    save_pretrained(tmp_path, config, initial(config, 16))
+    assert describe(tmp_path)[0] == config
+    edit(tmp_path / "config.json", sentence_pooling="pooling_mode_mean_tokens")
+    assert describe(tmp_path)[0] == dataclasses.replace(config, pooling="mean")
+    (tmp_path / "1_Pooling").mkdir()
+    modes = tmp_path / "1_Pooling/config.json"
+    modes.write_text('{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false, "include_prompt": true}')
+    assert describe(tmp_path)[0] == config == load_pretrained(tmp_path).config
+    modes.write_text('{"pooling_mode_max_tokens": true}')
+    with pytest.raises(UserError, match="'pooling_mode_max_tokens', which is none of"):
+        load_pretrained(tmp_path)
+
+
 def test_a_tokenizer_goes_along(tmp_path):
     """One that was trained here is read back with its special tokens; bytes have no form there and are refused."""
     tokenizer = TokenizerConfig("wordpiece", 64).train(["the cat sat on the mat", "a dog"])
