@@ -1,7 +1,8 @@
 """Conversations and preferences: chat-formatted JSON lines as packed rows of tokens, with a mask on the answers.
 
 For instruction tuning every line has `messages`, and `LanguageModelling` learns the assistant's turns alone; for
-preferences it has `chosen` and `rejected` besides, two continuations of them, for `DirectPreference`.
+preferences it has `chosen` and `rejected` besides, two continuations of them, for `DirectPreference`. Both are made of
+a table, such as a data set of the catalogue, by templates: `table_chats.py`.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from research.data import chat_template
 from research.data.chat_template import CHATML, Message
 from research.data.dataset import Data
 from research.data.packing import Rows, best_fit, lay_out
+from research.data.table_chats import answered, preferred
 from research.data.text_records import Record, check_columns, divide, read_splits
 from research.data.tokenizers import Subwords, TokenizerConfig
 
@@ -26,12 +28,24 @@ Part = Mapping[str, np.ndarray]
 class ChatData:
     """Which conversations, and how they become rows of tokens."""
 
+    dataset: str = ""
+    """a data set of the catalogue, to be used with `question` and `answer`; not read where files are given"""
     train: tuple[str, ...] = ()
     """your files or globs of JSON lines: {"messages": [{"role": "user", "content": "..."}, ...]}"""
     validation: tuple[str, ...] = ()
     """your files to validate on; without them a share of the lines is held out"""
     preferences: bool = False
     """lines have `chosen` and `rejected`, each a text or messages, which follow `messages` or a text `prompt`"""
+    question: str = ""
+    """where lines are no conversations, but rows of a table: what the user says, with columns in braces"""
+    answer: str = ""
+    """what the assistant says, likewise"""
+    score: str = ""
+    """for preferences of a table: the column that says how good an answer is, to compare those to equal questions"""
+    margin: float = 0.0
+    """the least difference between the scores of two answers of which one is preferred"""
+    group: tuple[str, ...] = ()
+    """the columns that name the group which a split never divides; without them each line is by itself"""
     validation_share: float = 0.1
     salt: str = ""
     """another salt gives another split of the same lines"""
@@ -44,12 +58,16 @@ class ChatData:
 
     def build(self) -> Data:
         """Reads and prepares; raises UserError for files, messages and templates that cannot work."""
-        if not self.train:
+        if not (self.train or self.dataset):
             raise UserError("There are no conversations: name your files with --data.train chats.jsonl.")
-        splits, facts = read_splits("", {"train": self.train, "validation": self.validation})
+        splits, facts = read_splits(self.dataset, {"train": self.train, "validation": self.validation})
         wanted = ("chosen", "rejected") if self.preferences else ("messages",)
-        check_columns(splits, {name: name for name in wanted})
-        splits = divide(splits, {"validation": self.validation_share}, (), self.salt, str)
+        table = self.question and not any(set(wanted) & record.keys() for of in splits.values() for record in of)
+        if not table:
+            check_columns(splits, dict(zip(("question", "answer"), wanted, strict=False)))
+        splits = divide(splits, {"validation": self.validation_share}, self.group, self.salt, str)
+        if table:
+            splits = {split: self._of_table(records) for split, records in splits.items()}
         chats = {
             split: [chat for record in records for chat in self._chats(record)] for split, records in splits.items()
         }
@@ -65,6 +83,11 @@ class ChatData:
             facts["splits"][split] = {**counts, "learned_tokens": int(sum(part["weights"].sum() for part in parts))}
         facts["tokenizer"] = {"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary_size}
         return Data(rows, tokenizer.vocabulary_size, tokenizer=tokenizer, summary=facts)
+
+    def _of_table(self, records: Sequence[Record]) -> list[Record]:
+        if self.preferences:
+            return preferred(records, self.question, self.answer, self.score, self.margin)
+        return answered(records, self.question, self.answer)
 
     def _chats(self, record: Record) -> list[list[Message]]:
         """Returns the conversation of a line, or for preferences the chosen one and the rejected one."""
@@ -89,13 +112,13 @@ class ChatData:
         after = chat_template.render(template, [chat[: at + 1] for chat, at in turns], tokenizer.special)
         spans: dict[int, list[tuple[int, int]]] = {}
         texts = {id(chat): text for (chat, _), text in zip(turns, after, strict=True)}  # whole at its last turn
-        for (chat, _), prefix, answered in zip(turns, before, after, strict=True):
-            if not (answered.startswith(prefix) and texts[id(chat)].startswith(answered)):
+        for (chat, _), prefix, through in zip(turns, before, after, strict=True):
+            if not (through.startswith(prefix) and texts[id(chat)].startswith(through)):
                 raise UserError(
                     "The chat template changes earlier turns as a conversation goes on, so that the answers in it "
                     "cannot be told: give another one with --data.template."
                 )
-            spans.setdefault(id(chat), []).append((len(prefix), len(answered)))
+            spans.setdefault(id(chat), []).append((len(prefix), len(through)))
         return [self._part(tokenizer, texts[id(chat)], spans[id(chat)]) for chat in chats]
 
     def _part(self, tokenizer: Subwords, text: str, spans: Sequence[tuple[int, int]]) -> Part:

@@ -83,23 +83,23 @@ def sample(
 
     Where there are more than `length` of them, as often as the cache is full, the last half is read anew.
     """
-    half, first = -(-length // 2), jnp.zeros(1, jnp.int32)
+    known, half, first = prompt.shape[0], -(-length // 2), jnp.zeros(1, jnp.int32)
 
-    def begun(text: Int[Array, "text"]) -> tuple[Array, Cache, Array]:
-        logits, cache = decoding.advance(params, decoding.begin(params, 1, length), text[None], jnp.int32(0), first)
-        return logits[0, -1], cache, jnp.int32(text.shape[0])
+    def read(cache: Cache, text: Int[Array, "text"], slot: Any) -> tuple[Array, Cache, Array]:
+        logits, cache = decoding.advance(params, cache, text[None], jnp.int32(slot), first)
+        return logits[0, -1].astype(jnp.float32), cache, jnp.int32(slot + text.shape[0])
 
     def step(carry: Any, key: Key[Array, ""]) -> tuple[Any, Array]:
-        logits, cache, slot, recent = carry
-        token = jax.random.categorical(key, logits.astype(jnp.float32) / temperature).astype(jnp.int32)
-        recent = jnp.append(recent[1:], token)
+        cache, slot, recent = carry  # of the recent tokens the cache lacks the last
+        further, anew = (lambda: read(cache, recent[-1:], slot)), (lambda: read(empty, recent, 0))
+        fits = known + tokens - 1 <= length
+        logits, cache, slot = further() if fits else jax.lax.cond(slot < length, further, anew)
+        token = jax.random.categorical(key, logits / temperature).astype(jnp.int32)
+        return (cache, slot, jnp.append(recent[1:], token)), token
 
-        def further() -> tuple[Array, Cache, Array]:
-            logits, following = decoding.advance(params, cache, token[None, None], slot, first)
-            return logits[0, -1], following, slot + 1
-
-        return (*jax.lax.cond(slot < length, further, lambda: begun(recent)), recent), token
-
-    recent = jnp.zeros(half, jnp.int32).at[-min(half, prompt.shape[0]) :].set(prompt[-half:])
-    _, drawn = jax.lax.scan(step, (*begun(prompt), recent), jax.random.split(key, tokens))
+    cache = empty = decoding.begin(params, 1, length)
+    if known > 1:
+        _, cache, _ = read(empty, prompt[:-1], 0)
+    recent = jnp.zeros(half, jnp.int32).at[-min(half, known) :].set(prompt[-half:])
+    _, drawn = jax.lax.scan(step, (cache, jnp.int32(known - 1), recent), jax.random.split(key, tokens))
     return drawn

@@ -18,6 +18,7 @@ import experiments
 from experiments.__main__ import modules
 from research.core import configs, trees
 from research.core.streams import stream
+from research.data.chat import ChatData
 from research.data.labelled_text import LabelledText
 from research.data.paired_text import PairedText
 from research.data.pipeline import training_batches
@@ -25,16 +26,19 @@ from research.data.text import TextData
 from research.data.tokenizers import TokenizerConfig
 from research.hub.pretrained import save_pretrained
 from research.models.bert import BERT
+from research.models.llama import Llama
 from research.tasks.language_modelling import LanguageModelling
 from research.train.experiment import Assembly, Experiment, assemble
 from research.train.pretrained import PretrainedModel, PretrainedTokenizer
+
+LANGUAGE = "language"  # the folder, inside that of the published encoder, of a language model
 
 # The largest value of a size, by the name of its field, wherever it stands in a configuration.
 SMALL = {
     "accumulate": 2,
     "batch_size": 8,
     "context": 16,
-    "depth": 2,
+    "depth": 1,
     "examples": 64,
     "fsdp": 1,
     "groups": 2,
@@ -60,6 +64,8 @@ def shrink(config: Any, texts: list[str], published: str) -> Any:
         published: the folder of a small published model, with short texts to label and to translate.
     """
     changes: dict[str, Any] = {}
+    if isinstance(getattr(config, "data", None), ChatData):
+        published = str(Path(published) / LANGUAGE)
     for field in dataclasses.fields(config):
         value, most = getattr(config, field.name), SMALL.get(field.name)
         if dataclasses.is_dataclass(value):
@@ -74,6 +80,8 @@ def shrink(config: Any, texts: list[str], published: str) -> Any:
         changes["train"] = (str(Path(published) / "scores.tsv"),)
     if isinstance(config, PairedText):
         changes |= {"train": (str(Path(published) / "pairs.tsv"),), "ratio": 0.0}
+    if isinstance(config, ChatData):
+        changes["train"] = (str(Path(published) / ("preferences.jsonl" if config.preferences else "chats.jsonl")),)
     if isinstance(config, PretrainedModel | PretrainedTokenizer):
         changes["source"] = published
     if getattr(config, "dataset", "") == "fashion_mnist/full":
@@ -94,7 +102,21 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> str:
     scores = [f"{number % 20}\t{number % 7 - 3}\tso {number} and {number % 7}\n" for number in range(200)]
     (folder / "scores.tsv").write_text("document\tscore\ttext\n" + "".join(scores), encoding="utf-8")
     (folder / "pairs.tsv").write_text("book\ten\tes\n" + "".join(pairs), encoding="utf-8")
+    publish_language_model(folder / LANGUAGE)
     return str(folder)
+
+
+def publish_language_model(folder: Path) -> None:
+    """Writes a small language model into a folder, with short conversations and preferences."""
+    tokenizer = TokenizerConfig("bpe", vocabulary_size=258).train(["1 2 1 2"])
+    model = Llama(1, 16, 2, hidden=32, context=16, tied=True)
+    params = model.build(258).init(jax.random.key(0), jax.numpy.zeros((1, 4), jax.numpy.int32))
+    save_pretrained(folder, model, params, tokenizer)
+    questions = [{"role": "user", "content": f"{number}?"} for number in range(100)]
+    chats = [{"messages": [question, {"role": "assistant", "content": "Yes."}]} for question in questions]
+    preferences = [{"messages": [question], "chosen": "Yes.", "rejected": "No."} for question in questions]
+    for name, lines in {"chats.jsonl": chats, "preferences.jsonl": preferences}.items():
+        (folder / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 
 
 @pytest.fixture(params=modules(), scope="module")
@@ -177,10 +199,15 @@ def test_each_parameter_has_one_rule_of_each_kind(config: Experiment, small: Ass
         assert set(matches.values()) == {1}, (kind, matches)
 
 
-def test_a_step_is_lowered_without_data_or_memory(small: Assembly) -> None:
-    """The step is traced and lowered from shapes alone, and takes and gives states of one shape."""
+@pytest.fixture(scope="module")
+def lowered(small: Assembly) -> jax.stages.Lowered:
+    """The step, lowered from shapes alone."""
     shapes = jax.eval_shape(lambda: first_batch(small))
-    lowered = jax.jit(small.step, donate_argnums=0, out_shardings=(small.shardings, None)).lower(small.state, shapes)
+    return jax.jit(small.step, donate_argnums=0, out_shardings=(small.shardings, None)).lower(small.state, shapes)
+
+
+def test_a_step_is_lowered_without_data_or_memory(small: Assembly, lowered: jax.stages.Lowered) -> None:
+    """The step is traced and lowered from shapes alone, and takes and gives states of one shape."""
     state, metrics = lowered.out_info
     assert jax.tree.structure(state) == jax.tree.structure(small.state)
     for taken, given in zip(jax.tree.leaves(small.state), jax.tree.leaves(state), strict=True):
@@ -188,11 +215,11 @@ def test_a_step_is_lowered_without_data_or_memory(small: Assembly) -> None:
     assert {"loss", "weight", "gradient_norm", "random"} <= metrics.keys()
 
 
-def test_a_step_learns(small: Assembly) -> None:
+def test_a_step_learns(small: Assembly, lowered: jax.stages.Lowered) -> None:
     """One real step: finite loss and gradient, a positive weight, other parameters, the next step number."""
     state = small.initial_state()
     before = trees.digest(state.params)
-    after, metrics = jax.jit(small.step)(state, first_batch(small))
+    after, metrics = lowered.compile()(state, first_batch(small))
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"])
     assert metrics["weight"] > 0 and metrics["gradient_norm"] > 0
     assert int(after.step) == 1 and trees.digest(after.params) != before

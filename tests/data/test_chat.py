@@ -1,6 +1,8 @@
 """Promises of conversations: only the assistant's turns are learned; strangers' templates can do no harm."""
 
+import dataclasses
 import json
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from research.core.mesh import MeshConfig
 from research.data import chat_template
 from research.data.chat import ChatData
 from research.data.chat_template import CHATML, render
+from research.data.table_chats import preferred
 from research.data.tokenizers import TokenizerConfig
 from research.evaluate.evaluators import Evaluator
 from research.tasks.task import Task
@@ -41,7 +44,7 @@ def chats(tmp_path):
 
 def test_what_is_learned_is_the_assistants_turns_with_their_ends(chats) -> None:
     """The targets under the mask, decoded, are the answers and the marks that end them, and nothing else."""
-    data = ChatData(chats, tokenizer=TOKENIZER, length=256).build()
+    data = ChatData(train=chats, tokenizer=TOKENIZER, length=256).build()
     example = data.splits["train"][0]
     first = example["segments"] == 1
     learned = data.tokenizer.decode(example["targets"][first & (example["mask"] > 0)])
@@ -53,7 +56,7 @@ def test_what_is_learned_is_the_assistants_turns_with_their_ends(chats) -> None:
 
 def test_answers_are_evaluated_beside_the_frequencies_of_their_tokens(chats) -> None:
     """Loss and perplexity of the masked targets; no bits per character, since its tokens' lengths are unknown."""
-    data = ChatData(chats, tokenizer=TOKENIZER, length=256).build()
+    data = ChatData(train=chats, tokenizer=TOKENIZER, length=256).build()
 
     def predict(params, batch):
         return {"logits": jnp.zeros((*batch["targets"].shape, data.outputs))}
@@ -72,7 +75,9 @@ def test_answers_are_evaluated_beside_the_frequencies_of_their_tokens(chats) -> 
 def test_preferences_stand_beside_each_other(tmp_path) -> None:
     """The chosen and the rejected answer of a prompt are segments 2 k + 1 and 2 k + 2 of a row."""
     records = [{"prompt": f"Say {n}.", "chosen": f"{n}, gladly.", "rejected": "No."} for n in range(20)]
-    data = ChatData(write(tmp_path / "p.jsonl", records), preferences=True, tokenizer=TOKENIZER, length=128).build()
+    data = ChatData(
+        train=write(tmp_path / "p.jsonl", records), preferences=True, tokenizer=TOKENIZER, length=128
+    ).build()
     for row in range(len(data.splits["train"])):
         example = data.splits["train"][row]
         for pair in range(int(example["mask"].sum())):
@@ -81,6 +86,46 @@ def test_preferences_stand_beside_each_other(tmp_path) -> None:
                 own = (example["segments"] == segment) & (example["weights"] > 0)
                 texts.append(data.tokenizer.decode(example["targets"][own]))
             assert "gladly" in texts[0] and texts[1].startswith("No.")
+
+
+def test_a_table_becomes_conversations_by_templates(tmp_path) -> None:
+    """Each row is a question and its answer; rows of one group stand in one split."""
+    rows = "".join(f"{n},{n // 4},uno {n}\n" for n in range(80))
+    (tmp_path / "table.csv").write_text("en,book,es\n" + rows, encoding="utf-8")
+    table = ChatData(train=(str(tmp_path / "table.csv"),), question="Translate: {en}", answer="{es}", group=("book",))
+    data = dataclasses.replace(table, tokenizer=TOKENIZER, length=64).build()
+    books = []
+    for split in data.splits.values():
+        shown = [data.tokenizer.decode(split[row]["inputs"]) for row in range(len(split))]
+        numbers = re.findall(r"user\nTranslate: (\d+)<\|im_end\|>\n<\|im_start\|>assistant\nuno \1<", "".join(shown))
+        books.append({int(number) // 4 for number in numbers})
+    assert books[0] | books[1] == set(range(20)) and not books[0] & books[1]
+
+
+def test_better_answers_to_a_question_are_preferred() -> None:
+    """The best of the better half over the best of the worse half, and so on, where the scores differ enough."""
+    scores = {"a": 3.0, "b": 2.0, "c": 1.5, "d": 1.5, "e": -1.0, "f": -2.0, "alone": 0.0}
+    records = [{"to": "it", "text": text, "score": score} for text, score in scores.items() if text != "alone"]
+    records.append({"to": "another", "text": "alone", "score": 0.0})
+    pairs = preferred(records, "Reply to {to}.", "{text}", "score", margin=3.0)
+    assert [(pair["chosen"], pair["rejected"]) for pair in pairs] == [("b", "e"), ("c", "f")]
+    assert {pair["prompt"] for pair in pairs} == {"Reply to it."}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"question": "{other}"}, "--data.question '{other}' cannot be filled .*there are to, text"),
+        ({"score": "text"}, "scores of answers are no numbers .'text' is 'a'"),
+        ({"margin": 9.0}, "No two answers to one question differ by 9"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(options, message) -> None:
+    """In one sentence that names the option."""
+    records = [{"to": "it", "text": text, "score": score} for text, score in {"a": 3.0, "b": 1.0}.items()]
+    given = {"question": "{to}", "answer": "{text}", "score": "score", "margin": 0.0, **options}
+    with pytest.raises(UserError, match=message):
+        preferred(records, **given)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +143,7 @@ def test_what_is_no_conversation_is_refused(tmp_path, record, message) -> None:
     """In one sentence that shows it."""
     path = write(tmp_path / "chats.jsonl", [{**record, "number": n} for n in range(40)])
     with pytest.raises(UserError, match=message):
-        ChatData(path, preferences="chosen" in record, validation_share=0.0).build()
+        ChatData(train=path, preferences="chosen" in record, validation_share=0.0).build()
 
 
 def test_chatml_renders_as_its_models_expect() -> None:
@@ -129,11 +174,11 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(chats) -> None:
     """Where an answer's place cannot be told, it is not guessed."""
     template = "{{ messages | length }}: {% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(UserError, match="changes earlier turns"):
-        ChatData(chats, template=template, tokenizer=TOKENIZER).build()
+        ChatData(train=chats, template=template, tokenizer=TOKENIZER).build()
 
 
 def test_long_conversations_lose_their_ends(chats) -> None:
     """A row holds no more than its length, and every kept target is the next input."""
-    example = ChatData(chats, tokenizer=TOKENIZER, length=32).build().splits["train"][0]
+    example = ChatData(train=chats, tokenizer=TOKENIZER, length=32).build().splits["train"][0]
     assert example["inputs"].shape == (32,)
     np.testing.assert_array_equal(example["targets"][:-1], example["inputs"][1:])

@@ -13,6 +13,7 @@ from research.data.dataset import Data
 from research.data.packing import Windows, pack_documents
 from research.data.tokenizers import Characters
 from research.models.gpt import GPT
+from research.models.model import Decoding
 from research.tasks.language_modelling import LanguageModelling, sample
 
 KEY = jax.random.key(0)
@@ -71,32 +72,38 @@ def test_a_sample_is_a_function_of_the_key():
     assert set(first) <= set(ALPHABET.alphabet) | {"\ufffd"}
 
 
-def counting(params, inputs):
-    """A model that is sure of the next token: one more than the sum of all it sees, modulo 11."""
-    following = (jnp.cumsum(inputs, 1) + 1) % 11
-    return 50 * jax.nn.one_hot(following, 11), {}
+def counting(params, cache, tokens, start, first):
+    """A model that is sure of the next token: one more than the sum of all it has read, modulo 11."""
+    sums = cache[:, None] + jnp.cumsum(tokens, 1)
+    return 50 * jax.nn.one_hot((sums + 1) % 11, 11), sums[:, -1]
 
 
-@pytest.mark.parametrize("length", [3, 4, 20])
-def test_each_token_follows_from_the_last_ones_in_the_window(length):
-    """The window fills from the left, then slides: a sure model writes what the same rule writes by hand."""
-    prompt = np.int32([2, 5])
-    found = jax.jit(partial(sample, counting, length=length, tokens=9, temperature=1.0))({}, KEY, jnp.asarray(prompt))
-    text = list(prompt)
+def no_sum(params, batch, capacity):
+    return jnp.zeros(batch, jnp.int32)
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 20])
+def test_a_full_cache_begins_again_with_the_last_half(length):
+    """A sure model writes what the same rule writes by hand, from all that was read since the cache was last empty."""
+    prompt = np.int32([2, 5])[-length:]
+    draw = partial(sample, Decoding(no_sum, counting), length=length, tokens=9, temperature=1.0)
+    found = jax.jit(draw)({}, KEY, jnp.asarray(prompt))
+    text, read = prompt.tolist(), prompt[:-1].tolist()
     for _ in range(9):
-        text.append((sum(text[-length:]) + 1) % 11)
-    assert found.tolist() == text[2:]
+        read = [*read, text[-1]] if len(read) < length else text[-((length + 1) // 2) :]
+        text.append((sum(read) + 1) % 11)
+    assert found.tolist() == text[len(prompt) :]
 
 
 def test_temperature_sharpens_the_choice():
     """Near 0 the likeliest token is always drawn; at 1 tokens are drawn by their probabilities."""
     logits = jnp.log(jnp.array([0.1, 0.6, 0.3]))
 
-    def fixed(params, inputs):
-        return jnp.broadcast_to(logits, (*inputs.shape, 3)), {}
+    def fixed(params, cache, tokens, start, first):
+        return jnp.broadcast_to(logits, (*tokens.shape, 3)), cache
 
     def drawn(temperature):
-        draw = partial(sample, fixed, length=2, tokens=3000, temperature=temperature)
+        draw = partial(sample, Decoding(no_sum, fixed), length=2, tokens=3000, temperature=temperature)
         return np.bincount(np.asarray(jax.jit(draw)({}, KEY, jnp.zeros(1, jnp.int32))), minlength=3) / 3000
 
     np.testing.assert_array_equal(drawn(0.01), [0, 1, 0])
