@@ -82,7 +82,7 @@ def export_adapter(run: Run, folder: str, base: str = "", *, tokenizer: bool = T
             f"The adapter would change {config.source}, which PEFT cannot load: export that as a whole, and give the "
             "folder or its name on the hub with --base."
         )
-    rates = trees.flatten(trees.match_rules(experiment.optimizer.rate_rules, params, what="the learning rate"))
+    rates = trees.flatten(experiment.optimizer.rates(params))
     trained = {path for path, rate in rates.items() if rate} | set(run.record["pretrained"]["new"])
     save_adapter(
         folder,

@@ -16,11 +16,12 @@ from jax.sharding import Mesh
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, check_batch, on_mesh, replicated
 from research.core.precision import ComputeType
+from research.core.shapes import Params
 from research.core.streams import stream
 from research.data.dataset import Data
 from research.models.lora import check_rates
 from research.models.model import Model
-from research.tasks.task import Task
+from research.tasks.task import Loss, Task
 from research.train import exact
 from research.train.optimizers import Optimizer
 from research.train.pretrained import PretrainedModel, Started
@@ -130,10 +131,21 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
     params = jax.eval_shape(task.init, stream(experiment.seed, "init"))
     check_rates(experiment.optimizer.rate_rules, params)
     optimizer = experiment.optimizer.build(schedule, params)
+    task = task._replace(loss=_of_what_learns(task.loss, experiment.optimizer.rates(params)))
     state = jax.eval_shape(_init(experiment, task, optimizer))
     shardings = state_sharding(mesh, model.sharding, state)
     step = make_step(task, optimizer, accumulate=experiment.accumulate, **_settings(experiment))
     return Assembly(experiment, data, model, task, mesh, schedule, optimizer, step, state, shardings)
+
+
+def _of_what_learns(loss: Callable[..., Loss], rates: Any) -> Callable[..., Loss]:
+    """Returns the loss without gradients for frozen parameters, so that none are computed."""
+
+    def frozen(params: Params, *arguments: Any) -> Loss:
+        stopped = jax.tree.map(lambda leaf, rate: leaf if rate else jax.lax.stop_gradient(leaf), params, rates)
+        return loss(stopped, *arguments)
+
+    return loss if all(jax.tree.leaves(rates)) else frozen
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:

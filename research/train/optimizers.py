@@ -56,9 +56,7 @@ class Optimizer:
     def build(self, schedule: optax.Schedule, params: Params) -> optax.GradientTransformation:
         """Composes the transformation for (abstract) `params`; raises UserError where the rules do not fit them."""
         decay = trees.match_rules(self.decay_rules, params, what="weight decay")
-        rate = trees.match_rules(self.rate_rules, params, what="the learning rate")
-        if self.layer_decay != 1:
-            rate = jax.tree.map(operator.mul, rate, _layerwise(self.layer_decay, params))
+        rate = self.rates(params)
         parts = [
             _penalty(self.l1, self.l2, decay) if self.l1 or self.l2 else optax.identity(),
             _freeze(rate),
@@ -69,6 +67,11 @@ class Optimizer:
             optax.scale_by_learning_rate(lambda step: self.peak * schedule(step)),
         ]
         return optax.chain(*parts)
+
+    def rates(self, params: Params) -> Any:
+        """Returns each parameter's factor of the learning rate; raises UserError where the rules do not fit."""
+        rate = trees.match_rules(self.rate_rules, params, what="the learning rate")
+        return rate if self.layer_decay == 1 else jax.tree.map(operator.mul, rate, _layerwise(self.layer_decay, params))
 
     def _direction(self) -> optax.GradientTransformation:
         match self.kind:

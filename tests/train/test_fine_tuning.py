@@ -10,6 +10,7 @@ import pytest
 from research.core import trees
 from research.core.errors import UserError
 from research.data.labelled_text import LabelledText
+from research.data.pipeline import training_batches
 from research.data.text import TextData
 from research.data.tokenizers import TokenizerConfig
 from research.evaluate.evaluators import Evaluator
@@ -104,6 +105,30 @@ def test_a_published_folder_serves_as_well(pretrained, table, tmp_path) -> None:
     assert states[0].keys() == states[1].keys()
     for path, leaf in states[0].items():
         np.testing.assert_array_equal(leaf, states[1][path], err_msg=path)
+
+
+def gradients(experiment):
+    """Returns the gradients of the first batch's loss, by path, and the operations that they take."""
+    assembly = assemble(experiment, experiment.data.build())
+    batch = training_batches(assembly.data.splits["train"], batch_size=4, seed=0)(0)
+    params, key = assembly.initial_state().params, jax.random.key(0)
+    found = jax.jit(jax.grad(lambda params, batch: assembly.task.loss(params, batch, key, False).sum))
+    compiled = found.lower(params, batch).compile()
+    return trees.flatten(compiled(params, batch)), compiled.cost_analysis()["flops"]
+
+
+def test_no_gradient_is_computed_for_what_is_frozen(pretrained, table) -> None:
+    """A frozen trunk has zeros, at less than half the operations; the head learns from the same gradient as without."""
+    free = fine_tuning(pretrained.folder, table)
+    frozen = dataclasses.replace(
+        free, optimizer=Optimizer("adamw", rate_rules=((r"^head/", 1.0), (r"^(?!head/)", 0.0)))
+    )
+    (every, cost), (found, less) = (gradients(experiment) for experiment in (free, frozen))
+    for path, gradient in found.items():
+        expected = every[path] if path.startswith("head/") else jnp.zeros_like(gradient)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6, err_msg=path)
+    assert any(np.asarray(gradient).any() for gradient in found.values())
+    assert less < cost / 2
 
 
 def test_low_rank_updates_leave_the_source_as_it_was(pretrained, table, tmp_path) -> None:
