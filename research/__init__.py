@@ -25,6 +25,7 @@ from research.hub.pretrained import load_pretrained, save_pretrained
 from research.models.bert import BERT
 from research.models.flops import layer_table
 from research.models.gpt import GPT
+from research.models.llama import Llama
 from research.models.lora import LORA_AND_HEAD_RATES, LORA_RATES, LoRA
 from research.models.mlp import MLP
 from research.models.model import change_layer
@@ -60,6 +61,7 @@ __all__ = [
     "ImageData",
     "LabelledText",
     "LanguageModelling",
+    "Llama",
     "LoRA",
     "MaskedLanguageModelling",
     "MeshConfig",
