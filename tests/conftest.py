@@ -9,6 +9,12 @@ import random
 from pathlib import Path
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # read when JAX is imported: XLA's warnings would bury a failure's report
+# Most of the suite's time is compilation, which plain machine code makes five times shorter. Programs that tests start
+# inherit it; `XLA_FLAGS= make test` has the optimizations that users have.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
+)
 
 import jax
 import numpy as np

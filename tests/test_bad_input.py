@@ -141,7 +141,7 @@ def test_sizes_that_do_not_fit_are_refused(tmp_path: Path, refusal: Refusal, wro
 
 def test_a_batch_that_eight_devices_cannot_share_is_refused(tmp_path: Path) -> None:
     """On eight devices a batch of 12 is refused with the nearest size that works."""
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    devices = {"JAX_NUM_CPU_DEVICES": "8"}
     wrong = ["--batch-size", "12", "--accumulate", "1"]
     with Program("experiments.gpt_austen", *options(tmp_path), *wrong, **devices) as run:
         output = run.output()

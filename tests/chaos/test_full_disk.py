@@ -75,8 +75,8 @@ def test_a_full_disk_costs_no_good_checkpoint_and_none_after(small_disk: Path, t
     with Program(*command[:-1], str(other), "--resume") as resumed:
         output = resumed.output()
     assert resumed.returncode == 0, output
-    flags = f"--xla_force_host_platform_device_count={2 if several else 1}"
-    with Program(*OPTIONS, "--runs", str(tmp_path / "clean/runs"), XLA_FLAGS=flags) as clean:
+    devices = "2" if several else "1"
+    with Program(*OPTIONS, "--runs", str(tmp_path / "clean/runs"), JAX_NUM_CPU_DEVICES=devices) as clean:
         assert clean.output() and clean.returncode == 0
     undisturbed, end = (record(only_run(root, "article_softmax")) for root in (tmp_path / "clean", tmp_path))
     assert [end[name] for name in ENDS] == [undisturbed[name] for name in ENDS]

@@ -46,7 +46,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 def undisturbed(folder: Path, *options: str, devices: int = 2) -> dict[str, Any]:
     """Trains on one process with so many devices; returns the record."""
-    with Program(*command(folder, *options), XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}") as run:
+    with Program(*command(folder, *options), JAX_NUM_CPU_DEVICES=str(devices)) as run:
         output = run.output()
     assert run.returncode == 0, output
     return record(folder)

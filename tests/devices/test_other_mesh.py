@@ -27,7 +27,7 @@ def test_resumed_on_another_mesh_a_run_goes_on_as_it_would_have(tmp_path):
     """On one device, then on eight, then on a mesh of three axes: the clean run's batches, keys and losses."""
     small = [*options(tmp_path), "--batch-size", "8", "--accumulate", "1", "--steps", str(STEPS)]
     small += ["--checkpoint-every", "50", "--evaluate-every", "0"]
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    devices = {"JAX_NUM_CPU_DEVICES": "8"}
     command = ["experiments.gpt_austen", *small, "--mesh.data", "1", "--runs"]
     with Program(*command, str(tmp_path / "clean" / "runs"), **devices) as clean:
         assert "parameters SHA-256" in clean.output()
@@ -54,7 +54,7 @@ def test_a_run_of_more_devices_is_evaluated_on_one(tmp_path):
     small = [*options(tmp_path), "--accumulate", "1", "--batch-size", "8", "--steps", "6", "--runs"]
     four = ["--mesh.data", "1", "--mesh.fsdp", "4"]
     for name, devices, more in (("parts", 4, four), ("exact", 2, ["--exact", "--mesh.data", "2"])):
-        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        flags = {"JAX_NUM_CPU_DEVICES": str(devices)}
         with Program("experiments.gpt_austen", *small, str(tmp_path / name / "runs"), *more, **flags) as started:
             assert "parameters SHA-256" in started.output()
         with Program("research.evaluate", str(only_run(tmp_path / name))) as evaluated:

@@ -119,16 +119,18 @@ def test_step_by_step_equals_all_at_once(name):
     model, params = build(**OPTIONS[name])
     padding = np.int32([2, 0])
     inputs = tokens(2, LENGTH)
-    whole = [logits(model, params, inputs[row : row + 1, first:])[0] for row, first in enumerate(padding)]
+    rows = np.stack([np.roll(row, -first) for row, first in zip(inputs, padding, strict=True)])
+    whole = logits(model, params, rows)  # what stands behind a row changes nothing in it
     advance = jax.jit(model.decoding.advance)
     cache, found, start = model.decoding.begin(params, 2, LENGTH + 2), [], 0
-    for length in (3, 2, 1, 1, 1):
+    for length in (3, 3, 1, 1):
         step = inputs[:, start : start + length]
         new, cache = advance(params, cache, step, jnp.int32(start), padding)
         found.append(np.asarray(new))
         start += length
     for row, first in enumerate(padding):
-        np.testing.assert_allclose(np.concatenate(found, 1)[row, first:], whole[row], rtol=1e-4, atol=1e-5)
+        expected = whole[row, : LENGTH - first]
+        np.testing.assert_allclose(np.concatenate(found, 1)[row, first:], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -1,5 +1,7 @@
 """What `change_layer` promises: another layer inline, in any model, the original untouched."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +28,7 @@ def gpt(**options):
     return GPT(depth=2, width=8, heads=2, context=8, **options).build(5)
 
 
-def initial(model, inputs=TOKENS):
+def initial(model, inputs):
     return jax.jit(model.init)(jax.random.key(0), inputs)
 
 
@@ -43,15 +45,17 @@ def test_a_changed_layer_computes_what_the_change_says():
 def test_a_layer_never_called_has_no_parameters(options):
     """Attention replaced in every block leaves no attention parameters, also in scanned and recomputed blocks."""
     model = change_layer(gpt(**options), "/attention$", nothing)
-    params = initial(model)
+    params = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
     assert not any("/attention/" in path for path in trees.flatten(params))
     assert any("/mlp/" in path for path in trees.flatten(params))
-    assert model.apply(params, TOKENS, train=True, key=jax.random.key(0))[0].shape == (1, 8, 5)
+    training = functools.partial(model.apply, train=True)
+    assert jax.eval_shape(training, params, TOKENS, key=jax.random.key(0))[0].shape == (1, 8, 5)
 
 
 def test_only_matching_layers_change():
     """A path picks one layer of several: the other block keeps its attention."""
-    paths = trees.flatten(initial(change_layer(gpt(), "^block_0/attention$", nothing)))
+    model = change_layer(gpt(), "^block_0/attention$", nothing)
+    paths = trees.flatten(jax.eval_shape(model.init, jax.random.key(0), TOKENS))
     assert {path.split("/")[0] for path in paths if "/attention/" in path} == {"block_1"}
 
 

@@ -45,16 +45,16 @@ def test_sinusoids_are_those_of_the_paper():
 def test_embeddings_are_scaled_and_positions_added():
     """Section 3.4: with blocks that do nothing the tied logits are those of embedding x sqrt(width) + sinusoid."""
     model = Transformer(1, width=16, heads=2, norm_first=True).build(9)
-    params = model.init(KEY, jnp.zeros((1, 1), jnp.int32))
+    params = jax.jit(model.init)(KEY, jnp.zeros((1, 1), jnp.int32))
     flat = flatten(params)
     silent = jax.tree_util.tree_map_with_path(
         lambda path, leaf: 0 * leaf if "output" in str(path) or "down" in str(path) else leaf, params
     )
-    tokens = np.int32([[3, 1, 4]])
+    tokens = jnp.int32([[3, 1, 4]])
     table = np.asarray(flat["token_embedding"])
     x = 4 * table[tokens] + sinusoids(3, 16, "interleaved")
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    found = model.apply(silent, jnp.asarray(tokens), decoder_inputs=jnp.asarray(tokens))[0]
+    found = jax.jit(lambda params: model.apply(params, tokens, decoder_inputs=tokens)[0])(silent)
     np.testing.assert_allclose(found, x @ table.T, rtol=1e-4, atol=1e-4)
 
 
@@ -75,6 +75,6 @@ def test_sizes_that_do_not_fit_are_refused(options, message):
 def test_rows_longer_than_the_context_are_refused():
     """With both lengths."""
     model = dataclasses.replace(BASE, depth=1, width=16, context=4).build(10)
-    params = model.init(KEY, jnp.zeros((1, 1), jnp.int32))
+    params = jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct((1, 1), jnp.int32))
     with pytest.raises(UserError, match="5 tokens are longer than the model's context of 4"):
-        model.apply(params, jnp.zeros((1, 5), jnp.int32))
+        jax.eval_shape(model.apply, params, jax.ShapeDtypeStruct((1, 5), jnp.int32))

@@ -1,6 +1,7 @@
 """Mixture of experts: equal experts are one MLP, places are given in order, nothing else decides where a token goes."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +35,13 @@ def build(config):
     return model, jax.tree.map(lambda leaf: jnp.asarray(0.3 * random.standard_normal(leaf.shape, np.float32)), shapes)
 
 
+@functools.cache
+def compiled(apply):
+    return jax.jit(lambda params, inputs: apply(params, inputs)[0])
+
+
 def logits(model, params, inputs=TOKENS):
-    return np.asarray(jax.jit(lambda params, inputs: model.apply(params, inputs)[0])(params, inputs))
+    return np.asarray(compiled(model.apply)(params, inputs))
 
 
 @pytest.mark.parametrize("options", [{}, {"activation": "gelu"}, {"scan": True}])
@@ -64,14 +70,19 @@ def test_a_token_gets_its_likeliest_experts_by_weight(top):
     """With room for all: the sum, by hand, of the likeliest experts' outputs; only several weights add up to one."""
     config = dataclasses.replace(MIXED, depth=1, experts_per_token=top, capacity_factor=8.0)
     model, params = build(config)
-    seen = {}
 
-    def spy(layer, x, train):
-        seen.update(x=x, out=layer(x, train))
-        return seen["out"]
+    @jax.jit
+    def taken_and_given(params):
+        seen = []
 
-    change_layer(model, "experts$", spy).apply(params, TOKENS)
-    x, found = np.asarray(seen["x"], np.float64), np.asarray(seen["out"])
+        def spy(layer, x, train):
+            seen.extend((x, layer(x, train)))
+            return seen[1]
+
+        change_layer(model, "experts$", spy).apply(params, TOKENS)
+        return seen
+
+    x, found = (np.asarray(array, np.float64) for array in taken_and_given(params))
     layer = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["block_0"]["experts"])
     scores = x @ layer["router"]["kernel"]
     probabilities = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
@@ -101,10 +112,13 @@ def test_neither_what_follows_nor_other_rows_decide(capacity):
 def test_a_token_beyond_the_capacity_passes_by():
     """One place for each expert: what was dropped is said, and such a token leaves the layer as zeros."""
     model, params = build(dataclasses.replace(MIXED, depth=1, experts_per_token=1, capacity_factor=1e-3, bias=True))
-    _, sown = model.apply(params, TOKENS, train=True, key=KEY)
-    assert (sown.metrics["dropped"] >= 1 - MIXED.experts / LENGTH).all()
+
+    def dropped(model):
+        return jax.jit(lambda params: model.apply(params, TOKENS, train=True, key=KEY)[1].metrics["dropped"])(params)
+
+    assert (dropped(model) >= 1 - MIXED.experts / LENGTH).all()
     roomy, _ = build(dataclasses.replace(MIXED, depth=1, experts_per_token=1, capacity_factor=4.0))
-    assert not roomy.apply(params, TOKENS, train=True, key=KEY)[1].metrics["dropped"].any()
+    assert not dropped(roomy).any()
 
 
 @given(chosen=st.lists(st.integers(0, 3), min_size=1, max_size=20), places=st.integers(1, 6))
@@ -157,7 +171,7 @@ def test_layers_report_by_row_and_in_training_only(options):
     }
     assert (sown.losses["balance"] >= 0.5 * MIXED.depth * 0.9).all()
     assert ((sown.metrics["dropped"] >= 0) & (sown.metrics["dropped"] < 1)).all()
-    assert model.apply(params, TOKENS)[1] == Sown()
+    assert jax.eval_shape(model.apply, params, TOKENS)[1] == Sown()
 
 
 def test_the_balance_loss_of_parts_adds_up_to_that_of_the_batch():
