@@ -4,8 +4,8 @@
     python -m experiments.bert_sentiment
 
 Expected: 76 % of the test sentences, fewer than the 79 % of the same network from scratch (`bert_two_labels`) and of
-TF-IDF with logistic regression: six novels of 1811 to 1818 teach too little, and a vocabulary without "movie". Much text
-teaches more: 89 % for a MiniLM (`minilm_sentiment`). Three to five minutes on two cores. Your own table takes
+TF-IDF with logistic regression: six novels of 1811 to 1818 teach too little, and a vocabulary without "movie". Much
+text teaches more: 89 % for a MiniLM (`minilm_sentiment`). Three to five minutes on two cores. Your own table takes
 `--data.train my.csv --data.text review --data.label stars --data.kind classes`.
 """
 

@@ -19,7 +19,8 @@ PROMPTS = [np.array(ids, np.int32) for ids in ([0, 2, 1], [1])]
 def model():
     """A model over three letters and an end, with parameters large enough that its choices differ."""
     built = GPT(depth=1, width=16, heads=2, context=16).build(VOCABULARY)
-    params = built.init(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))
+    params = jax.jit(built.init)(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))
+    built = built._replace(apply=jax.jit(built.apply))
     return built, jax.tree.map(lambda leaf: leaf * (25 if leaf.ndim > 1 else 1), params)
 
 

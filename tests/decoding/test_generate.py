@@ -24,7 +24,8 @@ PROMPTS = [np.array(ids, np.int32) for ids in ([5, 9, 3, 17, 2, 30, 8, 11, 4, 6]
 def model(request):
     """A model, and parameters large enough that its choices differ."""
     built = MODELS[request.param].build(VOCABULARY)
-    params = built.init(jax.random.key(1), jnp.zeros((1, 8), jnp.int32))
+    params = jax.jit(built.init)(jax.random.key(1), jnp.zeros((1, 8), jnp.int32))
+    built = built._replace(apply=jax.jit(built.apply))
     return built, jax.tree.map(lambda leaf: leaf * (8 if leaf.ndim > 1 else 1), params)
 
 
@@ -56,11 +57,12 @@ def test_cached_logits_are_those_of_the_forward_pass(model) -> None:
     built, params = model
     tokens = jnp.asarray([[5, 9, 3, 17, 2, 30, 8, 11]], jnp.int32)
     whole = built.apply(params, tokens)[0]
-    for sizes in ((8,), (3, 4, 1)):
+    advance = jax.jit(built.decoding.advance)
+    for sizes in ((8,), (3, 3, 2)):
         cache, start, parts = built.decoding.begin(params, 1, 8), 0, []
         for size in sizes:
             piece = tokens[:, start : start + size]
-            logits, cache = built.decoding.advance(params, cache, piece, jnp.int32(start), jnp.zeros(1, jnp.int32))
+            logits, cache = advance(params, cache, piece, jnp.int32(start), jnp.zeros(1, jnp.int32))
             parts.append(logits)
             start += size
         np.testing.assert_allclose(jnp.concatenate(parts, 1), whole, rtol=1e-4, atol=1e-5)
@@ -95,7 +97,7 @@ def test_a_row_ends_with_an_end_token_and_the_batch_with_its_last_row(model) -> 
 def test_prompts_that_do_not_fit_are_refused() -> None:
     """An empty one, and one too long for learned positions."""
     built = MODELS["learned"].build(VOCABULARY)
-    params = built.init(jax.random.key(1), jnp.zeros((1, 8), jnp.int32))
+    params = jax.eval_shape(built.init, jax.random.key(1), jnp.zeros((1, 8), jnp.int32))
     generate = make_generate(built.decoding)
     with pytest.raises(UserError, match="no tokens"):
         next(generate(params, [np.zeros(0, np.int32)], keys(1), tokens=1))

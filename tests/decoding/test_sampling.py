@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from research.core.errors import UserError
 from research.decoding.sampling import Counts, Sampling
 
-LOGITS = st.lists(st.integers(-40, 40), min_size=2, max_size=12, unique=True).map(
-    lambda each: np.array([each], np.float32) / 8
+LOGITS = (
+    st.sampled_from([2, 3, 12])  # each size compiles the programs once more
+    .flatmap(lambda size: st.lists(st.integers(-40, 40), min_size=size, max_size=size, unique=True))
+    .map(lambda each: np.array([each], np.float32) / 8)
 )
 
 

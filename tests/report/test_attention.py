@@ -48,7 +48,7 @@ def data(tmp_path_factory):
 def run_of(data, model, folder):
     """A run that has drawn its parameters, larger than usual so that attention is uneven, and not trained them."""
     assembly = assemble(Experiment(data, model, SequenceToSequence()), data.build())
-    state = assembly.initial_state()
+    state = assembly.state
     draw = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: jnp.asarray(0.5 * draw.standard_normal(leaf.shape, np.float32)), state.params)
     return Run(folder, assembly, state.replace(params=params), {})
