@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 FOREIGN = {"jax", "numpy", "matplotlib", "IPython"}
 LARGEST = 300_000  # bytes, outputs included
+FEW = 30  # steps of training, more than those of the warm-up
 
 notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -40,10 +41,13 @@ def imports(source):
 
 
 @notebooks
-def test_every_cell_runs_and_warns_of_nothing(path, tmp_path, monkeypatch):
+@pytest.mark.parametrize("steps", [FEW, pytest.param(None, marks=pytest.mark.slow)], ids=["few steps", "all steps"])
+def test_every_cell_runs_and_warns_of_nothing(path, steps, tmp_path, monkeypatch):
     """From a fresh kernel in an empty folder, every cell runs, prints nothing to standard error, leaves no file."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(path, as_version=4)
+    for cell in code_cells(notebook) if steps else ():
+        cell.source = re.sub(r"\bsteps=\d+", f"steps={steps}", cell.source)
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
