@@ -41,8 +41,15 @@ os.environ["ONTOGENY_CACHE"] = str(CACHE)  # for the programs that tests start, 
 jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
+LONG = {"chaos", "contracts", "devices", "models", "notebooks", "train"}  # folders with the longest files
+
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first, so that at the end no worker has to wait for another one's."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
 @pytest.fixture(scope="session")
