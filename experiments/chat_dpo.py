@@ -1,4 +1,4 @@
-"""Preference tuning (Rafailov et al. 2023, section 6.1): the model of `chat_sft` learns to write kindly, by LoRA.
+r"""Preference tuning (Rafailov et al. 2023, section 6.1): the model of `chat_sft` learns to write kindly, by LoRA.
 
     python -m experiments.chat_sft           # once: its newest finished run is where this one starts
     python -m experiments.chat_dpo

@@ -1,11 +1,13 @@
-"""Instruction tuning: a small Llama, pretrained here, learns to write what it is asked for; only answers are learned.
+r"""Instruction tuning: a small Llama, pretrained here, learns to write what it is asked for; only answers are learned.
 
     python -m experiments.chat_pretrain      # once: its newest finished run is where this one starts
     python -m experiments.chat_sft
 
 Asked to "Write for tweets:", film reviews, product reviews or editorials, it answers with one sentence of that kind.
 Expected: 4.0 nats per token of the answers in documents that training has not seen, where the frequencies of the tokens
-have 6.5; five to eight minutes on two cores. Then `python -m research.generate runs/chat_sft $'Write for tweets:\n' --stop $'\n'`.
+have 6.5; five to eight minutes on two cores. Then:
+
+    python -m research.generate runs/chat_sft $'Write for tweets:\n' --stop $'\n'
 
 Your own conversations, or a table, take its place: `--data.train chats.jsonl`, with `messages` in each line, or
 `--data.train my.csv --data.question "Translate: {en}" --data.answer "{es}" --data.group book`. A published model
