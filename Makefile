@@ -13,13 +13,13 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m "slow and not peer" $(ARGS)
+	XLA_FLAGS= $(BIN)/python -m pytest -m "slow and not peer" $(ARGS)
 
 test-peer: $(VENV)/installed-peer
-	$(BIN)/python -m pytest -m peer $(ARGS)
+	XLA_FLAGS= $(BIN)/python -m pytest -m peer $(ARGS)
 
 test-gpu: $(VENV)/installed
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+	XLA_FLAGS= $(BIN)/python -m pytest -m gpu $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
