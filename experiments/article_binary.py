@@ -8,7 +8,7 @@ which the articles leave open, are 0 and 0.1 along each of the 100 features.
 
 from research.data.synthetic import CloudData
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
+from research.launch.launcher import launch
 from research.models.mlp import MLP
 from research.tasks.binary_classification import BinaryClassification
 from research.train.experiment import Experiment

@@ -7,7 +7,7 @@ Adam at 1e-3, 1000 epochs of 100 examples in batches of 50; two seconds on two c
 
 from research.data.synthetic import LineData
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
+from research.launch.launcher import launch
 from research.models.mlp import MLP
 from research.tasks.regression import Regression
 from research.train.experiment import Experiment

@@ -8,7 +8,7 @@ labels cannot be learned but by heart: the training loss falls a little below ln
 
 from research.data.synthetic import NoiseData
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
+from research.launch.launcher import launch
 from research.models.mlp import MLP
 from research.tasks.classification import Classification
 from research.train.experiment import Experiment

@@ -6,10 +6,10 @@ Expected: 5.8 nats per masked token of the validation chapters, where the freque
 ten to fifteen minutes on two cores. `bert_sentiment` starts from it.
 """
 
-from research.data.text import TextData
-from research.data.tokenizers import TokenizerConfig
+from research.data.text.text_data import TextData
+from research.data.text.tokenizers import TokenizerConfig
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
+from research.launch.launcher import launch
 from research.models.bert import BERT
 from research.tasks.masked_language_modelling import MaskedLanguageModelling
 from research.train.experiment import Experiment

@@ -9,9 +9,9 @@ text teaches more: 89 % for a MiniLM (`minilm_sentiment`). Three to five minutes
 `--data.train my.csv --data.text review --data.label stars --data.kind classes`.
 """
 
-from research.data.labelled_text import LabelledText
+from research.data.text.labelled_text import LabelledText
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
+from research.launch.launcher import launch
 from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer

@@ -10,8 +10,8 @@ without its pretraining. Three to five minutes on two cores.
 import dataclasses
 
 from experiments import bert_pretrain, bert_sentiment
-from research.data.tokenizers import TokenizerConfig
-from research.launch import launch
+from research.data.text.tokenizers import TokenizerConfig
+from research.launch.launcher import launch
 
 CONFIG = dataclasses.replace(
     bert_sentiment.CONFIG,

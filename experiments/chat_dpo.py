@@ -17,8 +17,8 @@ import dataclasses
 
 from experiments import chat_sft
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
-from research.models.lora import LORA_RATES, LoRA
+from research.launch.launcher import launch
+from research.models.wrappers.lora import LORA_RATES, LoRA
 from research.tasks.direct_preference import DirectPreference
 from research.train.optimizers import Optimizer
 from research.train.pretrained import PretrainedModel, PretrainedTokenizer

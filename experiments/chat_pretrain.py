@@ -6,10 +6,10 @@ Expected: 3.9 nats per token of the validation chapters, where the 3-gram has 4.
 `chat_sft` starts from it, and `chat_dpo` from that.
 """
 
-from research.data.text import TextData
-from research.data.tokenizers import TokenizerConfig
+from research.data.text.text_data import TextData
+from research.data.text.tokenizers import TokenizerConfig
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
+from research.launch.launcher import launch
 from research.models.llama import Llama
 from research.tasks.language_modelling import LanguageModelling
 from research.train.experiment import Experiment

@@ -14,9 +14,9 @@ Your own conversations, or a table, take its place: `--data.train chats.jsonl`, 
 starts with its own tokenizer and template: `--model.source NAME --data.tokenizer.source NAME --data.template ""`.
 """
 
-from research.data.chat import ChatData
+from research.data.text.chat import ChatData
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
+from research.launch.launcher import launch
 from research.tasks.language_modelling import LanguageModelling
 from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer

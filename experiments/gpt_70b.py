@@ -1,6 +1,6 @@
 """A GPT with the sizes of Llama 3 70B on random tokens: see what it takes before a cluster is booked.
 
-    python -m experiments.gpt_70b --explain-memory --devices 8 64 512
+    python -m experiments.gpt_70b --plan-memory --devices 8 64 512
 
 Expected: 64 and 512 devices of 80 GB fit, with 46 and 23 GB of each taken at one row of 8192 tokens at a time; 8 do
 not. Half a minute of processor time.
@@ -11,7 +11,7 @@ import dataclasses
 from experiments import gpt_7b
 from research.core.mesh import MeshConfig
 from research.data.synthetic import TokenData
-from research.launch import launch
+from research.launch.launcher import launch
 from research.train.optimizers import Optimizer
 
 SIZES = {"depth": 80, "width": 8192, "heads": 64, "groups": 8, "hidden": 28672, "context": 8192}

@@ -1,6 +1,6 @@
 """A GPT with the sizes of Llama 2 7B on random tokens: see what it takes before a cluster is booked.
 
-    python -m experiments.gpt_7b --explain-memory --devices 8 64 512
+    python -m experiments.gpt_7b --plan-memory --devices 8 64 512
 
 Expected: each of 8, 64 and 512 devices of 80 GB fits; 30, 12 and 10 GB of each are taken at one row of 4096 tokens at a
 time. Half a minute of processor time.
@@ -8,7 +8,7 @@ time. Half a minute of processor time.
 
 from research.core.mesh import MeshConfig
 from research.data.synthetic import TokenData
-from research.launch import launch
+from research.launch.launcher import launch
 from research.models.gpt import GPT
 from research.tasks.language_modelling import LanguageModelling
 from research.train.experiment import Experiment

@@ -6,9 +6,9 @@ Expected: 1.28 nats per character on the validation chapters, where the 3-gram h
 cores.
 """
 
-from research.data.text import TextData
+from research.data.text.text_data import TextData
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
+from research.launch.launcher import launch
 from research.models.gpt import GPT
 from research.tasks.language_modelling import LanguageModelling
 from research.train.experiment import Experiment

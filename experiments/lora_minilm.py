@@ -9,8 +9,8 @@ ten minutes on two cores.
 import dataclasses
 
 from experiments import minilm_sentiment
-from research.launch import launch
-from research.models.lora import LORA_AND_HEAD_RATES, LoRA
+from research.launch.launcher import launch
+from research.models.wrappers.lora import LORA_AND_HEAD_RATES, LoRA
 from research.train.optimizers import Optimizer
 
 CONFIG = dataclasses.replace(

@@ -9,7 +9,7 @@ parameters are 418 more than those of gpt_austen. About five minutes on two core
 import dataclasses
 
 from experiments import gpt_austen
-from research.launch import launch
+from research.launch.launcher import launch
 from research.models.recurrent import Recurrent
 from research.train.optimizers import Optimizer
 

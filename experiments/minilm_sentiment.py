@@ -12,7 +12,7 @@ FOLDER --data.train my.csv --data.text review --data.label stars --data.kind cla
 import dataclasses
 
 from experiments import bert_sentiment
-from research.launch import launch
+from research.launch.launcher import launch
 from research.train.optimizers import Optimizer
 from research.train.pretrained import PretrainedModel, PretrainedTokenizer
 from research.train.schedules import Schedule

@@ -7,7 +7,7 @@ Expected: 85.3 % of the test rows told rightly. Twenty seconds on two cores. The
 
 from research.data.tables import TableData
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
+from research.launch.launcher import launch
 from research.models.mlp import MLP
 from research.tasks.binary_classification import BinaryClassification
 from research.train.experiment import Experiment

@@ -6,9 +6,9 @@ Expected: 1.64 nats per character on the validation chapters. Two minutes on two
 PyTorch with the same setting on the same split: `make test-peer` (tests/parity).
 """
 
-from research.data.text import TextData
+from research.data.text.text_data import TextData
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
+from research.launch.launcher import launch
 from research.models.gpt import GPT
 from research.tasks.language_modelling import LanguageModelling
 from research.train.experiment import Experiment

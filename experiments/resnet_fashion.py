@@ -7,10 +7,10 @@ Expected: 91.6 % of the test pictures named rightly after seven epochs. The full
 Debian's package dataset-fashion-mnist, or is downloaded.
 """
 
-from research.data.augmentation import Augmentation
-from research.data.images import ImageData
+from research.data.vision.augmentation import Augmentation
+from research.data.vision.images import ImageData
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
+from research.launch.launcher import launch
 from research.models.resnet import ResNet
 from research.tasks.classification import Classification
 from research.train.experiment import Experiment

@@ -6,10 +6,10 @@ Expected, on the first 512 verses of books that training has not seen: BLEU 18 a
 0.1 and 17, and the translation of the nearest training verse 5.7 and 24. Under thirty minutes on two cores.
 """
 
-from research.data.paired_text import PairedText
-from research.data.tokenizers import TokenizerConfig
+from research.data.text.paired_text import PairedText
+from research.data.text.tokenizers import TokenizerConfig
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
+from research.launch.launcher import launch
 from research.models.transformer import Transformer
 from research.tasks.sequence_to_sequence import SequenceToSequence
 from research.train.experiment import Experiment

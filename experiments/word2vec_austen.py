@@ -7,11 +7,11 @@ where their frequencies give 0.035; "money" lies near "wealth" and "income", "ba
 or two on two cores.
 """
 
-from research.data.skip_gram import SkipGramData
-from research.data.text import TextData
-from research.data.tokenizers import TokenizerConfig
+from research.data.text.text_data import TextData
+from research.data.text.tokenizers import TokenizerConfig
+from research.data.text.word_pairs import SkipGramData
 from research.evaluate.evaluators import Evaluator
-from research.launch import launch
+from research.launch.launcher import launch
 from research.models.word_embedding import WordEmbedding
 from research.tasks.skip_gram import SkipGram
 from research.train.experiment import Experiment

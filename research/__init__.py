@@ -9,16 +9,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig
 from research.core.streams import stream
-from research.data.augmentation import Augmentation
-from research.data.cleaning import Cleaning
-from research.data.images import ImageData
-from research.data.labelled_text import LabelledText
-from research.data.paired_text import PairedText
+from research.data.cleaning.cleaning import Cleaning
 from research.data.pipeline import evaluation_batches, training_batches
 from research.data.tables import TableData
-from research.data.text import TextData
-from research.data.tokenizers import TokenizerConfig
-from research.decoding.generate import make_generate
+from research.data.text.labelled_text import LabelledText
+from research.data.text.paired_text import PairedText
+from research.data.text.text_data import TextData
+from research.data.text.tokenizers import TokenizerConfig
+from research.data.vision.augmentation import Augmentation
+from research.data.vision.images import ImageData
+from research.decoding.loop import make_generate
 from research.decoding.sampling import Sampling
 from research.evaluate.evaluators import Evaluator
 from research.hub.pretrained import load_pretrained, save_pretrained
@@ -26,11 +26,11 @@ from research.models.bert import BERT
 from research.models.flops import layer_table
 from research.models.gpt import GPT
 from research.models.llama import Llama
-from research.models.lora import LORA_AND_HEAD_RATES, LORA_RATES, LoRA
 from research.models.mlp import MLP
 from research.models.model import change_layer
 from research.models.resnet import ResNet
 from research.models.transformer import Transformer
+from research.models.wrappers.lora import LORA_AND_HEAD_RATES, LORA_RATES, LoRA
 from research.report.html import write_report
 from research.tasks.binary_classification import BinaryClassification
 from research.tasks.classification import Classification

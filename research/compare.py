@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from research.core import command_line, run_directory
+from research.core import command_line, files
 from research.core.errors import UserError
-from research.report import facts, results
+from research.report import record_tables, result_tables
 from research.report.curves import comparison_charts
 from research.report.page import render
-from research.train.chain import first_difference
+from research.runs import directory
+from research.runs.chain import first_difference
 
 Difference = tuple[str, tuple[str, ...]]  # (field, value in every run)
 ABSENT = "–"
@@ -51,7 +52,7 @@ class Comparison:
 
     facts: list[Difference]
     config: list[Difference]
-    results: list[tuple[str, list[results.Row]]]
+    results: list[tuple[str, list[result_tables.Row]]]
     """(split, rows)"""
     environment: list[Difference]
     chains: list[str]
@@ -61,7 +62,7 @@ class Comparison:
 def main() -> None:
     """Prints the comparison and writes the page."""
     options = command_line.parse(Options, description=__doc__ or "")
-    folders = [run_directory.find(run) for run in options.runs]
+    folders = [directory.find(run) for run in options.runs]
     if not 2 <= len(folders) <= len(string.ascii_uppercase):
         raise UserError(f"A comparison needs two to 26 runs, and {len(folders)} was given: name RUN RUN ...")
     runs = [read(letter, folder) for letter, folder in zip(string.ascii_uppercase, folders, strict=False)]
@@ -74,21 +75,21 @@ def read(letter: str, folder: Path) -> Run:
     """Reads a run directory; raises UserError where it has no readable record."""
     return Run(
         letter=letter,
-        place=facts.place(folder),
-        record=run_directory.read_record(folder),
-        entries=list(run_directory.read_lines(folder / run_directory.METRICS)),
-        chain=list(run_directory.read_lines(folder / run_directory.CHAIN)),
+        place=record_tables.place(folder),
+        record=directory.read_record(folder),
+        entries=list(files.read_lines(folder / directory.METRICS)),
+        chain=list(files.read_lines(folder / directory.CHAIN)),
     )
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
     """Compares the runs with one another, and their chains with the first one's."""
-    measured = [results.results_of(run.record, run.entries)[0] for run in runs]
+    measured = [result_tables.results_of(run.record, run.entries)[0] for run in runs]
     splits = dict.fromkeys(split for found in measured for split in found)
     return Comparison(
-        facts=_side_by_side([dict(facts.headline_rows(run.record)) for run in runs]),
+        facts=_side_by_side([dict(record_tables.headline_rows(run.record)) for run in runs]),
         config=differences([run.record.get("config", {}) for run in runs]),
-        results=[(split, results.rows([found.get(split, {}) for found in measured])) for split in splits],
+        results=[(split, result_tables.rows([found.get(split, {}) for found in measured])) for split in splits],
         environment=differences([_environment(run.record) for run in runs]),
         chains=[_chain_sentence(runs[0], other) for other in runs[1:]],
     )
@@ -96,7 +97,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
 
 def differences(values: Sequence[Mapping[str, Any]]) -> list[Difference]:
     """Returns the fields of nested JSON values that are not the same in all, "–" where one has no such field."""
-    rows = _side_by_side([dict(facts.table(value)) for value in values])
+    rows = _side_by_side([dict(record_tables.table(value)) for value in values])
     return [(field, _short(field, cells)) for field, cells in rows if len(set(cells)) > 1]
 
 
@@ -163,7 +164,10 @@ def write_page(path: Path, runs: Sequence[Run], comparison: Comparison) -> Path:
     page = render(
         "compare.html",
         title="Comparison of " + ", ".join(run.place for run in runs),
-        runs=[(run.letter, run.place, facts.sentence(run.record), run.record.get("status", "unknown")) for run in runs],
+        runs=[
+            (run.letter, run.place, record_tables.sentence(run.record), run.record.get("status", "unknown"))
+            for run in runs
+        ],
         comparison=comparison,
         chart_list=comparison_charts({run.letter: run.entries for run in runs}),
     )

@@ -14,18 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from research.core import backend, command_line, streams
+from research.core import command_line, streams
 from research.core.errors import UserError
-from research.core.run_directory import find
 from research.core.shapes import Params
-from research.data.paired_text import boundary_ids
-from research.data.tokenizers import Subwords
-from research.decoding.beam import Beam, make_beam_search
-from research.decoding.generate import ENDED, Generate, Text, Tokens, make_generate
+from research.data.text.paired_text import boundary_ids
+from research.data.text.tokenizers import Subwords
+from research.decoding.beam_search import Beam, make_beam_search
+from research.decoding.loop import ENDED, Generate, Text, Tokens, make_generate
 from research.decoding.sampling import Sampling
 from research.hub.pretrained import load_pretrained
-from research.models.lora import LoRA, merged
 from research.models.model import Decoding
+from research.models.wrappers.lora import LoRA, merged
+from research.runs.directory import find
+from research.runtime import backend
 from research.train.pretrained import PretrainedModel, is_run
 from research.train.run import load_run
 

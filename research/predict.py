@@ -14,7 +14,7 @@ from rich.table import Table
 
 from research.core import command_line
 from research.core.errors import UserError
-from research.core.run_directory import find
+from research.runs.directory import find
 from research.train.predictions import predict_texts
 from research.train.run import load_run
 

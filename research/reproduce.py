@@ -12,10 +12,12 @@ from typing import Annotated, Any
 
 import tyro
 
-from research.core import backend, command_line, configs
+from research.core import command_line, configs
 from research.core.errors import UserError
-from research.core.run_directory import CHAIN, find, read_lines, read_record
-from research.train.chain import first_difference
+from research.core.files import read_lines
+from research.runs.chain import first_difference
+from research.runs.directory import CHAIN, find, read_record
+from research.runtime import backend
 from research.train.run import train
 
 

@@ -24,8 +24,8 @@ from PIL import Image
 from tiny_run import only_run, options, record, run_module
 
 from research.core.configs import from_json
-from research.data.images import ImageData
-from research.data.text import TextData
+from research.data.text.text_data import TextData
+from research.data.vision.images import ImageData
 from research.evaluate.evaluators import Evaluator
 from research.models.gpt import GPT
 from research.models.resnet import ResNet

@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_run import Program, only_run, options, record, run_module, write_texts
 
 from research.core.configs import from_json
-from research.train import checkpoints
+from research.runs import checkpoints
 from research.train.experiment import assemble
 
 Refusal = Callable[..., str]

@@ -13,10 +13,10 @@ import yaml
 from tiny_run import ROOT, only_run, record
 
 from experiments import gpt_austen
-from research import launch
 from research.core import command_line
-from research.core.processes import Place, places
-from research.core.run_directory import write_record
+from research.launch import launcher
+from research.runs.directory import write_record
+from research.runtime.processes import Place, places
 
 FOLDER = ROOT / "experiments" / "cluster"
 NOTE = 'printf "%s\\n" "$@" > "$COMMAND"'
@@ -57,11 +57,11 @@ def start(folder: Path, command: Sequence[str], program: str, text: str, **varia
     return subprocess.Popen(command, cwd=folder, env={**os.environ, **settings}, text=True, stdout=subprocess.DEVNULL)
 
 
-def parsed(folder: Path, *before: str) -> launch.Options:
+def parsed(folder: Path, *before: str) -> launcher.Options:
     """Returns the options of the experiment in `folder/command`, which begins with the words `before`."""
     words = (folder / "command").read_text(encoding="utf-8").splitlines()
     assert words[: len(before)] == list(before)
-    return command_line.parse(launch.Options, launch.Options(gpt_austen.CONFIG), args=words[len(before) :])
+    return command_line.parse(launcher.Options, launcher.Options(gpt_austen.CONFIG), args=words[len(before) :])
 
 
 def write_status(folder: Path, status: str) -> None:

@@ -11,8 +11,9 @@ from rich.console import Console
 from research import compare
 from research.core import command_line
 from research.core.errors import UserError
-from research.core.run_directory import CHAIN, METRICS, append_lines, write_record
-from research.train.chain import START, next_entry
+from research.core.files import append_lines
+from research.runs.chain import START, next_entry
+from research.runs.directory import CHAIN, METRICS, write_record
 
 RECORD = {
     "name": "tiny",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny_run import Program, only_run, record, run_module
 
-from research.core import backend
+from research.runtime import backend
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import pytest
 from tiny_run import only_run, run_module
 
 from research.core import trees
-from research.data.labelled_text import LabelledText
-from research.data.text import TextData
-from research.data.tokenizers import TokenizerConfig
+from research.data.text.labelled_text import LabelledText
+from research.data.text.text_data import TextData
+from research.data.text.tokenizers import TokenizerConfig
 from research.evaluate.evaluators import Evaluator
 from research.generate import load_language
 from research.models.bert import BERT
 from research.models.gpt import GPT
-from research.models.lora import BRANCH, LORA_RATES, LoRA
+from research.models.wrappers.lora import BRANCH, LORA_RATES, LoRA
 from research.tasks.language_modelling import LanguageModelling
 from research.tasks.text_classification import TextClassification
 from research.train import predictions

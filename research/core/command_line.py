@@ -11,12 +11,16 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 from research.core.errors import UserError
+from research.core.renames import renamed_option
 
 T = TypeVar("T")
 
 
 def parse(cls: type[T], default: T | None = None, *, description: str = "", args: Sequence[str] | None = None) -> T:
     """Parses the command line into `cls`; an unknown or ill-typed option exits with code 2 and the nearest name."""
+    arguments = sys.argv[1:] if args is None else args
+    if old := renamed_option(arguments):
+        _fail(f"{old[0]} is now called {old[1]}: give that instead.", 2)
     options: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(cls, description=description, args=args, **options)
 

@@ -23,9 +23,9 @@ from tensorflow_datasets.core import read_only_builder, registered
 from tensorflow_datasets.core.download import downloader
 from tensorflow_datasets.core.utils import tqdm_utils
 
-from research.core import backend
 from research.core.errors import UserError
 from research.data.dataset import Records
+from research.runtime import backend
 
 DATASETS = Path(__file__).parent / "datasets"
 CHECKSUMS = "SHA256SUMS"

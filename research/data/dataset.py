@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Integer
 
 Example = Mapping[str, np.ndarray]
 
@@ -21,6 +22,23 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Examples held in memory as arrays with a common leading axis."""
+
+    arrays: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {name: array[index] for name, array in self.arrays.items()}
+
+    def gather(self, indices: Integer[np.ndarray, " batch"]) -> dict[str, np.ndarray]:
+        """Returns a batch of examples."""
+        return {name: array[indices] for name, array in self.arrays.items()}
 
 
 @runtime_checkable

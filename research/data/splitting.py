@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from research.core.errors import UserError
-from research.data.cleaning import Document
+from research.data.cleaning.cleaning import Document
 
 
 def split_of(group: str, fractions: Mapping[str, float], salt: str = "") -> str:
@@ -102,7 +102,7 @@ def check_no_leak(splits: Mapping[str, Sequence[Document]], threshold: float = 0
         UserError: names the first group, or the first two documents, that straddle a split.
     """
     # Here, as it takes scipy along, which would cost every start half a second.
-    from research.data.near_duplicates import near_duplicate_pairs
+    from research.data.cleaning.near_duplicates import near_duplicate_pairs
 
     members = [(name, document) for name, documents in splits.items() for document in documents]
     check_groups_apart((document.group, name) for name, document in members)

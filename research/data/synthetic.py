@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from research.data.dataset import Data
-from research.data.packing import Rows, Windows
+from research.data.dataset import Data, Rows
+from research.data.text.packing import Windows
 
 
 @dataclasses.dataclass(frozen=True)

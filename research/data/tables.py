@@ -10,9 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from research.core.errors import UserError
-from research.data import catalogue, files
-from research.data.dataset import Data
-from research.data.packing import Rows
+from research.data import catalogue, sources
+from research.data.dataset import Data, Rows
 from research.data.splitting import split_of
 
 Table = Mapping[str, Sequence[Any]]
@@ -70,7 +69,7 @@ class TableData:
     def _read(self) -> tuple[dict[str, Table], dict[str, Any]]:
         if self.train:
             paths = {"train": self.train, **({"test": self.test} if self.test else {})}
-            own: dict[str, Table] = {name: files.read_table(path) for name, path in paths.items()}
+            own: dict[str, Table] = {name: sources.read_table(path) for name, path in paths.items()}
             digests = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths.values()}
             return own, {"name": "your files", "files": digests}
         tables: dict[str, Table] = {}

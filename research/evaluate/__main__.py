@@ -14,8 +14,9 @@ from rich.console import Console
 
 from research.core import command_line, trees
 from research.core.errors import UserError
-from research.core.run_directory import find, finite, write_atomic
-from research.evaluate.tables import results_table
+from research.core.files import finite, write_atomic
+from research.evaluate.results_table import results_table
+from research.runs.directory import find
 from research.train.run import load_run
 
 

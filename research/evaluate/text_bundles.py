@@ -15,7 +15,7 @@ from jaxtyping import Float, Integer
 
 from research.core.shapes import Tree
 from research.data.dataset import Data
-from research.data.paired_text import boundary_ids, text_before
+from research.data.text.paired_text import boundary_ids, text_before
 from research.evaluate import text_metrics
 from research.evaluate.metrics import Arrays, Metric, Results, classification_metrics, cross_entropy
 

@@ -17,12 +17,12 @@ import numpy as np
 
 from research.core import trees
 from research.core.errors import UserError
-from research.core.run_directory import write_atomic
+from research.core.files import write_atomic
 from research.core.shapes import Params
 from research.hub.families import by_path, family_of_config
 from research.hub.family import Family, Json, Tensor
 from research.hub.weights import Safetensors, Weights, open_file, read_json, write_file
-from research.models.lora import BRANCH, LoRA
+from research.models.wrappers.lora import BRANCH, LoRA
 
 SETTINGS, TENSORS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."  # how PEFT calls the model that it wraps

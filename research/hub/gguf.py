@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from research.core.errors import UserError
-from research.data.tokenizers import Subwords
+from research.data.text.tokenizers import Subwords
 from research.hub.gguf_vocabulary import tokenizer_of
 from research.hub.quantized import KINDS, Kind, dequantize
 from research.hub.weights import aligned_empty, read_bytes

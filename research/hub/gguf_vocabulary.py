@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from research.core.errors import UserError
-from research.data.tokenizers import Subwords
+from research.data.text.tokenizers import Subwords
 from research.hub.tokenizer import byte_level
 
 CONTROL, USER_DEFINED = 3, 4  # types of tokens

@@ -20,11 +20,11 @@ from jax.sharding import Mesh
 
 from research.core import trees
 from research.core.errors import UserError
+from research.core.files import write_atomic
 from research.core.mesh import MeshConfig, shard
-from research.core.run_directory import write_atomic
 from research.core.shapes import Params
 from research.data.dataset import Tokenizer
-from research.data.tokenizers import Subwords
+from research.data.text.tokenizers import Subwords
 from research.hub import gguf
 from research.hub.adapters import SETTINGS, TENSORS, Adapted, Adapter, is_adapter, open_adapter
 from research.hub.families import by_path, family_of_config, family_of_file

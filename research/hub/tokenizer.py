@@ -12,8 +12,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from research.core.errors import UserError
-from research.core.run_directory import write_atomic
-from research.data.tokenizers import BERT_SPECIAL, Subwords
+from research.core.files import write_atomic
+from research.data.text.tokenizers import BERT_SPECIAL, Subwords
 from research.hub.weights import read_json
 
 ROLES = ("bos", "eos", "pad", "cls", "sep", "mask", "unk")

@@ -4,8 +4,9 @@ import dataclasses
 
 import tyro
 
-from research.core import command_line, run_directory
+from research.core import command_line
 from research.report.html import write_report
+from research.runs import directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Options:
 def main() -> None:
     """Writes the report and prints where it is."""
     options = command_line.parse(Options, description=__doc__ or "")
-    print(f"report: {write_report(run_directory.find(options.run))}")
+    print(f"report: {write_report(directory.find(options.run))}")
 
 
 if __name__ == "__main__":

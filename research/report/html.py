@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from research.core.run_directory import METRICS, read_lines, read_record, write_atomic
-from research.report import facts, results
-from research.report.attention import ATTENTION
+from research.core.files import read_lines, write_atomic
+from research.report import record_tables, result_tables
 from research.report.curves import run_charts
 from research.report.model_card import model_card
 from research.report.page import render
-from research.report.pictures import PREDICTIONS
+from research.runs.directory import ATTENTION, METRICS, PREDICTIONS, read_record
 
 REPORT = "report.html"
 CARD = "MODEL_CARD.md"
@@ -35,39 +34,39 @@ def write_report(run: Path) -> Path:
 def report(run: Path) -> str:
     """Returns the page of a run."""
     record, entries = read_record(run), list(read_lines(run / METRICS))
-    found, step = results.results_of(record, entries)
+    found, step = result_tables.results_of(record, entries)
     baselines = record.get("baselines", {})
     split = main_split(found)
-    status, notice = facts.state(record, entries)
-    baseline = results.best_baseline("loss", baselines.get(split, {}))
+    status, notice = record_tables.state(record, entries)
+    baseline = result_tables.best_baseline("loss", baselines.get(split, {}))
     class_names = record.get("data", {}).get("class_names", [])
     return render(
         "report.html",
         title=f"{record.get('name', run.name)}: report",
-        run=facts.place(run),
+        run=record_tables.place(run),
         record=record,
-        sentence=facts.sentence(record),
+        sentence=record_tables.sentence(record),
         status=status,
         notice=notice,
         step=step,
         headline=_headline(record, found, split),
-        facts=facts.headline_rows(record),
+        facts=record_tables.headline_rows(record),
         tables=[_result_table(record, name, found[name], class_names) for name in found],
-        charts_of_run=run_charts(entries, baseline, facts.marked_events(record)),
-        samples=facts.samples(entries),
+        charts_of_run=run_charts(entries, baseline, record_tables.marked_events(record)),
+        samples=record_tables.samples(entries),
         pictures=_saved(run / PREDICTIONS),
         attention=_saved(run / ATTENTION),
         data=record.get("data", {}),
-        data_name=facts.data_name(record),
+        data_name=record_tables.data_name(record),
         description=str(record.get("data", {}).get("description") or "").partition("\n\n"),
-        data_rows=facts.data_rows(record),
-        splits=facts.split_table(record),
-        layers=facts.layers(record),
-        start_rows=facts.start_rows(record),
-        config=facts.config_groups(record.get("config", {})),
-        environment=facts.environment_rows(record),
-        stages=facts.stage_rows(record),
-        events=facts.event_rows(record),
+        data_rows=record_tables.data_rows(record),
+        splits=record_tables.split_table(record),
+        layers=record_tables.layers(record),
+        start_rows=record_tables.start_rows(record),
+        config=record_tables.config_groups(record.get("config", {})),
+        environment=record_tables.environment_rows(record),
+        stages=record_tables.stage_rows(record),
+        events=record_tables.event_rows(record),
     )
 
 
@@ -76,26 +75,26 @@ def main_split(found: Mapping[str, Any]) -> str:
     return "test" if "test" in found else next(iter(found), "")
 
 
-def _headline(record: Mapping[str, Any], found: Mapping[str, Any], split: str) -> results.Headline | None:
+def _headline(record: Mapping[str, Any], found: Mapping[str, Any], split: str) -> result_tables.Headline | None:
     if not split:
         return None
-    unit = results.loss_unit(record, found[split])
-    return results.headline("this run", split, found[split], record.get("baselines", {}).get(split, {}), unit)
+    unit = result_tables.loss_unit(record, found[split])
+    return result_tables.headline("this run", split, found[split], record.get("baselines", {}).get(split, {}), unit)
 
 
 def _result_table(record: Mapping[str, Any], split: str, found: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     """The tables of a split, for the template: all metrics beside the baselines, by class, and the confusion matrix."""
     baselines = record.get("baselines", {}).get(split, {})
-    matrix = found.get(results.CONFUSION, [])
-    columns, by_class = results.class_rows(found, names)
+    matrix = found.get(result_tables.CONFUSION, [])
+    columns, by_class = result_tables.class_rows(found, names)
     return {
         "split": split,
         "columns": ["this run", *baselines],
-        "rows": results.rows([found, *baselines.values()]),
+        "rows": result_tables.rows([found, *baselines.values()]),
         "class_columns": columns,
         "classes": by_class,
-        "matrix": results.matrix_rows(matrix, names),
-        "confusions": results.confusions(matrix, names),
+        "matrix": result_tables.matrix_rows(matrix, names),
+        "confusions": result_tables.confusions(matrix, names),
     }
 
 

@@ -6,9 +6,10 @@ The sections are those of Mitchell et al., "Model Cards for Model Reporting" (20
 import json
 from pathlib import Path
 
-from research.core.run_directory import METRICS, read_lines, read_record
-from research.report import facts, results
+from research.core.files import read_lines
+from research.report import record_tables, result_tables
 from research.report.page import render
+from research.runs.directory import METRICS, read_record
 
 TASKS = {
     "language modelling": ("text-generation", "continue text, one token at a time"),
@@ -21,33 +22,33 @@ TASKS = {
 def model_card(run: Path) -> str:
     """Returns the card as Markdown; raises UserError where the record cannot be read."""
     record, entries = read_record(run), list(read_lines(run / METRICS))
-    found, step = results.results_of(record, entries)
-    tag, ability = TASKS.get(facts.task_of(record), ("", "do what its training data show"))
+    found, step = result_tables.results_of(record, entries)
+    tag, ability = TASKS.get(record_tables.task_of(record), ("", "do what its training data show"))
     tables = [
         (
             split,
             ["this run", *record.get("baselines", {}).get(split, {})],
-            results.rows([values, *record.get("baselines", {}).get(split, {}).values()]),
+            result_tables.rows([values, *record.get("baselines", {}).get(split, {}).values()]),
         )
         for split, values in found.items()
     ]
     return render(
         "model_card.md",
         record=record,
-        run=facts.place(run),
-        sentence=facts.sentence(record),
-        notice=facts.state(record, entries)[1],
+        run=record_tables.place(run),
+        sentence=record_tables.sentence(record),
+        notice=record_tables.state(record, entries)[1],
         step=step,
         tag=tag,
         ability=ability,
         data=record.get("data", {}),
-        data_name=facts.data_name(record),
-        splits=facts.split_table(record),
+        data_name=record_tables.data_name(record),
+        splits=record_tables.split_table(record),
         tables=tables,
-        found={split: results.scalars(values) for split, values in found.items()},
-        units={split: results.loss_unit(record, values).removeprefix(", ") for split, values in found.items()},
-        headline_rows=facts.headline_rows(record),
-        environment=facts.environment_rows(record),
+        found={split: result_tables.scalars(values) for split, values in found.items()},
+        units={split: result_tables.loss_unit(record, values).removeprefix(", ") for split, values in found.items()},
+        headline_rows=record_tables.headline_rows(record),
+        environment=record_tables.environment_rows(record),
         quote=quote,
         cell=cell,
     )

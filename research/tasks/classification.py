@@ -9,8 +9,8 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from research.core.shapes import Batch, Params
-from research.data.augmentation import Augmentation
 from research.data.dataset import Data
+from research.data.vision.augmentation import Augmentation
 from research.tasks.supervised import example_inputs, in_parameter_type, masked_mean, standardise
 from research.tasks.task import Loss, Task, with_sown
 

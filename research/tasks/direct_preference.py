@@ -18,8 +18,8 @@ from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.pipeline import gather
-from research.models.lora import BRANCH, LoRA
 from research.models.model import Model
+from research.models.wrappers.lora import BRANCH, LoRA
 from research.tasks.packed_text import initial
 from research.tasks.task import Loss, Mean, Task
 

@@ -1,6 +1,7 @@
 """What the tasks on rows of text share: a model applied to a batch, sizes that fit, and the loss of tokens.
 
-A row may hold several examples, kept apart by `segments`; see `research/data/text_examples.py` for what a batch holds.
+A row may hold several examples, kept apart by `segments`; `research/data/text/text_examples.py` says
+what a batch holds.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float, Integer, Key
 from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
-from research.data.tokenizers import PairTokenizer
+from research.data.text.tokenizers import PairTokenizer
 from research.models.model import Model, Sown
 from research.tasks.task import Loss, Mean, with_sown
 

@@ -12,8 +12,8 @@ from jaxtyping import Array, Key
 from research.core import trees
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
-from research.data.paired_text import boundary_ids, text_before
 from research.data.pipeline import gather
+from research.data.text.paired_text import boundary_ids, text_before
 from research.decoding.greedy import greedy
 from research.tasks.packed_text import applied, built, entropy_loss, initial
 from research.tasks.task import Loss, Task

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
-from research.data.skip_gram import word_counts
+from research.data.text.word_pairs import word_counts
 from research.tasks.task import Loss, Mean, Task, with_sown
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Int, Key
 from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
-from research.data.tokenizers import SENTINEL
+from research.data.text.tokenizers import SENTINEL
 from research.tasks.packed_text import applied, built, entropy_loss, initial, special_id
 from research.tasks.task import Loss, Task
 

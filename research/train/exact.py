@@ -19,12 +19,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research.core import backend
 from research.core.errors import UserError
 from research.core.mesh import replicated
 from research.core.precision import ComputeType
 from research.core.shapes import Batch, Params, Tree
 from research.core.streams import stream
+from research.runtime import backend
 from research.tasks.task import Task
 from research.train.state import State
 from research.train.step import Step, make_sums, make_update

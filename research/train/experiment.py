@@ -19,8 +19,8 @@ from research.core.precision import ComputeType
 from research.core.shapes import Params
 from research.core.streams import stream
 from research.data.dataset import Data
-from research.models.lora import check_rates
 from research.models.model import Model
+from research.models.wrappers.lora import check_rates
 from research.tasks.task import Loss, Task
 from research.train import exact
 from research.train.optimizers import Optimizer

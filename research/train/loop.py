@@ -13,24 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from research.core import processes, trees
+from research.core import trees
 from research.core.errors import UserError
 from research.core.mesh import local_rows, place
-from research.core.run_directory import CHECKPOINTS
 from research.core.shapes import Batch
 from research.core.streams import stream
 from research.data.pipeline import prefetch, training_batches
-from research.train import chain
-from research.train.checkpoints import Saver
+from research.runs import chain
+from research.runs.checkpoints import Saver
+from research.runs.directory import CHECKPOINTS
+from research.runs.loggers import Logger
+from research.runs.record import RunLog
+from research.runtime import processes
+from research.runtime.interruption import Question, interruption
 from research.train.experiment import Assembly
-from research.train.interruption import Question, interruption
-from research.train.loggers import Logger
-from research.train.record import RunLog
+from research.train.monitor import Watch
 from research.train.recovery import SpikeError, TooManySkipsError
-from research.train.start import Start, newest_start
+from research.train.resume import Start, newest_start
+from research.train.stall_detector import Watchdog
 from research.train.state import State
-from research.train.watch import Watch
-from research.train.watchdog import Watchdog
 
 # A save that ends within so many seconds is waited for, so that a kill repeats no more than the steps since the one
 # before; a larger state is written while training goes on.

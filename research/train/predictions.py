@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from research.core.errors import UserError
-from research.data.labelled_text import LabelledText
-from research.data.text_examples import Example, encode_text, rows_of
+from research.data.text.labelled_text import LabelledText
+from research.data.text.text_examples import Example, encode_text, rows_of
 from research.train.run import Run
 
 BATCH = 64  # texts asked about at once

@@ -17,14 +17,14 @@ from jaxtyping import Array
 
 from research.core import configs, trees
 from research.core.errors import UserError
-from research.core.run_directory import CHECKPOINTS, RECORD, find, read_record
 from research.core.shapes import Params
-from research.data import tokenizers
 from research.data.dataset import Tokenizer
+from research.data.text import tokenizers
 from research.hub.pretrained import describe, load_pretrained, load_tokenizer
-from research.models.lora import BRANCH, LoRA, merged, with_lora
 from research.models.model import Model
-from research.train import checkpoints
+from research.models.wrappers.lora import BRANCH, LoRA, merged, with_lora
+from research.runs import checkpoints
+from research.runs.directory import CHECKPOINTS, RECORD, find, read_record
 
 
 class Started(NamedTuple):
@@ -72,7 +72,7 @@ class PretrainedModel:
     """whether a dense layer and tanh come before a classifier"""
     dropout: float = 0.1
     lora: LoRA = LoRA()
-    """low-rank updates instead of training all (rank 0: none); see research/models/lora.py"""
+    """low-rank updates instead of training all (rank 0: none); see research/models/wrappers/lora.py"""
 
     def build(self, outputs: int) -> Model:
         """Builds the model for `outputs` labels or tokens; raises UserError where the source is no such model."""

@@ -13,18 +13,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research.core import backend, configs, processes, trees
+from research.core import configs, trees
 from research.core.errors import UserError
+from research.core.files import read_lines
 from research.core.mesh import MeshConfig, check_batch
-from research.core.run_directory import CHAIN, CHECKPOINTS, METRICS, RECORD, read_lines, read_record
 from research.models.flops import layer_table
-from research.train import chain, checkpoints, exact
+from research.runs import chain, checkpoints
+from research.runs.directory import CHAIN, CHECKPOINTS, METRICS, RECORD, read_record
+from research.runs.loggers import Logger, Terminal, last_results, open_loggers
+from research.runs.record import RunLog, new_id, note_resumption, now, open_new, open_unfinished, opened_by_first
+from research.runtime import backend, processes
+from research.train import exact
 from research.train.experiment import Assembly, Experiment, assemble
-from research.train.loggers import Logger, Terminal, last_results, open_loggers
 from research.train.loop import fit
 from research.train.pretrained import pinned
-from research.train.record import RunLog, new_id, note_resumption, now, open_new, open_unfinished, opened_by_first
-from research.train.start import newest_start
+from research.train.resume import newest_start
 from research.train.state import State
 
 

@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, UInt32
 from research.core.precision import ComputeType, cast
 from research.core.shapes import Batch, Params
 from research.core.streams import stream
+from research.runs.chain import ROW_DIGESTS
 from research.tasks.task import Loss, Mean, Task
-from research.train.chain import ROW_DIGESTS
 from research.train.state import State
 
 Step = Callable[[State, Batch], tuple[State, dict[str, Any]]]

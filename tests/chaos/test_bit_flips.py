@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from tiny_run import only_run, options, record, run_module
 
-from research.train import checkpoints
+from research.runs import checkpoints
 
 
 def flip(path: Path, dice: random.Random) -> None:

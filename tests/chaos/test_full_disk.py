@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from tiny_run import Program, only_run, record, steps_noted, wait_for_step
 
-from research.core.run_directory import CHAIN, METRICS, read_lines
-from research.train import checkpoints
+from research.core.files import read_lines
+from research.runs import checkpoints
+from research.runs.directory import CHAIN, METRICS
 
 OPTIONS = ("experiments.article_softmax", "--log-every", "1", "--evaluate-every", "0", "--steps", "6000")
 ENDS = ("params_sha256", "chain")

@@ -16,8 +16,9 @@ import pytest
 from tiny_run import Program, only_run, steps_noted, wait_for_step, workers
 from tiny_run import record as read_record
 
-from research.core.run_directory import CHAIN, METRICS, RECORD, read_lines
+from research.core.files import read_lines
 from research.report.html import REPORT
+from research.runs.directory import CHAIN, METRICS, RECORD
 
 # A small network with dropout: nearly all of the time goes into starting processes.
 OPTIONS = (

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from tiny_run import NOVEL, Program, only_run, options, record, run_module, steps_noted, wait_for_step
 
-from research.core.run_directory import METRICS, read_lines
-from research.train import checkpoints
+from research.core.files import read_lines
+from research.runs import checkpoints
+from research.runs.directory import METRICS
 
 SLOW_EVALUATION = ("--evaluators.0.limit", "0", "--evaluators.0.batch-size", "1")
 

@@ -15,16 +15,16 @@ import pytest
 from tiny_run import run_module, write_texts
 
 import experiments
-from experiments.__main__ import modules
 from research.core import configs, trees
 from research.core.streams import stream
-from research.data.chat import ChatData
-from research.data.labelled_text import LabelledText
-from research.data.paired_text import PairedText
 from research.data.pipeline import training_batches
-from research.data.text import TextData
-from research.data.tokenizers import TokenizerConfig
+from research.data.text.chat import ChatData
+from research.data.text.labelled_text import LabelledText
+from research.data.text.paired_text import PairedText
+from research.data.text.text_data import TextData
+from research.data.text.tokenizers import TokenizerConfig
 from research.hub.pretrained import save_pretrained
+from research.launch.discovery import modules
 from research.models.bert import BERT
 from research.models.llama import Llama
 from research.tasks.language_modelling import LanguageModelling

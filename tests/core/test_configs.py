@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from experiments.__main__ import modules
 from research.core.configs import differences, flatten_config, from_json, to_json, type_name
 from research.core.errors import UserError
+from research.launch.discovery import modules
 from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer
 

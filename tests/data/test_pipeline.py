@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research.core.errors import UserError
-from research.data.packing import Rows, Windows
+from research.data.dataset import Rows
 from research.data.pipeline import evaluation_batches, gather, prefetch, training_batches
+from research.data.text.packing import Windows
 
 
 def rows(count: int) -> Rows:

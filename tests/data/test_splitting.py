@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research.core.errors import UserError
-from research.data.cleaning import Document
+from research.data.cleaning.cleaning import Document
 from research.data.splitting import check_no_leak, split, split_of, summary
 
 FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}

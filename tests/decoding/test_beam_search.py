@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from research.core.errors import UserError
-from research.decoding.beam import Beam, make_beam_search
+from research.decoding.beam_search import Beam, make_beam_search
 from research.models.gpt import GPT
 
 VOCABULARY, END, TOKENS = 4, 3, 4

@@ -8,14 +8,14 @@ import json
 
 import numpy as np
 
-from research.core import backend, trees
+from research.core import trees
 from research.core.mesh import MeshConfig
-from research.data.augmentation import Augmentation
-from research.data.dataset import Data
-from research.data.packing import Rows
+from research.data.dataset import Data, Rows
+from research.data.vision.augmentation import Augmentation
 from research.models.gpt import GPT
 from research.models.mlp import MLP
 from research.models.resnet import ResNet
+from research.runtime import backend
 from research.tasks.classification import Classification
 from research.tasks.language_modelling import LanguageModelling
 from research.train import exact

@@ -18,9 +18,9 @@ from collectives import collectives
 
 from research.core import trees
 from research.core.mesh import MeshConfig, batch_sharding
-from research.data.dataset import Data
-from research.data.packing import Rows, Windows, pack_documents
+from research.data.dataset import Data, Rows
 from research.data.pipeline import training_batches
+from research.data.text.packing import Windows, pack_documents
 from research.models.gpt import GPT
 from research.models.mlp import MLP
 from research.models.resnet import ResNet

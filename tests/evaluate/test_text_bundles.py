@@ -11,10 +11,9 @@ from scipy import stats
 
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig
-from research.data.dataset import Data
-from research.data.packing import Rows
-from research.data.text_examples import Example, encode_answer, rows_of
-from research.data.tokenizers import TokenizerConfig
+from research.data.dataset import Data, Rows
+from research.data.text.text_examples import Example, encode_answer, rows_of
+from research.data.text.tokenizers import TokenizerConfig
 from research.evaluate.evaluators import Evaluator
 from research.evaluate.metrics import classification_metrics, evaluate
 from research.evaluate.text_bundles import flattened, pearson, spearman, text_metrics_of

@@ -15,8 +15,8 @@ from research.hub.pretrained import describe, load_pretrained, save_pretrained
 from research.models.bert import BERT
 from research.models.gpt import GPT
 from research.models.llama import Llama
-from research.models.lora import BRANCH, LoRA, merged, with_lora
 from research.models.t5 import T5
+from research.models.wrappers.lora import BRANCH, LoRA, merged, with_lora
 
 LORA = LoRA(rank=2, alpha=3.0)
 BERT_LABELS = BERT(depth=2, width=16, heads=4, hidden=20, context=8, head="sequence", vocabulary=12)

@@ -16,7 +16,7 @@ from tiny_run import ROOT
 
 from research.core.errors import UserError
 from research.core.trees import flatten
-from research.data.tokenizers import Bytes, TokenizerConfig
+from research.data.text.tokenizers import Bytes, TokenizerConfig
 from research.hub.families import FAMILIES
 from research.hub.pretrained import describe, load_pretrained, save_pretrained
 from research.hub.weights import INDEX, SINGLE

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, trainers
 
 from research.core.errors import UserError
-from research.data.tokenizers import PairTokenizer, Subwords, TokenizerConfig, load
+from research.data.text.tokenizers import PairTokenizer, Subwords, TokenizerConfig, load
 from research.hub.gguf_vocabulary import CUTS, tokenizer_of
 from research.hub.tokenizer import open_tokenizer, save_tokenizer
 

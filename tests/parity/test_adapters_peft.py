@@ -18,7 +18,7 @@ from research.core import trees
 from research.hub import adapters
 from research.hub.adapters import save_adapter
 from research.hub.pretrained import load_pretrained
-from research.models.lora import LoRA, with_lora
+from research.models.wrappers.lora import LoRA, with_lora
 
 pytestmark = pytest.mark.peer
 

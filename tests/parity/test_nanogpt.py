@@ -12,7 +12,7 @@ import torch
 from experiments.nanogpt_cpu import CONFIG
 from research.core import trees
 from research.data.dataset import Data
-from research.data.packing import Windows
+from research.data.text.packing import Windows
 from research.train.experiment import assemble
 from research.train.run import train
 from research.train.state import new_state

@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 import pytest
 
 from research.core.errors import UserError
-from research.core.run_directory import METRICS, append_lines, read_record, write_record
+from research.core.files import append_lines
 from research.report.html import report, write_report
+from research.runs.directory import METRICS, read_record, write_record
 
 VOID = {"meta", "link", "img", "br", "input", "wbr", "hr", "path"}
 

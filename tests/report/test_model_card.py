@@ -2,8 +2,8 @@
 
 import pytest
 
-from research.core.run_directory import read_record, write_record
 from research.report.model_card import model_card
+from research.runs.directory import read_record, write_record
 
 yaml = pytest.importorskip("yaml")
 

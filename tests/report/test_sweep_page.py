@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from research.report.charts import Series, line_chart
-from research.report.sweep import (
+from research.report.sweep_page import (
     Cell,
     GridPoint,
     SeedRun,
@@ -21,7 +21,7 @@ from research.report.sweep import (
     drawn_points,
     mean_and_error,
     mean_curve,
-    result_tables,
+    split_tables,
     sweep_charts,
     write_page,
 )
@@ -44,7 +44,7 @@ def run(losses: list[float], *, status: str = "finished", **metrics: Any) -> See
 def sweep_of(*points: list[SeedRun | None]) -> Sweep:
     """A sweep over `optimizer.peak`, one list of runs for each of its values."""
     grid = (GridPoint((f"{value}e-3",), dict(enumerate(runs))) for value, runs in enumerate(points, start=1))
-    return Sweep("tiny", "python -m experiments.sweep tiny", ("optimizer.peak",), tuple(grid))
+    return Sweep("tiny", "python -m research.launch.sweep tiny", ("optimizer.peak",), tuple(grid))
 
 
 @given(st.lists(finite, min_size=2, max_size=12))
@@ -82,7 +82,7 @@ def test_one_seed_or_a_diverged_one_has_no_error(values: list[float]) -> None:
 def test_the_best_point_is_chosen_on_the_validation_split() -> None:
     """The lowest mean validation loss marks the same row in every table, the test split's too, which disagrees."""
     sweep = sweep_of([run([3, 2.0]), run([3, 1.0])], [run([3, 0.5]), run([3, 1.5])], [run([3, 9.0])])
-    tables = {table.split: table for table in result_tables(sweep)}
+    tables = {table.split: table for table in split_tables(sweep)}
     assert [str(cells[0]) for _, cells in tables["validation"].rows] == ["1.5000 ± 0.5000", "1.0000 ± 0.5000", "9.0000"]
     assert tables["validation"].best is tables["test"].best is sweep.points[1]
     assert "best by validation loss" in caption(sweep)
@@ -99,7 +99,7 @@ def test_a_classifiers_best_point_has_the_highest_accuracy() -> None:
 def test_only_finished_runs_count() -> None:
     """Unfinished, failed and missing runs are counted, not averaged; a point without any has no row."""
     sweep = sweep_of([run([3, 2]), run([3, 1], status="failed"), None], [run([4], status="running"), None, None])
-    (table, _) = result_tables(sweep)
+    (table, _) = split_tables(sweep)
     assert [(point.seeds, [cell and cell.mean for cell in cells]) for point, cells in table.rows] == [("1 of 3", [2.0])]
     assert table.best is None
     assert sweep.progress == "1 of 6 jobs finished, 1 failed, 1 running or killed, 3 not begun"

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss
 
-from research.data.augmentation import Augmentation
 from research.data.dataset import Data
+from research.data.vision.augmentation import Augmentation
 from research.models.mlp import MLP
 from research.tasks.classification import Classification
 

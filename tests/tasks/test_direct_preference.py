@@ -8,10 +8,9 @@ import optax
 import pytest
 
 from research.core.errors import UserError
-from research.data.dataset import Data
-from research.data.packing import Rows
+from research.data.dataset import Data, Rows
 from research.models.gpt import GPT
-from research.models.lora import LORA_RATES, LoRA, with_lora
+from research.models.wrappers.lora import LORA_RATES, LoRA, with_lora
 from research.tasks.direct_preference import DirectPreference
 from research.train.optimizers import Optimizer
 

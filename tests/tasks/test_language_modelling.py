@@ -10,8 +10,8 @@ import pytest
 
 from research.core.errors import UserError
 from research.data.dataset import Data
-from research.data.packing import Windows, pack_documents
-from research.data.tokenizers import Characters
+from research.data.text.packing import Windows, pack_documents
+from research.data.text.tokenizers import Characters
 from research.models.gpt import GPT
 from research.models.model import Decoding
 from research.tasks.language_modelling import LanguageModelling, sample

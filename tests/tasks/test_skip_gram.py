@@ -9,8 +9,8 @@ import pytest
 from research.core.errors import UserError
 from research.core.trees import flatten, match_rules
 from research.data.dataset import Data
-from research.data.skip_gram import Pairs
-from research.data.words import Words
+from research.data.text.word_pairs import Pairs
+from research.data.text.words import Words
 from research.models.word_embedding import WordEmbedding
 from research.tasks.skip_gram import SkipGram, nearest_words
 from research.train.optimizers import DECAY_RULES

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from research.core import trees
 from research.core.errors import UserError
 from research.data.dataset import Data
-from research.data.packing import Windows
-from research.data.paired_text import PairedText, boundary_ids
 from research.data.pipeline import gather
-from research.data.text_examples import Example, rows_of
-from research.data.tokenizers import TokenizerConfig
+from research.data.text.packing import Windows
+from research.data.text.paired_text import PairedText, boundary_ids
+from research.data.text.text_examples import Example, rows_of
+from research.data.text.tokenizers import TokenizerConfig
 from research.models.bert import BERT
 from research.models.t5 import T5
 from research.models.transformer import Transformer

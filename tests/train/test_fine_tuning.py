@@ -9,15 +9,15 @@ import pytest
 
 from research.core import trees
 from research.core.errors import UserError
-from research.data.labelled_text import LabelledText
 from research.data.pipeline import training_batches
-from research.data.text import TextData
-from research.data.tokenizers import TokenizerConfig
+from research.data.text.labelled_text import LabelledText
+from research.data.text.text_data import TextData
+from research.data.text.tokenizers import TokenizerConfig
 from research.evaluate.evaluators import Evaluator
 from research.hub.pretrained import save_pretrained
 from research.models.bert import BERT
 from research.models.gpt import GPT
-from research.models.lora import BRANCH, LORA_AND_HEAD_RATES, LoRA, merged
+from research.models.wrappers.lora import BRANCH, LORA_AND_HEAD_RATES, LoRA, merged
 from research.tasks.language_modelling import LanguageModelling
 from research.tasks.masked_language_modelling import MaskedLanguageModelling
 from research.tasks.text_classification import TextClassification

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from research.core import trees
 from research.core.errors import UserError
-from research.core.run_directory import CHAIN, METRICS, read_lines
-from research.data.dataset import Data
-from research.data.packing import Rows
+from research.core.files import read_lines
+from research.data.dataset import Data, Rows
 from research.data.shuffle import shuffled
 from research.data.synthetic import LineData
 from research.models.mlp import MLP
+from research.runs.chain import first_difference
+from research.runs.directory import CHAIN, METRICS
 from research.tasks.regression import Regression
-from research.train.chain import first_difference
 from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer
 from research.train.recovery import History, Recovery, Rollback, read_history, usual_loss_before_spike

@@ -9,11 +9,12 @@ import pytest
 
 from research.core import trees
 from research.core.errors import UserError
-from research.core.run_directory import CHAIN, METRICS, read_lines, read_record, write_record
-from research.train import checkpoints
-from research.train.chain import PARTS
-from research.train.loggers import scalars
-from research.train.record import open_unfinished
+from research.core.files import read_lines
+from research.runs import checkpoints
+from research.runs.chain import PARTS
+from research.runs.directory import CHAIN, METRICS, read_record, write_record
+from research.runs.loggers import scalars
+from research.runs.record import open_unfinished
 from research.train.run import load_run, train
 
 

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from research.core.precision import cast
 from research.core.streams import stream
-from research.data.dataset import Data
-from research.data.packing import Rows
+from research.data.dataset import Data, Rows
 from research.models.gpt import GPT
+from research.runs.chain import ROW_DIGESTS, row_digests
 from research.tasks.language_modelling import LanguageModelling
 from research.tasks.task import Loss, Mean, Task
-from research.train.chain import ROW_DIGESTS, row_digests
 from research.train.state import new_state
 from research.train.step import accumulated, make_step, make_sums, update_statistics
 

@@ -14,7 +14,7 @@ from research.core import trees
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, on_mesh
 from research.data.dataset import Data
-from research.data.packing import Windows
+from research.data.text.packing import Windows
 from research.models.gpt import GPT
 from research.models.layers.experts import assign, exchange, imbalance
 from research.models.model import Sown, change_layer

@@ -1,0 +1,166 @@
+"""Conversations and preferences: chat-formatted JSON lines as packed rows of tokens, with a mask on the answers.
+
+For instruction tuning every line has `messages`, and `LanguageModelling` learns the assistant's turns alone; for
+preferences it has `chosen` and `rejected` besides, two continuations of them, for `DirectPreference`. Both are made of
+a table, such as a data set of the catalogue, by templates: `table_chats.py`.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from research.core.errors import UserError
+from research.data.dataset import Data, Rows
+from research.data.text import chat_template
+from research.data.text.chat_template import CHATML, Message
+from research.data.text.packing import best_fit, lay_out
+from research.data.text.table_chats import answered, preferred
+from research.data.text.text_records import Record, check_columns, divide, read_splits
+from research.data.text.tokenizers import Subwords, TokenizerConfig
+
+ROLES = ("system", "user", "assistant")
+Part = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class ChatData:
+    """Which conversations, and how they become rows of tokens."""
+
+    dataset: str = ""
+    """a data set of the catalogue, to be used with `question` and `answer`; not read where files are given"""
+    train: tuple[str, ...] = ()
+    """your files or globs of JSON lines: {"messages": [{"role": "user", "content": "..."}, ...]}"""
+    validation: tuple[str, ...] = ()
+    """your files to validate on; without them a share of the lines is held out"""
+    preferences: bool = False
+    """lines have `chosen` and `rejected`, each a text or messages, which follow `messages` or a text `prompt`"""
+    question: str = ""
+    """where lines are no conversations, but rows of a table: what the user says, with columns in braces"""
+    answer: str = ""
+    """what the assistant says, likewise"""
+    score: str = ""
+    """for preferences of a table: the column that says how good an answer is, to compare those to equal questions"""
+    margin: float = 0.0
+    """the least difference between the scores of two answers of which one is preferred"""
+    group: tuple[str, ...] = ()
+    """the columns that name the group which a split never divides; without them each line is by itself"""
+    validation_share: float = 0.1
+    salt: str = ""
+    """another salt gives another split of the same lines"""
+    template: str = ""
+    """Jinja that makes text of messages ('': the tokenizer's own, else ChatML)"""
+    tokenizer: Any = TokenizerConfig("bpe", vocabulary_size=4096)
+    """has `train(texts)`, which gives a tokenizer: trained on the training texts, or taken ready"""
+    length: int = 512
+    """tokens in a row, and the most of a conversation, which loses its end"""
+
+    def build(self) -> Data:
+        """Reads and prepares; raises UserError for files, messages and templates that cannot work."""
+        if not (self.train or self.dataset):
+            raise UserError("There are no conversations: name your files with --data.train chats.jsonl.")
+        splits, facts = read_splits(self.dataset, {"train": self.train, "validation": self.validation})
+        wanted = ("chosen", "rejected") if self.preferences else ("messages",)
+        table = self.question and not any(set(wanted) & record.keys() for of in splits.values() for record in of)
+        if not table:
+            check_columns(splits, dict(zip(("question", "answer"), wanted, strict=False)))
+        splits = divide(splits, {"validation": self.validation_share}, self.group, self.salt, str)
+        if table:
+            splits = {split: self._of_table(records) for split, records in splits.items()}
+        chats = {
+            split: [chat for record in records for chat in self._chats(record)] for split, records in splits.items()
+        }
+        words = [message["content"] for chat in chats["train"] for message in chat]
+        tokenizer = self.tokenizer.train([*words, "".join(f"<|im_start|>{role}\n<|im_end|>" for role in ROLES)])
+        if not isinstance(tokenizer, Subwords):
+            raise UserError("Conversations need a tokenizer of subwords: set --data.tokenizer.kind bpe.")
+        rows, facts["splits"] = {}, {}
+        for split, of_split in chats.items():
+            parts = self._tokens(tokenizer, of_split)
+            rows[split], padding = self._rows(parts)
+            counts = {"conversations": len(of_split), "rows": len(rows[split]), "padding": round(padding, 4)}
+            facts["splits"][split] = {**counts, "learned_tokens": int(sum(part["weights"].sum() for part in parts))}
+        facts["tokenizer"] = {"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary_size}
+        return Data(rows, tokenizer.vocabulary_size, tokenizer=tokenizer, summary=facts)
+
+    def _of_table(self, records: Sequence[Record]) -> list[Record]:
+        if self.preferences:
+            return preferred(records, self.question, self.answer, self.score, self.margin)
+        return answered(records, self.question, self.answer)
+
+    def _chats(self, record: Record) -> list[list[Message]]:
+        """Returns the conversation of a line, or for preferences the chosen one and the rejected one."""
+        if not self.preferences:
+            return [_messages(record["messages"], "messages")]
+        before = record.get("messages") or [{"role": "user", "content": record.get("prompt")}]
+        _check_messages(before, "messages, or the prompt,")
+        chats = []
+        for name in ("chosen", "rejected"):
+            after = record[name]
+            after = [{"role": "assistant", "content": after}] if isinstance(after, str) else after
+            _check_messages(after, name)
+            follows = after[: len(before)] == before
+            chats.append(_messages(after if follows else [*before, *after], name))
+        return chats
+
+    def _tokens(self, tokenizer: Subwords, chats: Sequence[Sequence[Message]]) -> list[Part]:
+        """Returns `inputs`, `targets` and `weights` (1 where the assistant says the target) of every conversation."""
+        template = self.template or tokenizer.chat_template or CHATML
+        turns = [(chat, place) for chat in chats for place in range(len(chat)) if chat[place]["role"] == "assistant"]
+        before = chat_template.render(template, [chat[:at] for chat, at in turns], tokenizer.special, answering=True)
+        after = chat_template.render(template, [chat[: at + 1] for chat, at in turns], tokenizer.special)
+        spans: dict[int, list[tuple[int, int]]] = {}
+        texts = {id(chat): text for (chat, _), text in zip(turns, after, strict=True)}  # whole at its last turn
+        for (chat, _), prefix, through in zip(turns, before, after, strict=True):
+            if not (through.startswith(prefix) and texts[id(chat)].startswith(through)):
+                raise UserError(
+                    "The chat template changes earlier turns as a conversation goes on, so that the answers in it "
+                    "cannot be told: give another one with --data.template."
+                )
+            spans.setdefault(id(chat), []).append((len(prefix), len(through)))
+        return [self._part(tokenizer, texts[id(chat)], spans[id(chat)]) for chat in chats]
+
+    def _part(self, tokenizer: Subwords, text: str, spans: Sequence[tuple[int, int]]) -> Part:
+        encoded = tokenizer.trained.encode(text, add_special_tokens=False)
+        ids, offsets = np.array(encoded.ids, np.int32), np.array(encoded.offsets, np.int32)
+        answer = np.zeros(len(ids), np.int32)
+        for begin, end in spans:
+            answer |= (offsets[:, 0] >= begin) & (offsets[:, 1] <= end)
+        kept = slice(0, self.length)
+        return {"inputs": ids[:-1][kept], "targets": ids[1:][kept], "weights": answer[1:][kept]}
+
+    def _rows(self, parts: Sequence[Part]) -> tuple[Rows, float]:
+        """Packs conversations into rows; those of a preference stand beside each other."""
+        each = 2 if self.preferences else 1
+        sizes = [sum(part["inputs"].size for part in parts[at : at + each]) for at in range(0, len(parts), each)]
+        length = each * self.length
+        rows = best_fit(sizes, length)
+        members = [[each * index + place for index in row for place in range(each)] for row in rows]
+        arrays, _ = lay_out(parts, members, length)
+        mask = (arrays.pop("weights") * (arrays["segments"] > 0)).astype(np.float32)
+        if not self.preferences:
+            return Rows({**arrays, "mask": mask}), 1 - sum(sizes) / mask.size
+        most = max(map(len, rows))
+        pairs = np.array([[1.0] * len(row) + [0.0] * (most - len(row)) for row in rows], np.float32)
+        return Rows({**arrays, "weights": mask, "mask": pairs}), 1 - sum(sizes) / mask.size
+
+
+def _messages(value: Any, name: str) -> list[Message]:
+    """Returns checked messages; the last is the assistant's, since nothing after its answers is learned."""
+    _check_messages(value, name)
+    last = max((place for place, each in enumerate(value) if each["role"] == "assistant"), default=-1)
+    if last < 0:
+        raise UserError(f"A conversation has no turn of the assistant ({str(value)[:80]}): nothing is to be learned.")
+    messages: list[Message] = value[: last + 1]
+    return messages
+
+
+def _check_messages(value: Any, name: str) -> None:
+    good = isinstance(value, list) and all(
+        isinstance(each, dict) and each.get("role") in ROLES and isinstance(each.get("content"), str) for each in value
+    )
+    if not good:
+        raise UserError(
+            f"{name} are no messages ({str(value)[:80]}): each has a role, {', '.join(ROLES)}, and a text as content."
+        )

@@ -1,0 +1,336 @@
+"""Tokenizers: bytes, characters, words, and byte-pair encoding or WordPiece trained on the data.
+
+All satisfy `research.data.dataset.Tokenizer`. `TokenizerConfig(kind).train(texts)` makes one, `save` stores it with
+the run as JSON, `load` brings it back. One that has special tokens is a `PairTokenizer` as well: it knows how a text,
+or two, are put before a model.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import tokenizers
+from jaxtyping import Int32
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from research.core.errors import UserError
+from research.core.files import write_atomic
+from research.data.dataset import Tokenizer
+from research.data.text import words
+
+UNKNOWN = "\ufffd"  # the Unicode replacement character
+BERT_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+T5_SPECIAL = {"pad": "<pad>", "eos": "</s>", "unk": "<unk>"}
+SENTINEL = "<extra_id_{}>"  # T5: what stands for the span of this number, from 0
+SENTINELS = 100
+WORDPIECE_SPECIAL = list(BERT_SPECIAL.values())
+
+Ids = Int32[np.ndarray, " length"]
+SpecialKind = Literal["none", "bert", "t5"]
+
+
+class Encoded(NamedTuple):
+    """Token ids with the special tokens around them, and where each token comes from.
+
+    Attributes:
+        ids: token ids.
+        token_types: the kind of each token, 0 or (for most models, in the second text) 1.
+        sources: 0 for tokens of the first text, 1 for those of the second, -1 for special tokens.
+        offsets: the characters of its text that a token stands for, first and one past the last.
+    """
+
+    ids: Ids
+    token_types: Ids
+    sources: Ids
+    offsets: Int32[np.ndarray, "length 2"]
+
+
+@runtime_checkable
+class PairTokenizer(Tokenizer, Protocol):
+    """A tokenizer with special tokens."""
+
+    def special_id(self, role: str) -> int | None:
+        """Returns the id of the special token of a role ("pad", "cls", "sep", "eos", ...), None where it has none."""
+        ...
+
+    def encode_pair(self, text: str, other: str | None = None, *, length: int | None = None) -> Encoded:
+        """Returns a text, or two, with special tokens, both cut at their ends to `length` tokens in all."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Bytes:
+    """The 256 bytes of UTF-8; ids that are no valid UTF-8 decode to U+FFFD."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        return 256
+
+    def encode(self, text: str) -> Ids:
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
+
+    def decode(self, ids: Any) -> str:
+        return np.asarray(ids).astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+
+    def save(self, path: Path) -> None:
+        _write(path, {"kind": "bytes"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Characters:
+    """The characters of an alphabet, in order of code point, as ids from 1; id 0 stands for any other character.
+
+    Id 0 decodes to U+FFFD, so a character unseen in training shows as such and nothing else is lost.
+    """
+
+    alphabet: str
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.alphabet) + 1
+
+    @functools.cached_property
+    def _ids_by_code_point(self) -> Ids:
+        code_points = _code_points(self.alphabet)
+        table = np.zeros(int(code_points.max(initial=0)) + 2, dtype=np.int32)
+        table[code_points] = np.arange(1, code_points.size + 1)
+        return table
+
+    def encode(self, text: str) -> Ids:
+        table = self._ids_by_code_point
+        return table[np.minimum(_code_points(text), table.size - 1)]
+
+    def decode(self, ids: Any) -> str:
+        code_points = _code_points(UNKNOWN + self.alphabet)
+        return code_points[np.asarray(ids, dtype=np.int64)].tobytes().decode("utf-32-le")
+
+    def save(self, path: Path) -> None:
+        _write(path, {"kind": "characters", "alphabet": self.alphabet})
+
+
+@dataclasses.dataclass(frozen=True)
+class Subwords:
+    """A trained byte-pair encoding or WordPiece, or a published tokenizer, run by the Hugging Face tokenizers library.
+
+    Attributes:
+        kind: how it was made.
+        trained: does the work.
+        special: the special token of each role, of a published one ("bos", "eos", "pad", "cls", "sep", "mask", "unk").
+        chat_template: the Jinja template of a conversation, of one made for that.
+    """
+
+    kind: Literal["bpe", "wordpiece", "pretrained"]
+    trained: tokenizers.Tokenizer
+    special: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    chat_template: str | None = None
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.trained.get_vocab_size()
+
+    def special_id(self, role: str) -> int | None:
+        """Returns the id of the special token of a role, None where it has none."""
+        known = (self.special,) if self.kind == "pretrained" else (BERT_SPECIAL, T5_SPECIAL)
+        names = [special[role] for special in known if role in special]
+        return next((found for name in names if (found := self.trained.token_to_id(name)) is not None), None)
+
+    def encode_pair(self, text: str, other: str | None = None, *, length: int | None = None) -> Encoded:
+        """Returns a text, or two, with special tokens where it has some; see `PairTokenizer`."""
+        return encode_framed(self.trained, text, other, length)
+
+    def encode(self, text: str) -> Ids:
+        return np.array(self.trained.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+
+    def decode(self, ids: Any) -> str:
+        return self.trained.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
+
+    def save(self, path: Path) -> None:
+        published = {"special": dict(self.special), "chat_template": self.chat_template}
+        more = published if self.kind == "pretrained" else {}
+        _write(path, {"kind": self.kind, "trained": json.loads(self.trained.to_str()), **more})
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """Which tokenizer to train.
+
+    Attributes:
+        kind: `bytes`; `characters` (those of the training text); `words` (the most frequent ones, in lower case);
+            `bpe`, byte-level byte-pair encoding as of GPT-2 (Radford et al. 2019), lossless for every text;
+            `wordpiece` as of cased BERT (Devlin et al. 2019), which keeps words and punctuation but neither white space
+            nor unknown characters.
+        vocabulary_size: the most token ids that `words`, `bpe` and `wordpiece` may use; a small text yields fewer.
+        special: special tokens of `bpe`, which take the first ids: those of BERT (padding, unknown, first, separator,
+            mask), as `wordpiece` always has, or of T5 (padding, end, unknown, and 100 that stand for spans).
+        file: a tokenizer that a run saved, taken as it is; the rest is not read.
+    """
+
+    kind: Literal["bytes", "characters", "words", "bpe", "wordpiece"] = "characters"
+    vocabulary_size: int = 4096
+    special: SpecialKind = "none"
+    file: str = ""
+
+    def train(self, texts: Iterable[str]) -> Tokenizer:
+        """Trains on the texts of the training split; the same texts give the same tokenizer.
+
+        Raises:
+            UserError: `vocabulary_size` is too small for the kind, the kind has no such special tokens, or a bad file.
+        """
+        if self.file:
+            return load(Path(self.file))
+        if self.special != "none" and (self.kind, self.special) not in {
+            ("bpe", "bert"),
+            ("bpe", "t5"),
+            ("wordpiece", "bert"),
+        }:
+            raise UserError(
+                f"The tokenizer {self.kind!r} cannot have the special tokens of {self.special}: choose another with "
+                "--data.tokenizer.kind bpe."
+            )
+        match self.kind:
+            case "bytes":
+                return Bytes()
+            case "characters":
+                return Characters("".join(sorted(set().union(*texts))))
+            case "words":
+                _check_vocabulary_size(self.vocabulary_size, 2, "a word, and one id for all others")
+                return words.most_frequent(texts, self.vocabulary_size - 1)
+            case "bpe":
+                return _train_bpe(texts, self.vocabulary_size, self.special)
+            case "wordpiece":
+                return _train_wordpiece(texts, self.vocabulary_size)
+
+
+def load(path: Path) -> Tokenizer:
+    """Reads a tokenizer that `save` wrote; raises UserError where the file is missing or is no tokenizer."""
+    try:
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        match saved["kind"]:
+            case "bytes":
+                return Bytes()
+            case "characters":
+                return Characters(saved["alphabet"])
+            case "words":
+                return words.Words(tuple(saved["words"]))
+            case "bpe" | "wordpiece" | "pretrained" as kind:
+                trained = tokenizers.Tokenizer.from_str(json.dumps(saved["trained"]))
+                return Subwords(kind, trained, saved.get("special", {}), saved.get("chat_template"))
+            case other:
+                raise ValueError(f"unknown kind {other!r}")
+    except FileNotFoundError:
+        raise UserError(f"There is no tokenizer at {path}: name the file that a run saved.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} holds no tokenizer of this project ({type(error).__name__}: {error}); restore it from a copy."
+        ) from None
+
+
+def encode_framed(trained: tokenizers.Tokenizer, text: str, other: str | None, length: int | None) -> Encoded:
+    """Returns a text, or two, with the special tokens that `trained` puts around them.
+
+    Where they are more than `length` tokens, the longer text loses its end until both are equally long or all fits.
+
+    Raises:
+        UserError: `length` has no room for the special tokens.
+    """
+    parts = [trained.encode(part, add_special_tokens=False) for part in (text, other) if part is not None]
+    if length is not None:
+        room = length - trained.num_special_tokens_to_add(other is not None)
+        if room < len(parts):
+            raise UserError(f"A length of {length} tokens has no room for text: set --data.length to more.")
+        for part, kept in zip(parts, _sizes_within([len(part) for part in parts], room), strict=True):
+            part.truncate(kept)
+    encoded = trained.post_process(parts[0], parts[1] if len(parts) == 2 else None)
+    of_text = np.array(encoded.special_tokens_mask) == 0
+    sources = np.where(of_text, np.cumsum(of_text) > len(parts[0]), -1).astype(np.int32)
+    offsets = np.array(encoded.offsets, np.int32).reshape(-1, 2)
+    return Encoded(np.array(encoded.ids, np.int32), np.array(encoded.type_ids, np.int32), sources, offsets)
+
+
+def _sizes_within(sizes: Sequence[int], room: int) -> list[int]:
+    """Shortens one or two sizes, the larger first, so that they sum to at most `room`."""
+    if len(sizes) == 1:
+        return [min(sizes[0], room)]
+    first = min(sizes[0], max(room - sizes[1], room - room // 2))
+    return [first, min(sizes[1], room - first)]
+
+
+def _check_vocabulary_size(vocabulary_size: int, least: int, what: str) -> None:
+    if vocabulary_size < least:
+        raise UserError(
+            f"vocabulary_size is {vocabulary_size}, but this tokenizer needs at least {least} ({what}); "
+            "raise it, or choose the tokenizer 'characters' or 'bytes'."
+        )
+
+
+def _train_bpe(texts: Iterable[str], vocabulary_size: int, special: SpecialKind) -> Subwords:
+    tokens = {
+        "none": [],
+        "bert": list(BERT_SPECIAL.values()),
+        "t5": [*T5_SPECIAL.values(), *(SENTINEL.format(number) for number in range(SENTINELS))],
+    }[special]
+    _check_vocabulary_size(vocabulary_size, 257 + len(tokens), "the 256 bytes, the special tokens and a merge")
+    trained = tokenizers.Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size, special_tokens=tokens, initial_alphabet=alphabet, show_progress=False
+    )
+    trained.train_from_iterator(texts, trainer)
+    if special == "bert":
+        trained.post_processor = _bert_frame(trained)
+    elif special == "t5":
+        end = T5_SPECIAL["eos"]
+        trained.post_processor = processors.TemplateProcessing(
+            single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, trained.token_to_id(end))]
+        )
+    return Subwords("bpe", trained)
+
+
+def _train_wordpiece(texts: Iterable[str], vocabulary_size: int) -> Subwords:
+    every = list(texts)
+    # The trainer numbers the pieces that continue a word ("##e") in the order of a randomly seeded hash table, and ties
+    # between merges follow the numbers. So it first finds these pieces, with no merges, and then gets them in order.
+    found = _wordpiece_vocabulary(every, WORDPIECE_SPECIAL, vocabulary_size=0)
+    _check_vocabulary_size(vocabulary_size, len(found) + 1, "the characters of this text and a merge")
+    continuing = sorted(piece for piece in found if len(piece) == 3 and piece.startswith("##"))
+    vocabulary = _wordpiece_vocabulary(every, WORDPIECE_SPECIAL + continuing, vocabulary_size)
+    trained = _wordpiece(vocabulary)
+    trained.add_special_tokens(WORDPIECE_SPECIAL)
+    trained.post_processor = _bert_frame(trained)
+    return Subwords("wordpiece", trained)
+
+
+def _bert_frame(trained: tokenizers.Tokenizer) -> processors.BertProcessing:
+    """Returns what puts [CLS] text [SEP], and [CLS] text [SEP] other [SEP], before a model."""
+    vocabulary = trained.get_vocab()
+    separator, first = ((token, vocabulary[token]) for token in (BERT_SPECIAL["sep"], BERT_SPECIAL["cls"]))
+    return processors.BertProcessing(separator, first)
+
+
+def _wordpiece_vocabulary(texts: Sequence[str], first: Sequence[str], vocabulary_size: int) -> dict[str, int]:
+    trained = _wordpiece({})
+    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary_size, special_tokens=list(first), show_progress=False)
+    trained.train_from_iterator(texts, trainer)
+    return trained.get_vocab()
+
+
+def _wordpiece(vocabulary: dict[str, int]) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+
+
+def _write(path: Path, saved: dict[str, Any]) -> None:
+    write_atomic(Path(path), json.dumps(saved, ensure_ascii=False) + "\n")

@@ -1,0 +1,86 @@
+"""The command line of every experiment: `python -m experiments.NAME [--steps 200 --model.depth 6 ... --resume]`.
+
+An experiment module ends with `launch(CONFIG)`. Options are the fields of its configuration; the run trains, prints
+its results beside the baselines, and leaves its report.
+"""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from research.core import command_line
+from research.evaluate.results_table import results_table
+from research.launch.attention_maps import picture_attention
+from research.launch.image_predictions import picture_predictions
+from research.plan.options import Explanation
+from research.report.html import write_report
+from research.runs.record import new_id, newest_unfinished
+from research.runtime import processes, supervisor
+from research.runtime.interruption import ending_at_once
+from research.train.experiment import Experiment
+from research.train.pretrained import pinned
+from research.train.run import Run, train
+
+INTERRUPTED = (
+    "Interrupted with nothing to save: repeat the command, and add --resume to it if the run had begun to train."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The command line of an experiment."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    resume: bool = False
+    """continue the newest unfinished run of this configuration, exactly"""
+    runs: Path = Path("runs")
+    """where run directories are"""
+    group: Annotated[processes.Processes, tyro.conf.arg(name="")] = processes.Processes()
+    explanation: Annotated[Explanation, tyro.conf.arg(name="")] = Explanation()
+
+
+def launch(config: Experiment) -> None:
+    """Runs the experiment of the calling module with the options given."""
+    module: Any = sys.modules["__main__"]
+    name = module.__spec__.name.rpartition(".")[2] if module.__spec__ else Path(sys.argv[0]).stem
+    command_line.run(lambda: _launch(config, name, module.__doc__ or ""))
+
+
+def _launch(config: Experiment, name: str, description: str) -> None:
+    options = command_line.parse(Options, Options(config), description=description)
+    if options.explanation.asked:
+        options.explanation.show(options.experiment)
+        return
+    told = supervisor.assignment()
+    if told is None and (places := processes.places(options.group, os.environ)):
+        # Chosen once, so that a restart continues this run whatever has become of it, and no other.
+        asked = options.resume and newest_unfinished(name, pinned(options.experiment), options.runs)[0].name
+        sys.exit(supervisor.supervise(places, asked or new_id(), options.group.restarts))
+    with ending_at_once(INTERRUPTED):
+        with processes.joined(told.place if told else processes.Place()):
+            run_id = told.run_id if told else None
+            run = train(options.experiment, name=name, root=options.runs, resume=options.resume, run_id=run_id)
+            if run.record["status"] == "finished":
+                picture_predictions(run)
+                picture_attention(run)
+        if processes.first():
+            _conclude(run, name)
+
+
+def _conclude(run: Run, name: str) -> None:
+    """Prints the results beside the baselines, and writes the report."""
+    console = Console()
+    if run.record["status"] == "interrupted":
+        console.print(f"Interrupted at step {int(run.state.step)}, saved: add --resume to the command to continue.")
+        console.print(f"report so far: {write_report(run.folder)}", soft_wrap=True)
+        return
+    for split, results in run.record["metrics"].items():
+        rows = {name: results, **run.record["baselines"][split]}
+        console.print(results_table(f"{split} split", rows))
+    console.print(f"parameters SHA-256: {run.record['params_sha256']}", soft_wrap=True)
+    console.print(f"report: {write_report(run.folder)}", soft_wrap=True)

@@ -1,0 +1,183 @@
+"""What a loop watches: reads each step's metrics one step late, judges them, extends the hash chain, and logs.
+
+Reading late keeps the device busy; whatever must know a step's result at once calls `settle` first.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from research.core.shapes import Batch
+from research.runs import chain
+from research.runs.directory import CHAIN
+from research.runs.loggers import Logger
+from research.runs.record import RunLog
+from research.train.experiment import Assembly
+from research.train.recovery import SpikeError, TooManySkipsError, usual_loss_before_spike
+from research.train.resume import Start
+from research.train.stall_detector import TIMES
+
+
+class Watch:
+    """The mutable side of training: hash chain, history of the losses, the step still unread, and the clocks."""
+
+    def __init__(self, assembly: Assembly, start: Start, log: RunLog, loggers: Sequence[Logger]):
+        self._assembly = assembly
+        self._log = log
+        self._loggers = loggers
+        example = assembly.data.splits["train"][0]
+        counted, tokens = np.shape(example.get("mask", 1)), np.shape(example.get("targets", example["inputs"]))
+        self._unit = "tokens" if assembly.data.tokenizer and counted == tokens else "examples"
+        self._entries: list[dict[str, Any]] = []
+        self._noted = time.perf_counter()
+        self.rewind(start)
+        self.restart_clocks()
+
+    def rewind(self, start: Start) -> None:
+        """Forgets what came after the step of `start`, with which the next step continues."""
+        self.head, self.history, self.step = start.head, start.history, int(start.state.step)
+        self._unread: Any = None
+        self._entries.clear()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the state, for `Start`."""
+        return {"chain": self.head, "history": dataclasses.asdict(self.history)}
+
+    def restart_clocks(self) -> None:
+        """Starts measuring anew, once the first step is compiled."""
+        self._uncounted = self.step  # took the time of its compilation
+        self._began = self._window_began = time.perf_counter()
+        self._waited = self._window_weight = 0.0
+        self._window_steps = 0
+
+    def next_batch(self, batches: Iterator[Batch]) -> Batch:
+        """Takes the next batch, and counts the time that the step waits for it."""
+        began = time.perf_counter()
+        batch = next(batches)
+        self._waited += time.perf_counter() - began
+        return batch
+
+    def compiled(self, metrics: Any, began: float) -> None:
+        """Waits for the first step and notes how long it took since `began`, a reading of `time.perf_counter`."""
+        jax.block_until_ready(metrics)
+        seconds = round(time.perf_counter() - began, 3)
+        self._log.record["stages"]["first_step"] = seconds
+        self.emit({"step": self.step, "kind": "compiled", "seconds": seconds})
+        self.restart_clocks()
+
+    def paused(self, seconds: float) -> None:
+        """Takes time spent on evaluation and the like out of the throughput."""
+        self._window_began += seconds
+        self._began += seconds
+
+    @property
+    def wait_share(self) -> float:
+        """The share of the training time in which the step waited for data."""
+        return self._waited / max(time.perf_counter() - self._began, 1e-9)
+
+    def stepped(self, metrics: Any) -> None:
+        """Takes the next step's metrics, still on the device; settles the step before."""
+        try:
+            self.settle()
+        finally:
+            self.step, self._unread = self.step + 1, metrics
+
+    def settle(self, params: str | None = None) -> None:
+        """Reads the metrics of the last step if they are unread; `params` is the digest of the parameters after it.
+
+        Raises:
+            SpikeError: the loss has risen far above the recent ones; the step is not noted.
+            TooManySkipsError: the step was skipped, as were those before it.
+        """
+        if self._unread is None:
+            return
+        metrics, self._unread = chain.host(self._unread), None
+        self._judge(float(metrics["loss"]), skipped=bool(metrics["skipped"]))
+        entry = chain.next_entry(self.head, self.step, metrics, params)
+        self.head = entry["chain"]
+        self._entries.append(entry)
+        if self.step > self._uncounted:
+            self._window_steps += 1
+            self._window_weight += float(metrics["weight"])
+        experiment = self._assembly.experiment
+        if self.step == experiment.steps or (experiment.log_every and self.step % experiment.log_every == 0):
+            self._log_training({name: float(value) for name, value in metrics.items() if name not in chain.PARTS})
+            self.flush()
+        if metrics["skipped"]:
+            self._note_skip()
+
+    def note_time(self) -> None:
+        """Brings the record's training time up to now, and on disk if that is not full."""
+        now = time.perf_counter()
+        self._log.spent("train", now - self._noted)
+        self._noted = now
+        self._log.try_save()
+
+    def flush(self) -> bool:
+        """Writes the chain entries settled so far; returns False where they wait until the disk has space for them."""
+        entries, self._entries = self._entries, []
+        return self._log.append(CHAIN, entries)
+
+    def emit(self, entry: Mapping[str, Any]) -> None:
+        """Sends an entry to every logger."""
+        for logger in self._loggers:
+            logger(entry)
+
+    def _log_training(self, metrics: Mapping[str, float]) -> None:
+        experiment, now = self._assembly.experiment, time.perf_counter()
+        seconds = max(now - self._window_began, 1e-9)
+        self.emit(
+            {
+                "step": self.step,
+                "kind": "train",
+                **metrics,
+                "learning_rate": self._learning_rate(),
+                "rate": self._window_weight / seconds,
+                "unit": self._unit,
+                "seconds_left": (experiment.steps - self.step) * seconds / max(self._window_steps, 1),
+            }
+        )
+        self._window_began, self._window_steps, self._window_weight = now, 0, 0.0
+
+    def _learning_rate(self) -> float:
+        """The rate of the last step, computed on the host: the device is busy with the next one."""
+        with jax.default_device(jax.local_devices(backend="cpu")[0]):
+            return float(self._assembly.experiment.optimizer.peak * self._assembly.schedule(self.step - 1))
+
+    def _judge(self, loss: float, *, skipped: bool) -> None:
+        """Extends the history by a step; raises SpikeError where the loss is one."""
+        recovery = self._assembly.experiment.recovery
+        usual = None if skipped else usual_loss_before_spike(recovery, self.history.losses, loss)
+        if usual is not None:
+            raise SpikeError(self.step, loss, usual)
+        self.history = self.history.after(loss, skipped=skipped, window=recovery.window)
+
+    def _note_skip(self) -> None:
+        """Notes a skipped step, with others near it as one event; raises TooManySkipsError after too many in a row."""
+        recovery, count = self._assembly.experiment.recovery, self.history.skipped
+        events = self._log.record["events"]
+        last: dict[str, Any] = events[-1] if events else {}
+        if last.get("kind") != "skip" or self.step > last["last"] + recovery.window:
+            message = "the loss or the gradient is not finite: the step is skipped"
+            self._log.event(self.step, message, kind="skip", last=self.step, count=1)
+        elif self.step > last["last"]:
+            last.update(last=self.step, count=last["count"] + 1)
+            last["message"] = f"{last['count']} steps up to {self.step:,} are skipped: loss or gradient not finite"
+            self._log.try_save()
+        if count > recovery.skips:
+            self.history = dataclasses.replace(self.history, skipped=0)
+            raise TooManySkipsError(
+                f"The loss or the gradient is not finite in {count} steps in a row, from step {self.step - count + 1} "
+                "on: lower --optimizer.peak or set --optimizer.clip 1 in a new run, or add --resume to go on with the "
+                "batches after them"
+            )
+
+    def slow_step(self, step: int, seconds: float) -> None:
+        """Notes a step that the watchdog found slow, once it has ended."""
+        message = f"the step took {seconds:.1f} s, more than {TIMES} times as long as others"
+        self._log.event(step, message, kind="slow", seconds=round(seconds, 1))

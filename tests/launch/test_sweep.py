@@ -1,0 +1,212 @@
+"""Promises of a sweep: its jobs are ordinary runs, checked before any starts, and what is done is never done again."""
+
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tiny_run import Program, record, run_module, steps_noted, wait_for_step
+
+from experiments import article_regression
+from research.core import command_line
+from research.core.configs import to_json
+from research.launch import launcher, sweep
+from research.launch.discovery import modules
+from research.runs.directory import all_runs
+from research.train.experiment import Experiment
+from research.train.run import train
+
+NAME = "article_regression"
+SHORT = ("--steps", "20", "--log-every", "5", "--evaluate-every", "10")
+GRID = ("--grid", "optimizer.peak=1e-3,1e-2", "--seeds", "0..1")
+
+
+def start(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Runs `python -m research.launch.sweep ARGUMENTS` in this process; returns the exit code."""
+    monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
+    try:
+        command_line.run(sweep.main)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def jobs_here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Has a sweep run its jobs in this process, and returns the list that their commands are appended to."""
+    commands: list[list[str]] = []
+
+    def run_command(command: Sequence[str], _: Sequence[int]) -> int:
+        commands.append(list(command))
+        assert command[:2] == [sys.executable, "-m"]
+        return run_module(*command[2:])
+
+    monkeypatch.setattr(sweep, "run_command", run_command)
+    return commands
+
+
+def configured(*options: str) -> Experiment:
+    """Returns the configuration that the experiment's own command line makes of these options."""
+    default = launcher.Options(article_regression.CONFIG)
+    return command_line.parse(launcher.Options, default, args=[*SHORT, *options]).experiment
+
+
+@pytest.fixture
+def half_done(tmp_path: Path) -> Path:
+    """The runs of a sweep of two rates and two seeds: first and last finished, the second stopped at step 7.
+
+    The newest unfinished run is of another configuration.
+    """
+    rates, root = ("1e-3", "1e-2"), tmp_path / "runs"
+    first, second, _, last = (
+        configured("--optimizer.peak", rate, "--seed", seed) for rate in rates for seed in ("0", "1")
+    )
+    train(first, name=NAME, root=root)
+    train(second, name=NAME, root=root, stop_after=7)
+    train(last, name=NAME, root=root)
+    train(configured("--seed", "5"), name=NAME, root=root, stop_after=3)
+    return root
+
+
+def test_the_commands_are_those_of_the_jobs_still_to_do(
+    half_done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--print gives one command a line and nothing else, in order, each of the configuration meant; runs nothing."""
+    before = all_runs(half_done)
+    capsys.readouterr()
+    assert start(monkeypatch, NAME, *GRID, *SHORT, "--print", "--runs", str(half_done)) == 0
+    second, third = (shlex.split(line) for line in capsys.readouterr().out.splitlines())
+    for command, point in ((second[:-1], ("1e-3", "1")), (third, ("1e-2", "0"))):
+        assert command[:3] == ["python", "-m", f"experiments.{NAME}"]
+        options = command_line.parse(launcher.Options, launcher.Options(article_regression.CONFIG), args=command[3:])
+        assert options.experiment == configured("--optimizer.peak", point[0], "--seed", point[1])
+        assert options.runs == half_done and not options.resume
+    assert second[-1] == "--resume", "the one that was stopped is continued"
+    assert all_runs(half_done) == before
+
+
+def test_a_half_finished_sweep_continues(
+    half_done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What finished is not run again, what stopped goes on to the bits of an undisturbed run; then all is compared."""
+    before, commands = all_runs(half_done), jobs_here(monkeypatch)
+    arguments = (NAME, *GRID, *SHORT, "--runs", str(half_done))
+    assert start(monkeypatch, *arguments) == 0
+    assert ["--resume" in command for command in commands] == [True, False]
+    new = [run for run in all_runs(half_done) if run not in before]
+    assert [record(run)["config"] for run in new] == [to_json(configured("--optimizer.peak", "1e-2", "--seed", "0"))]
+    undisturbed = train(configured("--optimizer.peak", "1e-3", "--seed", "1"), name=NAME, root=tmp_path / "clean")
+    assert record(before[1])["params_sha256"] == undisturbed.record["params_sha256"]
+    assert record(before[3])["status"] == "interrupted", "the run of another configuration is not the sweep's"
+    page = (half_done / NAME / "sweep.html").read_text(encoding="utf-8")
+    assert "4 of 4 jobs finished" in page and 'class="band' in page
+
+    capsys.readouterr()
+    assert start(monkeypatch, *arguments) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert len(commands) == 2, "a finished sweep runs nothing"
+    assert "4 of 4 jobs finished." in shown and "±" in shown and "best by validation loss" in shown
+    assert all_runs(half_done) == sorted([*before, *new])
+
+
+def test_a_report_runs_nothing(
+    half_done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--report compares what there is."""
+    commands = jobs_here(monkeypatch)
+    assert start(monkeypatch, NAME, *GRID, *SHORT, "--report", "--runs", str(half_done)) == 0
+    assert "2 of 4 jobs finished, 1 interrupted, 1 not begun." in capsys.readouterr().out
+    assert not commands
+
+
+def test_a_job_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other jobs run, the sweep ends with exit code 2 and names the one that failed."""
+    jobs_here(monkeypatch)
+    grid = ("--grid", "batch_size=0,50")
+    assert start(monkeypatch, NAME, *grid, *SHORT, "--runs", str(tmp_path)) == 2
+    shown = capsys.readouterr()
+    assert "1 of 2 jobs finished, 1 not begun" in shown.out
+    assert "error: 1 of 2 jobs failed (batch_size 0, seed 0): see their messages above" in shown.err
+
+
+def test_sigterm_reaches_the_job_and_stops_the_sweep(tmp_path: Path) -> None:
+    """The running job saves its step, no other begins, and the sweep exits with 0 and says how to continue."""
+    runs = ("--runs", str(tmp_path / "runs"))
+    steps = ("--steps", "200000", "--log-every", "10")
+    with Program("research.launch.sweep", NAME, "--seeds", "0..2", *steps, *runs) as started:
+        wait_for_step(tmp_path, 20, started)
+        started.send_signal(signal.SIGTERM)
+        output = started.output()
+    assert started.returncode == 0, output[-2000:]
+    (run,) = all_runs(tmp_path / "runs")
+    assert record(run)["status"] == "interrupted"
+    assert f"Interrupted at step {steps_noted(tmp_path)}, saved" in output
+    assert "Stopped; the same command continues: python -m research.launch.sweep article_regression --seeds" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["article_regresion"], "no experiment 'article_regresion': the nearest is 'article_regression'"),
+        ([NAME, "--grid", "optimizer.peek=1,2"], "no field 'optimizer.peek': the nearest is 'optimizer.peak'"),
+        ([NAME, "--grid", "peak=1"], "no field 'peak'"),
+        ([NAME, "--grid", "optimizer.type=a"], "no field 'optimizer.type'"),
+        ([NAME, "--grid", "optimizer.peak=1e-3,fast"], "could not convert string to float: 'fast'"),
+        ([NAME, "--grid", "optimizer.peak"], "gives no values"),
+        ([NAME, "--grid", "optimizer.peak=1,,2"], "gives no values"),
+        ([NAME, "--grid", "steps=1", "--grid", "steps=2"], "--grid steps is given twice"),
+        ([NAME, "--grid", "seed=1,2"], "seeds with --seeds"),
+        ([NAME, "--grid", "log_every=1,2"], "changes nothing that a run computes"),
+        ([NAME, "--grid", "optimizer.peak=1e-3,0.001"], "Two jobs are the same"),
+        ([NAME, "--seeds", "2..0"], "--seeds 2..0 is not a list of seeds"),
+        ([NAME, "--seeds", "one"], "--seeds one is not a list of seeds"),
+        ([NAME, "--seeds", "1,1"], "Two jobs are the same"),
+        ([NAME, "--stepps", "3"], "--steps INT"),
+        ([NAME, "--resume"], "leave out --resume"),
+        (["nanogpt_cpu", "--grid", "model.bias=yes,no"], "The field 'model.bias' is true or false, not 'yes'"),
+    ],
+)
+def test_a_mistake_is_refused_before_any_job_starts(
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One message says what is wrong, with the nearest right name; the exit code is 2, and nothing has begun."""
+    commands = jobs_here(monkeypatch)
+    assert start(monkeypatch, *arguments, "--runs", str(tmp_path)) == 2
+    assert sentence in capsys.readouterr().err
+    assert not commands and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0..2", [0, 1, 2]), ("0,3,5", [0, 3, 5]), ("1..2,7", [1, 2, 7]), ("4", [4])]
+)
+def test_seeds_are_ranges_and_lists(text: str, seeds: list[int]) -> None:
+    """Ranges include both ends."""
+    assert sweep.read_seeds(text) == seeds
+
+
+def test_values_reach_fields_of_every_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers, words, tuples and truth values are swept, by names with either dash; the product keeps its order."""
+    grid = ("schedule.kind=cosine,linear", "model.bias=true,False", "evaluators.0.batch-size=8", "model.hidden=16")
+    options = sweep.Options("nanogpt_cpu", grid=grid, seeds="3")
+    found, jobs = sweep.plan(options, ["--steps", "7"])
+    assert list(found) == ["schedule.kind", "model.bias", "evaluators.0.batch_size", "model.hidden"]
+    made = [(job.experiment.schedule.kind, job.experiment.model.bias) for job in jobs]
+    assert made == [("cosine", True), ("cosine", False), ("linear", True), ("linear", False)]
+    for job in jobs:
+        experiment = job.experiment
+        assert (experiment.evaluators[0].batch_size, experiment.model.hidden, experiment.steps) == (8, 16, 7)
+        assert experiment.seed == 3 == job.seed
+    _, (job,) = sweep.plan(sweep.Options(NAME, grid=("model.hidden=16 8",)), [])
+    assert job.experiment.model.hidden == (16, 8)
+
+
+def test_a_sweep_is_no_experiment() -> None:
+    """`python -m experiments` lists what can be swept, not the sweep."""
+    assert NAME in modules() and "sweep" not in modules()

@@ -1,0 +1,78 @@
+"""Promises of LoRA: nothing changes at first; trained, only the updates move; merged, the plain model does the same."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from research.core import trees
+from research.core.errors import UserError
+from research.models.gpt import GPT
+from research.models.wrappers.lora import BRANCH, LORA_RATES, LoRA, merged, with_lora
+from research.train.optimizers import Optimizer
+
+LORA = LoRA(rank=2, alpha=4.0)
+TOKENS = jnp.asarray([[1, 4, 2, 6, 3, 0]], jnp.int32)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["unrolled", "scanned"])
+def models(request):
+    """A plain model, the same with LoRA, and the latter's parameters."""
+    plain = GPT(depth=2, width=16, heads=2, context=8, scan=request.param).build(8)
+    adapted = with_lora(plain, LORA)
+    return plain, adapted, adapted.init(jax.random.key(0), TOKENS)
+
+
+def train(adapted, params, steps=3):
+    """Takes some steps; returns the parameters and the optimizer's state."""
+    optimizer = Optimizer("adamw", peak=0.1, weight_decay=0.1, rate_rules=LORA_RATES).build(lambda _: 1.0, params)
+    state = optimizer.init(params)
+    for _ in range(steps):
+        gradients = jax.grad(lambda p: jnp.square(adapted.apply(p, TOKENS)[0] - 1).sum())(params)
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def test_at_first_the_outputs_are_the_plain_models(models) -> None:
+    """One factor of each update is zero."""
+    plain, adapted, params = models
+    own = {name: branch for name, branch in params.items() if name != BRANCH}
+    np.testing.assert_array_equal(adapted.apply(params, TOKENS)[0], plain.apply(own, TOKENS)[0])
+
+
+def test_training_moves_the_updates_alone_and_merging_keeps_the_outputs(models) -> None:
+    """The base is bit for bit what it was, without moments; the merged parameters are a plain model's."""
+    plain, adapted, params = models
+    trained, state = train(adapted, params)
+    before, after = trees.flatten(params), trees.flatten(trained)
+    for path, leaf in before.items():
+        assert (np.asarray(leaf) != np.asarray(after[path])).any() == path.startswith(f"{BRANCH}/"), path
+    moments = [path for path in trees.flatten(state) if "/block" in path and f"/{BRANCH}/" not in path]
+    assert not moments, "a frozen parameter takes no memory in the optimizer"
+    whole = merged(trained, LORA)
+    assert trees.flatten(whole).keys() == trees.flatten(plain.init(jax.random.key(0), TOKENS)).keys()
+    found, expected = plain.apply(whole, TOKENS)[0], adapted.apply(trained, TOKENS)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(np.asarray(expected) - np.asarray(adapted.apply(params, TOKENS)[0])).max() > 0.1
+
+
+def test_every_parameter_matches_one_sharding_rule(models) -> None:
+    """Those of the plain model its own, the factors one of two, which shard what they share with the kernel."""
+    plain, adapted, params = models
+    specs = trees.match_rules(adapted.sharding, params, what="sharding")
+    own = trees.match_rules(plain.sharding, {name: params[name] for name in params if name != BRANCH}, what="sharding")
+    assert {name: specs[name] for name in own} == own
+    factors = trees.flatten(specs[BRANCH])
+    assert {(path.rpartition("/")[2], spec) for path, spec in factors.items()} == {
+        ("down_kernel", P("fsdp", None)),
+        ("up_kernel", P(None, "fsdp")),
+    }
+
+
+def test_a_pattern_that_matches_nothing_is_refused() -> None:
+    """In one sentence that shows it."""
+    with pytest.raises(UserError, match="0 kernels that match 'nothing'"):
+        with_lora(GPT(depth=1).build(8), LoRA(rank=2, pattern="nothing")).init(jax.random.key(0), TOKENS)

@@ -1,0 +1,75 @@
+"""Tables of results."""
+
+import pytest
+
+from research.report import result_tables
+
+
+def test_the_best_value_of_each_row_is_marked():
+    """The best is the lowest loss, the highest accuracy; NaN and missing values are never best."""
+    columns = [
+        {"loss": 1.2, "accuracy": 0.7, "roc_auc": float("nan"), "list": [1, 2], "bleu": 18.0, "perplexity": 3.3},
+        {"loss": 1.5, "accuracy": 0.8, "roc_auc": 0.5, "bleu": 0.1, "mean_absolute_error": 2.0, "perplexity": 4.5},
+        {"loss": 0.9, "mean_absolute_error": 1.0},
+    ]
+    best = {"loss": 2, "accuracy": 1, "ROC-AUC": None, "BLEU": 0, "perplexity": 0, "mean absolute error": 2}
+    assert {row.metric: row.best for row in result_tables.rows(columns)} == best
+
+
+def test_a_single_column_has_no_best():
+    """Without a baseline nothing is marked."""
+    assert [row.best for row in result_tables.rows([{"loss": 1.0}])] == [None]
+
+
+@pytest.mark.parametrize(
+    ("found", "metric"),
+    [
+        ({"loss": 1.0, "perplexity": 2.7, "accuracy": 0.5}, "loss"),
+        ({"loss": 0.3, "accuracy": 0.9}, "accuracy"),
+        ({"loss": 0.3, "r2": 0.9}, "loss"),
+        ({"loss": 2.3, "perplexity": 10.0, "accuracy": 0.5, "bleu": 18.0, "chrf": 42.0}, "bleu"),
+        ({}, None),
+    ],
+)
+def test_the_main_metric_suits_the_task(found, metric):
+    """A classifier is judged by its accuracy, a translator by BLEU, a language model and a regression by the loss."""
+    assert result_tables.main_metric(found) == metric
+
+
+def test_the_headline_is_honest_about_the_baseline():
+    """A run that does not beat its best baseline is said not to, and the baselines stand in order, the best first."""
+    baselines = {"1-gram": {"loss": 2.9}, "3-gram": {"loss": 1.9}}
+    lost = result_tables.headline("run", "validation", {"loss": 2.0, "perplexity": 7.4}, baselines, ", nats")
+    won = result_tables.headline("run", "validation", {"loss": 1.8, "perplexity": 6.0}, baselines, ", nats")
+    assert lost is not None and lost.beaten is False
+    assert won is not None and won.beaten is True
+    assert [name for name, _, _ in won.bars] == ["run", "3-gram", "1-gram"]
+
+
+def test_unfinished_runs_have_the_results_of_their_last_evaluation():
+    """Without final metrics the last evaluation of each split counts, with its step."""
+    entries = [
+        {"step": 10, "kind": "train", "loss": 3.0},
+        {"step": 10, "kind": "evaluation", "name": "validation", "loss": 2.0},
+        {"step": 20, "kind": "evaluation", "name": "validation", "loss": 1.0},
+    ]
+    assert result_tables.results_of({}, entries) == ({"validation": {"loss": 1.0}}, 20)
+    assert result_tables.results_of({"metrics": {"test": {"loss": 0.5}}}, entries) == ({"test": {"loss": 0.5}}, None)
+
+
+def test_confusions_are_listed_by_number():
+    """The commonest mistakes come first, with their share of the true class; right answers are no mistakes."""
+    matrix = [[8, 2, 0], [5, 4, 1], [0, 0, 0]]
+    assert result_tables.confusions(matrix, ["cat", "dog"]) == [
+        ("dog", "cat", 5, 0.5),
+        ("cat", "dog", 2, 0.2),
+        ("dog", "2", 1, 0.1),
+    ]
+    assert result_tables.matrix_rows(matrix, ["cat", "dog"])[2] == ("2", [(0, 0.0), (0, 0.0), (0, 0.0)])
+
+
+def test_large_confusion_matrices_are_not_drawn():
+    """Of more classes than a page can show, only the commonest confusions are listed."""
+    matrix = [[1] * 50 for _ in range(50)]
+    assert result_tables.matrix_rows(matrix, []) == []
+    assert len(result_tables.confusions(matrix, [])) == result_tables.COMMONEST
