@@ -18,7 +18,7 @@ import dataclasses
 from experiments import chat_sft
 from research.evaluate.evaluators import Evaluator
 from research.launch.launcher import launch
-from research.models.wrappers.lora import LORA_RATES, LoRA
+from research.models.wrappers.lora import LoRA
 from research.tasks.direct_preference import DirectPreference
 from research.train.optimizers import Optimizer
 from research.train.pretrained import PretrainedModel, PretrainedTokenizer
@@ -32,7 +32,7 @@ CONFIG = dataclasses.replace(
     ),
     model=PretrainedModel(SOURCE, lora=LoRA(rank=8)),
     task=DirectPreference(beta=0.1),
-    optimizer=Optimizer("adamw", peak=1e-3, clip=1.0, rate_rules=LORA_RATES),
+    optimizer=Optimizer("adamw", peak=1e-3, clip=1.0),
     schedule=Schedule("linear", warmup=20, final=0.0),
     evaluators=(Evaluator("preference", split="validation", batch_size=32),),
     steps=400,

@@ -10,13 +10,13 @@ import dataclasses
 
 from experiments import minilm_sentiment
 from research.launch.launcher import launch
-from research.models.wrappers.lora import LORA_AND_HEAD_RATES, LoRA
+from research.models.wrappers.lora import LoRA
 from research.train.optimizers import Optimizer
 
 CONFIG = dataclasses.replace(
     minilm_sentiment.CONFIG,
-    model=dataclasses.replace(minilm_sentiment.CONFIG.model, lora=LoRA(rank=8)),
-    optimizer=Optimizer("adamw", peak=1e-3, clip=1.0, rate_rules=LORA_AND_HEAD_RATES),
+    model=dataclasses.replace(minilm_sentiment.CONFIG.model, lora=LoRA(rank=8, trained="^(head|pooler)/")),
+    optimizer=Optimizer("adamw", peak=1e-3, clip=1.0),
 )
 EXPECTED = {"test.accuracy": (0.86, 0.9)}
 

@@ -30,7 +30,7 @@ from research.models.mlp import MLP
 from research.models.model import change_layer
 from research.models.resnet import ResNet
 from research.models.transformer import Transformer
-from research.models.wrappers.lora import LORA_AND_HEAD_RATES, LORA_RATES, LoRA
+from research.models.wrappers.lora import LoRA
 from research.report.html import write_report
 from research.tasks.binary_classification import BinaryClassification
 from research.tasks.classification import Classification
@@ -49,8 +49,6 @@ from research.train.schedules import Schedule
 __all__ = [
     "BERT",
     "GPT",
-    "LORA_AND_HEAD_RATES",
-    "LORA_RATES",
     "MLP",
     "Augmentation",
     "BinaryClassification",

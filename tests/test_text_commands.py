@@ -15,8 +15,9 @@ from research.evaluate.evaluators import Evaluator
 from research.generate import load_language
 from research.models.bert import BERT
 from research.models.gpt import GPT
-from research.models.wrappers.lora import BRANCH, LORA_RATES, LoRA
+from research.models.wrappers.lora import BRANCH, LoRA
 from research.tasks.language_modelling import LanguageModelling
+from research.tasks.task import evaluation_context
 from research.tasks.text_classification import TextClassification
 from research.train import predictions
 from research.train.experiment import Experiment
@@ -127,7 +128,7 @@ def test_many_texts_go_through_in_batches(labels, monkeypatch) -> None:
 
     def predict(params, batch):
         shapes.append(batch["inputs"].shape)
-        return labels.assembly.task.predict(params, batch)
+        return labels.assembly.task.predict(params, batch, evaluation_context(0))
 
     texts = [f"{'good' if n % 3 else 'bad'} {n}" for n in range(7)]
     together = predict_texts(labels, texts)
@@ -148,7 +149,7 @@ def test_a_run_with_low_rank_updates_writes_what_its_model_would(tiny_text, tmp_
         base,
         data=dataclasses.replace(text, tokenizer=PretrainedTokenizer(source)),
         model=PretrainedModel(source, lora=LoRA(rank=2)),
-        optimizer=Optimizer("adamw", peak=0.1, rate_rules=LORA_RATES),
+        optimizer=Optimizer("adamw", peak=0.1),
     )
     run = train(tuned, name="tuned", root=tmp_path)
     language = load_language(str(run.folder))
@@ -157,5 +158,5 @@ def test_a_run_with_low_rank_updates_writes_what_its_model_would(tiny_text, tmp_
     cache = language.decoding.begin(language.params, 1, 8)
     zero = jnp.int32(0)
     logits, _ = language.decoding.advance(language.params, cache, jnp.asarray(ids), zero, jnp.zeros(1, jnp.int32))
-    expected = run.assembly.model.apply(run.state.params, jnp.asarray(ids))[0]
+    expected = run.assembly.model.apply(run.state.merged, jnp.asarray(ids))[0]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)

@@ -7,7 +7,7 @@ new layer cannot silently go unsharded or undecayed.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,44 @@ def map_with_path(function: Any, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), tree
     )
+
+
+def select(tree: Any, keep: Callable[[str], bool]) -> dict[str, Any]:
+    """Returns the nested dictionary of the leaves whose path `keep` accepts; a branch without any is left out.
+
+    >>> select({"norm": {"scale": 1, "mean": 2}, "head": {"mean": 3}}, lambda path: path.endswith("scale"))
+    {'norm': {'scale': 1}}
+    """
+
+    def selected(node: Any, path: str) -> Any:
+        if not isinstance(node, Mapping):
+            return node if keep(path) else None
+        branches = {name: selected(child, f"{path}/{name}" if path else name) for name, child in node.items()}
+        kept = {name: branch for name, branch in branches.items() if branch is not None}
+        return kept or None
+
+    return selected(tree, "") or {}
+
+
+def merge(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the nested dictionary with the leaves of all parts: the inverse of `select` by disjoint predicates.
+
+    >>> merge({"norm": {"scale": 1}}, {}, {"norm": {"mean": 2}})
+    {'norm': {'scale': 1, 'mean': 2}}
+
+    Raises:
+        ValueError: two parts have the same leaf.
+    """
+    merged: dict[str, Any] = {}
+    for part in parts:
+        for name, branch in part.items():
+            if name not in merged:
+                merged[name] = branch
+            elif isinstance(branch, Mapping) and isinstance(merged[name], Mapping):
+                merged[name] = merge(merged[name], branch)
+            else:
+                raise ValueError(f"two parts of the tree have {name!r}")
+    return merged
 
 
 def match_rules(rules: Sequence[tuple[str, Any]], tree: Any, *, what: str) -> Any:

@@ -29,9 +29,18 @@ def gather(records: Records, indices: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
-def with_mask(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Adds the mask, one weight an example, where the records do not bring one."""
-    return batch if "mask" in batch else {**batch, "mask": np.ones(len(batch["inputs"]), np.float32)}
+def make_batch(records: Records, indices: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    """Returns the records at `indices` as a batch, those from `count` on as padding.
+
+    Besides the fields of the records it holds `index`, the number of each row in the split, int32 [batch]; `real`, 1
+    for the rows that exist, float32 [batch]; and `mask`, the weight of each row, or position, in the loss, which is 1
+    where the records do not bring one, and 0 in padding.
+    """
+    batch, real = gather(records, np.minimum(indices, count - 1)), indices < count
+    mask = batch.get("mask", np.ones(len(indices), np.float32))
+    masked = np.where(real.reshape(-1, *(1,) * (mask.ndim - 1)), mask, 0).astype(np.float32)
+    index = np.minimum(indices, count - 1).astype(np.int32)
+    return {**batch, "index": index, "real": real.astype(np.float32), "mask": masked}
 
 
 def training_batches(
@@ -51,7 +60,7 @@ def training_batches(
         return shuffled(positions, len(records), seed).reshape(BLOCK, batch_size)
 
     def batch(step: int) -> Batch:
-        return with_mask(gather(records, order(step // BLOCK)[step % BLOCK, rows]))
+        return make_batch(records, order(step // BLOCK)[step % BLOCK, rows], len(records))
 
     return batch
 
@@ -59,13 +68,10 @@ def training_batches(
 def evaluation_batches(
     records: Records, batch_size: int, limit: int | None = None, rows: slice = slice(None)
 ) -> Iterator[Batch]:
-    """Yields the records in order, once, the last batch padded to full size with a mask of zeros; here `rows`."""
+    """Yields the records in order, once, the last batch padded to full size; here `rows`."""
     count = len(records) if limit is None else min(limit, len(records))
     for start in range(0, count, batch_size):
-        indices = np.arange(start, start + batch_size)[rows]
-        batch = with_mask(gather(records, np.minimum(indices, count - 1)))
-        real = (indices < count).reshape(-1, *(1,) * (batch["mask"].ndim - 1))
-        yield {**batch, "mask": np.where(real, batch["mask"], 0).astype(np.float32)}
+        yield make_batch(records, np.arange(start, start + batch_size)[rows], count)
 
 
 def prefetch(make: Callable[[int], T], start: int, stop: int, ahead: int) -> Generator[T, None, None]:

@@ -43,7 +43,9 @@ def main() -> None:
     step = int(run.state.step)
     results = {}
     for evaluator in evaluators:
-        evaluation = evaluator.build(run.assembly.task, run.assembly.data, run.assembly.mesh)
+        evaluation = evaluator.build(
+            run.assembly.task, run.assembly.data, run.assembly.mesh, seed=run.assembly.experiment.seed
+        )
         results[evaluation.name] = evaluation.measure(run.state.evaluated)
         rows = {f"{run.record['name']} at step {step}": results[evaluation.name], **evaluation.baselines()}
         Console().print(results_table(f"{evaluation.name} split", rows))

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from research.core.errors import UserError
 from research.core.mesh import batch_parts, local_rows, place, replicated
@@ -29,7 +30,7 @@ from research.evaluate.metrics import (
     regression_metrics,
 )
 from research.evaluate.text_bundles import TextKind, flattened, text_metrics_of
-from research.tasks.task import Task
+from research.tasks.task import Task, evaluation_context
 
 MOST_RANKED = 100_000  # examples of each split that the baseline of a ranking is fitted and measured on
 
@@ -56,7 +57,7 @@ class Evaluator:
     limit: int = 0
     """examples evaluated, from the start of the split (0: all)"""
 
-    def build(self, task: Task, data: Data, mesh: Mesh) -> Evaluation:
+    def build(self, task: Task, data: Data, mesh: Mesh, *, seed: int = 0) -> Evaluation:
         """Builds the evaluation, its batches split over the mesh; raises UserError where the data have no such split.
 
         A batch that the mesh does not divide is padded.
@@ -64,7 +65,11 @@ class Evaluator:
         if self.split not in data.splits:
             raise UserError(f"There is no split {self.split!r} to evaluate: the data have {', '.join(data.splits)}.")
         records = data.splits[self.split]
-        evaluate = make_evaluate(self._bundle(data), task.predict, replicated(mesh) if mesh.size > 1 else None)
+
+        def predict(params: Params, batch: Batch) -> dict[str, Array]:
+            return task.predict(params, batch, evaluation_context(seed))
+
+        evaluate = make_evaluate(self._bundle(data), predict, replicated(mesh) if mesh.size > 1 else None)
         size = -(-self.batch_size // batch_parts(mesh)) * batch_parts(mesh)
         rows = local_rows(mesh, size)
 

@@ -25,8 +25,8 @@ def export_adapter(run: Run, folder: str, base: str = "", *, tokenizer: bool = T
     Raises:
         UserError: there are no low-rank updates, others do not know the source, or as `save_adapter`.
     """
-    experiment, params, written = run.assembly.experiment, run.state.evaluated, run.assembly.data.tokenizer
-    config = experiment.model
+    config, params = run.assembly.experiment.model, run.state.evaluated
+    written = run.assembly.data.tokenizer
     if not isinstance(config, PretrainedModel) or not config.lora.rank:
         raise UserError(f"{run.folder} has no low-rank updates: leave out --format adapter.")
     if not base and (is_run(config.source) or config.source.startswith(PACKAGE) or config.source.endswith(".gguf")):
@@ -34,8 +34,7 @@ def export_adapter(run: Run, folder: str, base: str = "", *, tokenizer: bool = T
             f"The adapter would change {config.source}, which PEFT cannot load: export that with --format hf, and give "
             "the folder or its name on the hub with --base."
         )
-    rates = trees.flatten(experiment.optimizer.rates(params))
-    trained = {path for path, rate in rates.items() if rate} | set(run.record["pretrained"]["new"])
+    trained = trees.flatten(run.state.params).keys() | set(run.record["pretrained"]["new"])
     save_adapter(
         folder,
         config.configuration,

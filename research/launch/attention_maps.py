@@ -22,6 +22,7 @@ from research.data.pipeline import gather
 from research.data.text.paired_text import boundary_ids, text_before
 from research.runs.directory import ATTENTION
 from research.runtime import processes
+from research.tasks.task import evaluation_context
 from research.train.experiment import Assembly
 from research.train.run import Run
 
@@ -104,7 +105,7 @@ def _looking(assembly: Assembly) -> Any:
     start, _ = boundary_ids(assembly.data.tokenizer)
 
     def look(params: Params, batch: Batch) -> tuple[Array, Array | None]:
-        written = assembly.task.predict(params, batch)["tokens"]
+        written = assembly.task.predict(params, batch, evaluation_context(assembly.experiment.seed))["tokens"]
         before = jnp.pad(written, ((0, 0), (1, 0)), constant_values=start)[:, :-1]
         source, segments = (jnp.asarray(batch[name]) for name in ("inputs", "segments"))
         sown = assembly.model.apply(params, source, attention=True, segments=segments, decoder_inputs=before)[1]

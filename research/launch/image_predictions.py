@@ -22,6 +22,7 @@ from research.data.dataset import Rows
 from research.data.pipeline import evaluation_batches, gather
 from research.runs.directory import PREDICTIONS
 from research.runtime import processes
+from research.tasks.task import evaluation_context
 from research.train.run import Run
 
 COUNT = 20  # pictures of each kind
@@ -35,8 +36,9 @@ def picture_predictions(run: Run, limit: int = 2000) -> None:
     if not splits or "labels" not in example or example["inputs"].ndim != 3 or example["inputs"].dtype != np.uint8:
         return
     mesh = run.assembly.mesh  # of several processes: each has a part of the parameters, and the first one writes
+    context = evaluation_context(run.assembly.experiment.seed)
     predict = jax.jit(
-        lambda params, batch: task.predict(params, batch)["logits"].argmax(-1), out_shardings=replicated(mesh)
+        lambda params, batch: task.predict(params, batch, context)["logits"].argmax(-1), out_shardings=replicated(mesh)
     )
     chosen = gather(data.splits[splits[-1]], np.arange(min(limit, len(data.splits[splits[-1]]))))
     batches = evaluation_batches(Rows(chosen), 100)

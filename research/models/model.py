@@ -97,13 +97,24 @@ class Decoding(NamedTuple):
     reads: bool = False
 
 
+def no_path(path: str) -> bool:
+    """Accepts no path."""
+    return False
+
+
 class Model(NamedTuple):
-    """`init` and `apply`, the sharding rules of the parameters, and for language models their step-by-step form."""
+    """`init` and `apply`, the sharding rules of the parameters, and for language models their step-by-step form.
+
+    `fixed` says which parameters, by path, a wrapper freezes; `variables` which change without a gradient: running
+    statistics of activations.
+    """
 
     init: Init
     apply: Apply
     sharding: Sequence[tuple[str, PartitionSpec]]
     decoding: Decoding | None = None
+    fixed: Callable[[str], bool] = no_path
+    variables: Callable[[str], bool] = no_path
 
 
 def functional(
@@ -113,11 +124,13 @@ def functional(
     cached: bool = False,
     context: int = 0,
     tokens: str = "inputs",
+    variables: Callable[[str], bool] = no_path,
 ) -> Model:
     """Turns a Linen module, called as `module(inputs, train=..., **extra)`, into a `Model`.
 
     One that is `cached` takes `slots=Slots(...)` too, and keeps what it must remember in the collection `CACHE`;
     `context` is the longest text that it can take (0: any), `tokens` the argument that takes the next tokens.
+    `variables` accepts the paths of running statistics.
     """
 
     def init(key: Key[Array, ""], inputs: Array) -> Params:
@@ -143,7 +156,8 @@ def functional(
             {path.rpartition("/")[0]: weights for path, weights in trees.flatten(state.get(ATTENTION, {})).items()},
         )
 
-    return Model(init, apply, sharding, _decoding(module, context, tokens) if cached else None)
+    decoding = _decoding(module, context, tokens) if cached else None
+    return Model(init, apply, sharding, decoding, variables=variables)
 
 
 def _decoding(module: nn.Module, longest: int, argument: str) -> Decoding:
@@ -211,4 +225,4 @@ def change_layer(model: Model, pattern: str, change: Callable[..., Any]) -> Mode
 
     steps = model.decoding
     decoding = steps and steps._replace(begin=intercepted(steps.begin), advance=intercepted(steps.advance))
-    return Model(init, intercepted(model.apply), model.sharding, decoding)
+    return model._replace(init=init, apply=intercepted(model.apply), decoding=decoding)

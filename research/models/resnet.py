@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain, multiply
-from research.models.layers.batch_norm import BatchNorm
+from research.models.layers.batch_norm import BatchNorm, is_running_statistic
 from research.models.layers.dense import Dense
 from research.models.model import Model, functional
 
@@ -45,7 +45,7 @@ class ResNet:
 
     def build(self, outputs: int) -> Model:
         """Builds the model for images [height breadth channels]."""
-        return functional(ResNetModule(self, outputs), SHARDING)
+        return functional(ResNetModule(self, outputs), SHARDING, variables=is_running_statistic)
 
 
 class Convolution(nn.Module):

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
@@ -20,10 +21,11 @@ from research.core import trees
 from research.core.mesh import batch_sharding
 from research.core.precision import cast
 from research.core.shapes import Batch, Params
-from research.core.streams import stream
-from research.data.pipeline import gather, with_mask
+from research.data.pipeline import make_batch
 from research.runs.chain import ROW_DIGESTS, row_digests
 from research.train.experiment import Assembly
+from research.train.state import State
+from research.train.step import training_context
 
 # Machine code that never runs need not be fast. The compiler for CPUs has no bfloat16 products, and would move the
 # conversion of all layers' kept activations to float32 out of the loop over the layers, as no accelerator does.
@@ -71,7 +73,7 @@ def estimate(assembly: Assembly) -> Memory:
     step: Any = assembly.compiled_step()
     # Traced one after the other, since tracing shares its caches; only the compiler runs in two threads.
     lowered = step.lower(state, batch)
-    kept, forward = _residuals(assembly, state.params, batch)
+    kept, forward = _residuals(assembly, state, batch)
     with ThreadPoolExecutor() as pool:
         compiled, forward = pool.map(_compile, (lowered, forward))
     sizes = compiled.memory_analysis()
@@ -81,13 +83,13 @@ def estimate(assembly: Assembly) -> Memory:
     activations = sum(shard_bytes(leaf, sharding) for leaf, sharding in residuals if leaf is not None)
     activations = min(activations, temporary)
     return Memory(
-        parameters=bytes_per_device(state.params),
+        parameters=bytes_per_device(state.merged),
         optimizer=bytes_per_device(state.optimizer),
         average=bytes_per_device(state.average),
         batch=bytes_per_device(batch),
         activations=activations,
         working=temporary - activations,
-        largest=_largest(compiled.as_text(), state.params),
+        largest=_largest(compiled.as_text(), state.merged),
     )
 
 
@@ -97,7 +99,7 @@ def _compile(lowered: Any) -> Any:
 
 def abstract_batch(assembly: Assembly) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes and shardings of a step's batch."""
-    row = with_mask(gather(assembly.data.splits["train"], np.zeros(1, np.int64)))
+    row = make_batch(assembly.data.splits["train"], np.zeros(1, np.int64), 1)
     sharding = batch_sharding(assembly.mesh)
     return {
         name: jax.ShapeDtypeStruct((assembly.experiment.batch_size, *leaf.shape[1:]), leaf.dtype, sharding=sharding)
@@ -116,14 +118,17 @@ def shard_bytes(leaf: Any, sharding: NamedSharding) -> int:
 
 
 def _residuals(
-    assembly: Assembly, params: Params, batch: Mapping[str, jax.ShapeDtypeStruct]
+    assembly: Assembly, state: State, batch: Mapping[str, jax.ShapeDtypeStruct]
 ) -> tuple[list[jax.ShapeDtypeStruct | None], Any]:
     """Returns what a micro-batch's forward pass keeps (None: the batch's size does not change it), and it, lowered."""
     experiment, task = assembly.experiment, assembly.task
 
-    def residuals(params: Params, batch: Batch) -> list[jax.Array]:
-        key = stream(experiment.seed, "train", 0)
-        _, backward = jax.vjp(lambda params: task.loss(cast(params, experiment.compute), batch, key, True).sum, params)
+    def residuals(params: Params, others: Params, batch: Batch) -> list[jax.Array]:
+        def loss(params: Params) -> jax.Array:
+            merged = cast(trees.merge(params, others), experiment.compute)
+            return task.loss(merged, batch, training_context(jnp.int32(0), experiment.seed)).sum
+
+        _, backward = jax.vjp(loss, params)
         return jax.tree.leaves(backward)
 
     def rows(count: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -134,9 +139,10 @@ def _residuals(
         }
 
     count = experiment.batch_size // experiment.accumulate
-    kept, of_twice = (jax.eval_shape(residuals, params, rows(times * count)) for times in (1, 2))
+    params, others = state.params, trees.merge(state.fixed, state.variables)
+    kept, of_twice = (jax.eval_shape(residuals, params, others, rows(times * count)) for times in (1, 2))
     changing = [leaf if leaf.shape != other.shape else None for leaf, other in zip(kept, of_twice, strict=True)]
-    return changing, jax.jit(residuals).lower(params, rows(count))
+    return changing, jax.jit(residuals).lower(params, others, rows(count))
 
 
 def _largest(program: str, params: Params, count: int = 3) -> tuple[tuple[int, str, str], ...]:

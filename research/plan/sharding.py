@@ -38,9 +38,9 @@ class Line:
 
 def sharding_lines(assembly: Assembly) -> list[Line]:
     """Returns the lines of the table, in the order of the parameters."""
-    params = trees.flatten(assembly.state.params)
+    params = trees.flatten(assembly.state.merged)
     shardings = trees.flatten(assembly.shardings.params)
-    wanted = trees.flatten(trees.match_rules(assembly.model.sharding, assembly.state.params, what="sharding"))
+    wanted = trees.flatten(trees.match_rules(assembly.sharding_rules, assembly.state.merged, what="sharding"))
     groups: dict[Any, list[str]] = {}
     for path, leaf in params.items():
         groups.setdefault((re.sub(r"_\d+", "_#", path), leaf.shape, str(shardings[path].spec)), []).append(path)
@@ -99,7 +99,7 @@ def show_sharding(assembly: Assembly, console: Console) -> None:
         times = "" if line.count == 1 else f"{line.count} of "
         table.add_row(line.path, times + shape, spec, bytes_text(line.bytes_per_device))
     state = trees.abstract_like(assembly.state, assembly.shardings)
-    totals = {"all parameters": state.params, "optimizer state": state.optimizer, "moving average": state.average}
+    totals = {"all parameters": state.merged, "optimizer state": state.optimizer, "moving average": state.average}
     table.add_section()
     for name, tree in totals.items():
         if leaves := jax.tree.leaves(tree):

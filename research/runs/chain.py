@@ -19,6 +19,7 @@ from research.data.shuffle import mix
 START = "0" * 64
 PARTS = ("batch", "random", "result", "params")
 ROW_DIGESTS = "row_digests"  # the field of a batch that holds them; the step returns their sum
+ROW_FACTS = ("index", "real")  # fields that say which rows these are, not what they hold
 
 
 def row_digests(batch: Batch, first: int = 0) -> UInt32[np.ndarray, "batch 2"]:
@@ -28,12 +29,12 @@ def row_digests(batch: Batch, first: int = 0) -> UInt32[np.ndarray, "batch 2"]:
     number of processes and devices, each with some of the rows, add up to the same.
 
     Args:
-        batch: fields of equal leading axis, on the host.
+        batch: fields of equal leading axis, on the host; `ROW_FACTS` are left out.
         first: the place of the first row in the whole batch.
     """
     count = len(next(iter(batch.values())))
     digests = mix(np.arange(first, first + count, dtype=np.uint64))
-    for name in sorted(batch):
+    for name in sorted(batch.keys() - set(ROW_FACTS)):
         array = np.ascontiguousarray(batch[name])
         data = array.reshape(count, -1).view(np.uint8)
         words = np.pad(data, ((0, 0), (0, -data.shape[1] % 8))).view(np.uint64)

@@ -23,6 +23,8 @@ from research.core.errors import UserError
 from research.core.files import write_atomic
 from research.runtime import processes
 
+FIXED = "fixed"  # the folder, beside those of the steps, of what no step changes
+
 
 class Saver:
     """Saves states in the background, one at a time; keeps the `keep_last` newest, the newest periodic and the best.
@@ -150,7 +152,9 @@ def best(folder: Path) -> int | None:
     return int(min(scored, key=lambda path: scored[path]).name) if scored else None
 
 
-def load(folder: Path, step: int, abstract: Any, *, verified: bool = False) -> tuple[Any, dict[str, Any]]:
+def load(
+    folder: Path, step: int, abstract: Any, *, verified: bool = False, partial: bool = False
+) -> tuple[Any, dict[str, Any]]:
     """Loads a checkpoint into the shapes and shardings of `abstract`; returns (state, facts).
 
     Args:
@@ -158,6 +162,7 @@ def load(folder: Path, step: int, abstract: Any, *, verified: bool = False) -> t
         step: which one.
         abstract: shapes, types and shardings.
         verified: `newest_good` has just returned it, so that its files need not be read once more.
+        partial: `abstract` names only some of the parts that were saved, and the others are not read.
 
     Raises:
         UserError: the files are damaged, or they hold another model (names the first parameter that differs).
@@ -166,8 +171,10 @@ def load(folder: Path, step: int, abstract: Any, *, verified: bool = False) -> t
     problem = None if verified else _problem(path)
     if problem is not None:
         raise UserError(f"The checkpoint {path} cannot be used: {problem}; choose another step or train again.")
-    _check_same_model(path, abstract)
-    state = orbax.load(path, abstract)
+    _check_same_model(path, abstract, partial=partial)
+    options = orbax.options.PyTreeOptions(loading=orbax.options.PyTreeOptions.Loading(partial_load=partial))
+    with orbax.Context(pytree_options=options):
+        state = orbax.load(path, abstract)
     manifest = _read_manifest(path)
     return state, {} if manifest is None else manifest
 
@@ -175,15 +182,48 @@ def load(folder: Path, step: int, abstract: Any, *, verified: bool = False) -> t
 def load_params(folder: Path, step: int) -> dict[str, Any]:
     """Returns the parameters that evaluation uses, in NumPy, of a checkpoint that `newest_good` has just returned."""
     path = folder.absolute() / f"{step:08d}"
-    form = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), orbax.metadata(path).metadata)
-    state = orbax.load(path, form)
-    return state["params"] if state.get("average") is None else state["average"]
+    state = orbax.load(path, _numpy_form(path))
+    fixed = folder.absolute() / FIXED
+    parts = [state["params"] if state.get("average") is None else state["average"], state.get("variables") or {}]
+    return trees.merge(*parts, orbax.load(fixed, _numpy_form(fixed)) if fixed.exists() else {})
 
 
-def _check_same_model(path: Path, abstract: Any) -> None:
+def _numpy_form(path: Path) -> Any:
+    return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), orbax.metadata(path).metadata)
+
+
+def save_fixed(folder: Path, tree: Any) -> None:
+    """Saves, once for a whole run, what no step changes; raises UserError where it cannot be written."""
+    path = folder.absolute() / FIXED
+    if not jax.tree.leaves(tree) or processes.agreed(_problem(path) is None):
+        return
+    if processes.first():
+        _remove(path)
+    try:
+        orbax.save(path, tree)
+        if processes.first():
+            write_atomic(_manifest_path(path), _canonical({"files": _file_digests(path)}))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be written ({error}): free space there, or choose another --runs DIR."
+        ) from None
+
+
+def load_fixed(folder: Path, abstract: Any) -> Any:
+    """Loads what `save_fixed` has saved; raises UserError as `load`."""
+    if not jax.tree.leaves(abstract):
+        return abstract
+    path = folder.absolute() / FIXED
+    if problem := _problem(path):
+        raise UserError(f"The fixed parameters {path} cannot be used: {problem}; train again.")
+    _check_same_model(path, abstract)
+    return orbax.load(path, abstract)
+
+
+def _check_same_model(path: Path, abstract: Any, *, partial: bool = False) -> None:
     saved = trees.flatten(orbax.metadata(path).metadata)
     expected = trees.flatten(abstract)
-    for name in [*expected, *saved]:
+    for name in expected if partial else [*expected, *saved]:
         found, wanted = _form(saved.get(name)), _form(expected.get(name))
         if found != wanted:
             raise UserError(

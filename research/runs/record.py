@@ -28,6 +28,8 @@ from research.runtime import backend, processes
 # The period of checkpoints is not among them: a spike of the loss takes a run back to one.
 WATCHING = ("log_every", "evaluate_every", "sample_every", "keep_last", "loggers")
 MESH = "mesh."
+# 1: checkpoints hold one tree `params`; 2: what is fixed is stored once, and variables apart.
+FORMAT = 2
 
 
 @dataclasses.dataclass
@@ -120,7 +122,7 @@ def open_new(name: str, experiment: Any, root: Path, run_id: str, facts: Mapping
     """Creates `root/NAME/ID/` with `facts` in its record; raises UserError where that cannot be written."""
     folder = root / name / run_id
     record = {
-        "format": 1,
+        "format": FORMAT,
         "name": name,
         "id": folder.name,
         "status": "running",
@@ -166,6 +168,11 @@ def newest_unfinished(name: str, experiment: Any, root: Path, run_id: str | None
         raise UserError(f"There is no unfinished run of {name} under {root}/ to resume: start one without --resume.")
     same = (run for run in itertools.chain([newest], unfinished) if not changed_fields(run[1], experiment))
     folder, record = next(same, newest)
+    if record.get("format") != FORMAT:
+        raise UserError(
+            f"{folder} was written by an older version, whose checkpoints have another form: start a new run without "
+            f"--resume, from its parameters with --model.source {folder} where the model is a pretrained one."
+        )
     changed = changed_fields(record, experiment)
     if changed:
         listed = "; ".join(f"{field} was {old!r} and is now {new!r}" for field, (old, new) in changed.items())

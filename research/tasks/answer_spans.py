@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.tasks.packed_text import applied, built, initial
-from research.tasks.task import Loss, Mean, Task, with_sown
+from research.tasks.task import Context, Loss, Task, WeightedSum, with_sown
 
 Logits = Float[Array, "batch length 2"]
 
@@ -30,19 +30,19 @@ class AnswerSpans:
 
         init = partial(initial, functions, data)
 
-        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
-            logits, sown = applied(functions, params, batch, train, key)
+        def loss(params: Params, batch: Batch, context: Context) -> Loss:
+            logits, sown = applied(functions, params, batch, context)
             mask, labels = jnp.asarray(batch["mask"]), jnp.asarray(batch["labels"])
             logs = jax.nn.log_softmax(_within(logits, _members(batch)), axis=2)
             chosen = jnp.take_along_axis(logs, labels[:, :, None], axis=2)[:, :, 0]
             found = best_spans(logits, _members(batch), self.longest)
             correct = (found == labels).all(-1) * mask
             weight = mask.sum()
-            total = Loss(-(chosen.mean(-1) * mask).sum(), weight, {"accuracy": Mean(correct.sum(), weight)})
+            total = Loss(-(chosen.mean(-1) * mask).sum(), weight, {"accuracy": WeightedSum(correct.sum(), weight)})
             return with_sown(total, sown, mask.sum(-1))
 
-        def predict(params: Params, batch: Batch) -> dict[str, Int[Array, "batch examples 2"]]:
-            logits, _ = applied(functions, params, batch)
+        def predict(params: Params, batch: Batch, context: Context) -> dict[str, Int[Array, "batch examples 2"]]:
+            logits, _ = applied(functions, params, batch, context)
             return {"spans": best_spans(logits, _members(batch), self.longest)}
 
         return Task(init, loss, predict)

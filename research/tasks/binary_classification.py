@@ -11,7 +11,7 @@ from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.tasks.supervised import example_inputs, in_parameter_type, masked_mean, standardise
-from research.tasks.task import Loss, Task, with_sown
+from research.tasks.task import Context, Loss, Task, with_sown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +29,16 @@ class BinaryClassification:
         def init(key: Key[Array, ""]) -> Params:
             return functions.init(key, example_inputs(data))
 
-        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
+        def loss(params: Params, batch: Batch, context: Context) -> Loss:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
-            outputs, sown = functions.apply(params, inputs, train=train, key=key)
+            outputs, sown = functions.apply(params, inputs, train=context.train, key=context.key)
             logits = outputs[:, 0].astype(jnp.float32)
             labels = batch["labels"]
             mean = masked_mean(optax.sigmoid_binary_cross_entropy(logits, labels), batch["mask"])
             metrics = {"accuracy": masked_mean((logits > 0) == (labels == 1), batch["mask"])}
             return with_sown(Loss(mean.sum, mean.weight, metrics), sown, batch["mask"])
 
-        def predict(params: Params, batch: Batch) -> dict[str, Float[Array, "batch"]]:
+        def predict(params: Params, batch: Batch, context: Context) -> dict[str, Float[Array, "batch"]]:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
             return {"logits": functions.apply(params, inputs)[0][:, 0].astype(jnp.float32)}
 

@@ -12,7 +12,7 @@ from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.vision.augmentation import Augmentation
 from research.tasks.supervised import example_inputs, in_parameter_type, masked_mean, standardise
-from research.tasks.task import Loss, Task, with_sown
+from research.tasks.task import Context, Loss, Task, with_sown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,21 +34,23 @@ class Classification:
         def init(key: Key[Array, ""]) -> Params:
             return functions.init(key, example_inputs(data))
 
-        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
+        def loss(params: Params, batch: Batch, context: Context) -> Loss:
             inputs, labels = jnp.asarray(batch["inputs"]), jax.nn.one_hot(batch["labels"], data.outputs)
-            if train:
+            key = context.key
+            if context.train:
                 key, augment = jax.random.split(key)
                 inputs, labels = self.augmentation.apply(augment, inputs, labels)
                 labels = optax.smooth_labels(labels, self.label_smoothing)
             inputs = in_parameter_type(params, standardise(data, inputs))
-            outputs, sown = functions.apply(params, inputs, train=train, key=key)
+            outputs, sown = functions.apply(params, inputs, train=context.train, key=key)
             logits = outputs.astype(jnp.float32)
             mean = masked_mean(optax.softmax_cross_entropy(logits, labels), batch["mask"])
             metrics = {"accuracy": masked_mean(logits.argmax(-1) == labels.argmax(-1), batch["mask"])}
             return with_sown(Loss(mean.sum, mean.weight, metrics), sown, batch["mask"])
 
-        def predict(params: Params, batch: Batch) -> dict[str, Float[Array, "batch classes"]]:
+        def predict(params: Params, batch: Batch, context: Context) -> dict[str, Float[Array, "batch classes"]]:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
             return {"logits": functions.apply(params, inputs)[0].astype(jnp.float32)}
 
-        return Task(init, loss, predict)
+        coupled = "mixup mixes each row with the next one" if self.augmentation.mixup else ""
+        return Task(init, loss, predict, coupled=coupled)

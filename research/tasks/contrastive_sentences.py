@@ -6,20 +6,20 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.tasks.packed_text import applied, built, initial
-from research.tasks.task import Loss, Mean, Task, with_sown
+from research.tasks.task import Context, Loss, Task, WeightedSum, with_sown
 
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveSentences:
     """Cross entropy of each text's partner among all partners of the batch, in nats, both ways (van den Oord 2018).
 
-    The other pairs of the batch are the wrong answers, so micro-batches (`accumulate`) have fewer of them.
+    The other pairs of the batch are the wrong answers, so that a batch cannot be cut into parts.
     """
 
     temperature: float = 0.05
@@ -33,8 +33,8 @@ class ContrastiveSentences:
 
         init = partial(initial, functions, data)
 
-        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
-            vectors, sown = applied(functions, params, batch, train, key)
+        def loss(params: Params, batch: Batch, context: Context) -> Loss:
+            vectors, sown = applied(functions, params, batch, context)
             mask = jnp.asarray(batch["mask"])
             first, second = _partners(vectors)
             counted = mask.reshape(-1)
@@ -44,14 +44,14 @@ class ContrastiveSentences:
             losses = sum(optax.softmax_cross_entropy_with_integer_labels(way, numbers) for way in ways) / 2
             hits = (ways[0].argmax(-1) == numbers) * counted
             weight = mask.sum()
-            total = Loss((losses * counted).sum(), weight, {"accuracy": Mean(hits.sum(), weight)})
+            total = Loss((losses * counted).sum(), weight, {"accuracy": WeightedSum(hits.sum(), weight)})
             return with_sown(total, sown, mask.sum(-1))
 
-        def predict(params: Params, batch: Batch) -> dict[str, Array]:
-            first, second = _partners(applied(functions, params, batch)[0])
+        def predict(params: Params, batch: Batch, context: Context) -> dict[str, Array]:
+            first, second = _partners(applied(functions, params, batch, context)[0])
             return {"first": first, "second": second, "outputs": (first * second).sum(-1)}
 
-        return Task(init, loss, predict)
+        return Task(init, loss, predict, coupled="each text is told from all others of the batch")
 
 
 def _partners(vectors: Float[Array, "batch examples width"]) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from research.core.errors import UserError
 from research.core.shapes import Batch, Params
@@ -21,7 +21,7 @@ from research.data.pipeline import gather
 from research.models.model import Model
 from research.models.wrappers.lora import BRANCH, LoRA
 from research.tasks.packed_text import initial
-from research.tasks.task import Loss, Mean, Task
+from research.tasks.task import Context, Loss, Task, WeightedSum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,44 +38,44 @@ class DirectPreference:
             raise UserError("The data are no preferences: set --data.preferences, with lines of chosen and rejected.")
         if not getattr(model, "lora", LoRA()).rank:
             raise UserError("Preferences are learned against the model without its updates: set --model.lora.rank 8.")
-        records, context = data.splits["train"], getattr(model, "context", 0)
+        records, length = data.splits["train"], getattr(model, "context", 0)
         longest = 1 + int(gather(records, np.arange(len(records)))["positions"].max())
-        if context and longest > context:
+        if length and longest > length:
             raise UserError(
-                f"A conversation of {longest} tokens is longer than the model's context of {context}: set "
-                f"--data.length {context}."
+                f"A conversation of {longest} tokens is longer than the model's context of {length}: set "
+                f"--data.length {length}."
             )
         functions = model.build(data.outputs)
         reference = dataclasses.replace(model, lora=LoRA()).build(data.outputs)
 
         init = partial(initial, functions, data)
 
-        def rewards(params: Params, batch: Batch, train: bool, key: Any = None) -> Float[Array, "batch pairs 2"]:
-            base = jax.lax.stop_gradient({name: branch for name, branch in params.items() if name != BRANCH})
-            policy = answer_scores(functions, params, batch, train=train, key=key)
-            return self.beta * (policy - answer_scores(reference, base, batch))
+        def rewards(params: Params, batch: Batch, context: Context) -> Float[Array, "batch pairs 2"]:
+            base = {name: branch for name, branch in params.items() if name != BRANCH}  # fixed: it has no gradient
+            policy = answer_scores(functions, params, batch, context)
+            return self.beta * (
+                policy - answer_scores(reference, base, batch, dataclasses.replace(context, train=False))
+            )
 
-        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
-            reward = rewards(params, batch, train, key)
+        def loss(params: Params, batch: Batch, context: Context) -> Loss:
+            reward = rewards(params, batch, context)
             margins = reward[..., 0] - reward[..., 1]
             weight = batch["mask"].sum()
             metrics = {"accuracy": (margins > 0), "margin": margins, "chosen_reward": reward[..., 0]}
-            means = {name: Mean((values * batch["mask"]).sum(), weight) for name, values in metrics.items()}
+            means = {name: WeightedSum((values * batch["mask"]).sum(), weight) for name, values in metrics.items()}
             return Loss((-jax.nn.log_sigmoid(margins) * batch["mask"]).sum(), weight, means)
 
-        def predict(params: Params, batch: Batch) -> dict[str, Any]:
-            reward = rewards(params, batch, train=False)
+        def predict(params: Params, batch: Batch, context: Context) -> dict[str, Any]:
+            reward = rewards(params, batch, context)
             return {"logits": reward[..., 0] - reward[..., 1]}
 
         return Task(init, loss, predict)
 
 
-def answer_scores(
-    model: Model, params: Params, batch: Batch, *, train: bool = False, key: Any = None
-) -> Float[Array, "batch pairs 2"]:
+def answer_scores(model: Model, params: Params, batch: Batch, context: Context) -> Float[Array, "batch pairs 2"]:
     """Returns the log-probabilities of the answers of each pair; its conversations are neighbouring segments."""
     extra = {name: batch[name] for name in ("segments", "positions")}
-    logits, _ = model.apply(params, jnp.asarray(batch["inputs"]), train=train, key=key, **extra)
+    logits, _ = model.apply(params, jnp.asarray(batch["inputs"]), train=context.train, key=context.key, **extra)
     scores = -optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), batch["targets"])
     pairs = batch["mask"].shape[1]
     of_segment = batch["segments"][..., None] == jnp.arange(1, 2 * pairs + 1)

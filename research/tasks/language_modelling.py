@@ -13,7 +13,7 @@ from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.models.model import Cache, Decoding, Sown
-from research.tasks.task import Loss, Mean, Task, with_sown
+from research.tasks.task import Context, Loss, Task, WeightedSum, with_sown
 
 EXTRA = ("segments", "positions")  # batch entries of packed documents, handed to the model
 
@@ -43,21 +43,21 @@ class LanguageModelling:
         def init(key: Key[Array, ""]) -> Params:
             return functions.init(key, jnp.zeros((1, length), jnp.int32))
 
-        def apply(params: Params, batch: Batch, train: bool, key: Any = None) -> tuple[Array, Sown]:
+        def apply(params: Params, batch: Batch, context: Context) -> tuple[Array, Sown]:
             extra = {name: batch[name] for name in EXTRA if name in batch}
-            return functions.apply(params, batch["inputs"], train=train, key=key, **extra)
+            return functions.apply(params, batch["inputs"], train=context.train, key=context.key, **extra)
 
-        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
-            logits, sown = apply(params, batch, train, key)
+        def loss(params: Params, batch: Batch, context: Context) -> Loss:
+            logits, sown = apply(params, batch, context)
             scores = logits.astype(jnp.float32)
             losses = optax.softmax_cross_entropy_with_integer_labels(scores, batch["targets"])
             correct = (scores.argmax(-1) == batch["targets"]) * batch["mask"]
             weight = batch["mask"].sum()
-            total = Loss((losses * batch["mask"]).sum(), weight, {"accuracy": Mean(correct.sum(), weight)})
+            total = Loss((losses * batch["mask"]).sum(), weight, {"accuracy": WeightedSum(correct.sum(), weight)})
             return with_sown(total, sown, batch["mask"].sum(-1))
 
-        def predict(params: Params, batch: Batch) -> dict[str, Any]:
-            return {"logits": apply(params, batch, train=False)[0]}
+        def predict(params: Params, batch: Batch, context: Context) -> dict[str, Any]:
+            return {"logits": apply(params, batch, context)[0]}
 
         tokenizer, decoding = data.tokenizer, functions.decoding
         if tokenizer is None or decoding is None:
@@ -66,7 +66,11 @@ class LanguageModelling:
             partial(sample, decoding, length=length, tokens=self.sample_tokens, temperature=self.temperature)
         )
         prompt = jnp.asarray(data.splits.get("validation", data.splits["train"])[0]["inputs"][:1])
-        return Task(init, loss, predict, lambda params, key: tokenizer.decode(generate(params, key, prompt)))
+
+        def write(params: Params, context: Context) -> str:
+            return tokenizer.decode(generate(params, context.key, prompt))
+
+        return Task(init, loss, predict, write)
 
 
 def sample(

@@ -12,7 +12,7 @@ from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.tasks.packed_text import applied, built, entropy_loss, initial, special_id, special_ids
-from research.tasks.task import Loss, Task
+from research.tasks.task import Context, Loss, Task, row_keys
 
 
 class Corrupted(NamedTuple):
@@ -26,7 +26,7 @@ class Corrupted(NamedTuple):
 class MaskedLanguageModelling:
     """Cross entropy of the chosen tokens, in nats; of them 80 % are masked, 10 % replaced, 10 % left as they are.
 
-    In training they are drawn by the key. Otherwise a hash of token and position chooses them, so that every
+    In training they are drawn by the key of the step. Otherwise by a key for each row of the split, so that every
     evaluation asks for the same.
     """
 
@@ -42,21 +42,23 @@ class MaskedLanguageModelling:
 
         init = partial(initial, functions, data)
 
-        def corrupted(batch: Batch, key: Key[Array, ""] | None) -> Corrupted:
+        def corrupted(batch: Batch, context: Context, drawn: Key[Array, ""]) -> Corrupted:
             inputs = jnp.asarray(batch["inputs"])
             eligible = real_tokens(batch) & ~jnp.isin(inputs, jnp.asarray(special))
-            draws = hashed_uniform(batch) if key is None else jax.random.uniform(key, (3, *inputs.shape))
+            draws = jax.random.uniform(drawn, (3, *inputs.shape)) if context.train else draws_by_row(batch, context)
             return corrupt(inputs, eligible, draws, self.share, mask_id, vocabulary)
 
-        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
-            key, drawn = jax.random.split(key)
-            seen = corrupted(batch, drawn if train else None)
-            logits, sown = applied(functions, params, {**batch, "inputs": seen.inputs}, train, key)
+        def loss(params: Params, batch: Batch, context: Context) -> Loss:
+            key, drawn = jax.random.split(context.key)
+            seen = corrupted(batch, context, drawn)
+            logits, sown = applied(
+                functions, params, {**batch, "inputs": seen.inputs}, dataclasses.replace(context, key=key)
+            )
             return entropy_loss(logits, batch["inputs"], seen.chosen.astype(jnp.float32), sown)
 
-        def predict(params: Params, batch: Batch) -> dict[str, Array]:
-            seen = corrupted(batch, None)
-            logits, _ = applied(functions, params, {**batch, "inputs": seen.inputs})
+        def predict(params: Params, batch: Batch, context: Context) -> dict[str, Array]:
+            seen = corrupted(batch, context, context.key)
+            logits, _ = applied(functions, params, {**batch, "inputs": seen.inputs}, context)
             return {"logits": logits, "targets": jnp.asarray(batch["inputs"]), "mask": seen.chosen.astype(jnp.float32)}
 
         return Task(init, loss, predict)
@@ -85,16 +87,7 @@ def real_tokens(batch: Batch) -> Bool[Array, "batch length"]:
     return (jnp.asarray(batch["segments"]) > 0) & (mask > 0).any(-1, keepdims=True)
 
 
-def hashed_uniform(batch: Batch) -> Float[Array, "3 batch length"]:
-    """Returns three numbers in [0, 1) for each token, by its id and its position in its example alone.
-
-    The finaliser of MurmurHash3 (Appleby 2011) mixes them.
-    """
-    tokens = jnp.asarray(batch["inputs"]).astype(jnp.uint32)
-    positions = batch["positions"] if "positions" in batch else jnp.arange(tokens.shape[1])[None]
-    seeds = jnp.arange(1, 4, dtype=jnp.uint32)[:, None, None] * jnp.uint32(0x9E3779B9)
-    mixed = tokens * jnp.uint32(0x85EBCA77) + jnp.asarray(positions).astype(jnp.uint32) * jnp.uint32(0xC2B2AE3D) + seeds
-    for factor in (0x85EBCA6B, 0xC2B2AE35):
-        mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(factor)
-    mixed ^= mixed >> 16
-    return (mixed >> 8).astype(jnp.float32) / 2**24
+def draws_by_row(batch: Batch, context: Context) -> Float[Array, "3 batch length"]:
+    """Returns three numbers in [0, 1) for each token, drawn by the key of its row."""
+    length = batch["inputs"].shape[1]
+    return jax.vmap(lambda key: jax.random.uniform(key, (3, length)), out_axes=1)(row_keys(context, batch))

@@ -17,7 +17,7 @@ from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.text.tokenizers import PairTokenizer
 from research.models.model import Model, Sown
-from research.tasks.task import Loss, Mean, with_sown
+from research.tasks.task import Context, Loss, WeightedSum, with_sown
 
 # What a batch may hold besides its tokens, handed to the model.
 EXTRA = (
@@ -57,12 +57,10 @@ def initial(functions: Model, data: Data, key: Key[Array, ""]) -> Params:
     return functions.init(key, jnp.zeros((1, data.splits["train"][0]["inputs"].shape[-1]), jnp.int32))
 
 
-def applied(
-    functions: Model, params: Params, batch: Batch, train: bool = False, key: Key[Array, ""] | None = None
-) -> tuple[Float[Array, "batch ..."], Sown]:
+def applied(functions: Model, params: Params, batch: Batch, context: Context) -> tuple[Float[Array, "batch ..."], Sown]:
     """Applies a model to a batch; returns what comes out in float32, and what layers sowed."""
     extra = {name: batch[name] for name in EXTRA if name in batch}
-    outputs, sown = functions.apply(params, jnp.asarray(batch["inputs"]), train=train, key=key, **extra)
+    outputs, sown = functions.apply(params, jnp.asarray(batch["inputs"]), train=context.train, key=context.key, **extra)
     return outputs.astype(jnp.float32), sown
 
 
@@ -97,7 +95,7 @@ def entropy_loss(
     losses = smoothed_cross_entropy(logits, jnp.asarray(labels), smoothing)
     correct = (logits.argmax(-1) == labels) * mask
     weight = mask.sum()
-    total = Loss((losses * mask).sum(), weight, {"accuracy": Mean(correct.sum(), weight)})
+    total = Loss((losses * mask).sum(), weight, {"accuracy": WeightedSum(correct.sum(), weight)})
     return with_sown(total, sown, mask.sum(-1))
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.tasks.supervised import example_inputs, in_parameter_type, masked_mean, standardise
-from research.tasks.task import Loss, Task, with_sown
+from research.tasks.task import Context, Loss, Task, with_sown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,15 +23,15 @@ class Regression:
         def init(key: Key[Array, ""]) -> Params:
             return functions.init(key, example_inputs(data))
 
-        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
+        def loss(params: Params, batch: Batch, context: Context) -> Loss:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
-            outputs, sown = functions.apply(params, inputs, train=train, key=key)
+            outputs, sown = functions.apply(params, inputs, train=context.train, key=context.key)
             error = outputs.astype(jnp.float32) - batch["targets"]
             mean = masked_mean(jnp.square(error).mean(-1), batch["mask"])
             metrics = {"absolute_error": masked_mean(jnp.abs(error).mean(-1), batch["mask"])}
             return with_sown(Loss(mean.sum, mean.weight, metrics), sown, batch["mask"])
 
-        def predict(params: Params, batch: Batch) -> dict[str, Float[Array, "batch outputs"]]:
+        def predict(params: Params, batch: Batch, context: Context) -> dict[str, Float[Array, "batch outputs"]]:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
             return {"outputs": functions.apply(params, inputs)[0].astype(jnp.float32)}
 

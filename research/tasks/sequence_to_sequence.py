@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
 from research.core import trees
 from research.core.shapes import Batch, Params
@@ -16,7 +16,7 @@ from research.data.pipeline import gather
 from research.data.text.paired_text import boundary_ids, text_before
 from research.decoding.greedy import greedy
 from research.tasks.packed_text import applied, built, entropy_loss, initial
-from research.tasks.task import Loss, Task
+from research.tasks.task import Context, Loss, Task
 
 SAMPLES = 3  # pairs shown
 
@@ -40,13 +40,13 @@ class SequenceToSequence:
 
         init = partial(initial, functions, data)
 
-        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
-            logits, sown = applied(functions, params, batch, train, key)
-            smoothing = self.label_smoothing if train else 0.0
+        def loss(params: Params, batch: Batch, context: Context) -> Loss:
+            logits, sown = applied(functions, params, batch, context)
+            smoothing = self.label_smoothing if context.train else 0.0
             return entropy_loss(logits, batch["targets"], batch["mask"], sown, smoothing)
 
-        def predict(params: Params, batch: Batch) -> dict[str, Array]:
-            predictions = {"logits": applied(functions, params, batch)[0]}
+        def predict(params: Params, batch: Batch, context: Context) -> dict[str, Array]:
+            predictions = {"logits": applied(functions, params, batch, context)[0]}
             if functions.decoding is not None:
                 rows, length = batch["targets"].shape
                 source = {name: jnp.asarray(batch[name]) for name in ("inputs", "segments")}
@@ -56,12 +56,12 @@ class SequenceToSequence:
 
         if "validation" not in data.texts:
             return Task(init, loss, predict)
-        write = jax.jit(lambda params, batch: predict(params, batch)["tokens"])
+        write = jax.jit(lambda params, batch, key: predict(params, batch, Context(key, 0, train=False))["tokens"])
 
-        def sample(params: Params, key: Key[Array, ""]) -> str:
+        def sample(params: Params, context: Context) -> str:
             rows, texts = data.splits["validation"], data.texts["validation"]
-            chosen = np.asarray(jax.random.choice(key, len(rows), (SAMPLES,)))
-            written = trees.fetch(write(params, gather(rows, chosen)))
+            chosen = np.asarray(jax.random.choice(context.key, len(rows), (SAMPLES,)))
+            written = trees.fetch(write(params, gather(rows, chosen), context.key))
             return "\n\n".join(
                 f"{texts['source'][index]}\n-> {text_before(data, ids, end)}\n   ({texts['target'][index]})"
                 for index, ids in zip(chosen, written, strict=True)

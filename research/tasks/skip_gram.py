@@ -12,7 +12,7 @@ from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.text.word_pairs import word_counts
-from research.tasks.task import Loss, Mean, Task, with_sown
+from research.tasks.task import Context, Loss, Task, WeightedSum, with_sown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +48,20 @@ class SkipGram:
         def init(key: Key[Array, ""]) -> Params:
             return functions.init(key, jnp.zeros(1, jnp.int32))
 
-        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
+        def loss(params: Params, batch: Batch, context: Context) -> Loss:
             inputs, targets, mask = (jnp.asarray(batch[name]) for name in ("inputs", "targets", "mask"))
-            draws = jax.random.uniform(key, (len(inputs), self.negatives))
+            draws = jax.random.uniform(context.key, (len(inputs), self.negatives))
             negatives = jnp.searchsorted(thresholds, draws, side="right").clip(max=data.outputs - 1)
             candidates = jnp.concatenate([targets[:, None], negatives.astype(jnp.int32)], axis=1)
-            scores, sown = functions.apply(params, inputs, train=train, candidates=candidates)
+            scores, sown = functions.apply(params, inputs, train=context.train, candidates=candidates)
             scores = scores.astype(jnp.float32)
             wrong = (candidates[:, 1:] != targets[:, None]) * jax.nn.softplus(scores[:, 1:])
             losses = jax.nn.softplus(-scores[:, 0]) + wrong.sum(-1)
             better = (scores[:, :1] > scores[:, 1:]).mean(-1)
-            metrics = {"accuracy": Mean((better * mask).sum(), mask.sum())}
+            metrics = {"accuracy": WeightedSum((better * mask).sum(), mask.sum())}
             return with_sown(Loss((losses * mask).sum(), mask.sum(), metrics), sown, mask)
 
-        def predict(params: Params, batch: Batch) -> dict[str, Float[Array, "batch vocabulary"]]:
+        def predict(params: Params, batch: Batch, context: Context) -> dict[str, Float[Array, "batch vocabulary"]]:
             return {"logits": functions.apply(params, batch["inputs"])[0].astype(jnp.float32) + log_noise}
 
         known = [int(tokenizer.encode(word)[0]) for word in self.words]
@@ -71,7 +71,7 @@ class SkipGram:
         def nearest(params: Params) -> tuple[Int[Array, "shown neighbours"], Float[Array, "shown neighbours"]]:
             return nearest_words(params["word_embedding"], shown, self.neighbours)
 
-        def sample(params: Params, key: Key[Array, ""]) -> str:
+        def sample(params: Params, context: Context) -> str:
             def line(word: int, ids: np.ndarray, similarities: np.ndarray) -> str:
                 named = (f"{tokenizer.decode([n])} {s:.2f}" for n, s in zip(ids, similarities, strict=True))
                 return f"{tokenizer.decode([word]):>12}: {', '.join(named)}"

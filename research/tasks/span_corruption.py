@@ -17,7 +17,7 @@ from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.text.tokenizers import SENTINEL
 from research.tasks.packed_text import applied, built, entropy_loss, initial, special_id
-from research.tasks.task import Loss, Task
+from research.tasks.task import Context, Loss, Task, row_keys
 
 
 class Gaps(NamedTuple):
@@ -40,8 +40,8 @@ class Gaps(NamedTuple):
 class SpanCorruption:
     """Cross entropy of the target, in nats per token, on rows of a stream of text.
 
-    In training the gaps are drawn by the key; otherwise the row itself decides, so that every evaluation asks for the
-    same.
+    In training the gaps are drawn by the key of the step; otherwise by a key for each row of the split, so that every
+    evaluation asks for the same.
     """
 
     share: float = 0.15
@@ -67,16 +67,17 @@ class SpanCorruption:
                 jnp.asarray(batch["inputs"]), jnp.asarray(batch["mask"]) > 0, noise, gaps, sentinels, start, end
             )
 
-        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
-            key, drawn = jax.random.split(key)
+        def loss(params: Params, batch: Batch, context: Context) -> Loss:
+            key, drawn = jax.random.split(context.key)
             rows = batch["inputs"].shape[0]
-            made = corrupted(batch, jax.random.split(drawn, rows) if train else row_keys(batch))
-            logits, sown = applied(functions, params, made, train, key)
+            keys = jax.random.split(drawn, rows) if context.train else row_keys(context, batch)
+            made = corrupted(batch, keys)
+            logits, sown = applied(functions, params, made, dataclasses.replace(context, key=key))
             return entropy_loss(logits, made["targets"], made["mask"], sown)
 
-        def predict(params: Params, batch: Batch) -> dict[str, Array]:
-            made = corrupted(batch, row_keys(batch))
-            logits, _ = applied(functions, params, made)
+        def predict(params: Params, batch: Batch, context: Context) -> dict[str, Array]:
+            made = corrupted(batch, row_keys(context, batch))
+            logits, _ = applied(functions, params, made, context)
             return {"logits": logits, "targets": made["targets"], "mask": made["mask"]}
 
         return Task(init, loss, predict)
@@ -151,10 +152,3 @@ def _with_sentinels(tokens: Any, real: Any, hidden: Any, sentinels: Any, length:
     marked = jnp.where(begins, sentinels[numbers], tokens)
     kept = jnp.argsort(hidden & ~begins, axis=1, stable=True)[:, :length]
     return jnp.take_along_axis(marked, kept, 1), jnp.take_along_axis(real, kept, 1)
-
-
-def row_keys(batch: Batch) -> Key[Array, "batch"]:
-    """Returns a key for each row, that follows from its tokens alone."""
-    tokens = jnp.asarray(batch["inputs"]).astype(jnp.uint32)
-    weights = (jnp.arange(tokens.shape[1], dtype=jnp.uint32) * 2 + 1) * jnp.uint32(0x9E3779B1)
-    return jax.vmap(lambda number: jax.random.fold_in(jax.random.key(0), number))((tokens * weights).sum(1))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from research.core.shapes import Params
 from research.data.dataset import Data
-from research.tasks.task import Mean
+from research.tasks.task import WeightedSum
 
 
 def standardise(
@@ -41,6 +41,6 @@ def in_parameter_type(params: Params, inputs: Float[Array, "batch ..."]) -> Floa
 
 def masked_mean(
     values: Float[Array, "batch"] | Bool[Array, "batch"], mask: Float[Array, "batch"] | Float[np.ndarray, "batch"]
-) -> Mean:
+) -> WeightedSum:
     """Returns the mean over a batch's real examples, not divided yet; `mask` is 0 for padding."""
-    return Mean((values * mask).sum(), jnp.asarray(mask.sum()))
+    return WeightedSum((values * mask).sum(), jnp.asarray(mask.sum()))

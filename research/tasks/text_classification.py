@@ -4,12 +4,12 @@ import dataclasses
 from functools import partial
 from typing import Any
 
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.tasks.packed_text import applied, built, entropy_loss, initial
-from research.tasks.task import Loss, Task
+from research.tasks.task import Context, Loss, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +29,12 @@ class TextClassification:
 
         init = partial(initial, functions, data)
 
-        def loss(params: Params, batch: Batch, key: Key[Array, ""], train: bool) -> Loss:
-            logits, sown = applied(functions, params, batch, train, key)
-            smoothing = self.label_smoothing if train else 0.0
+        def loss(params: Params, batch: Batch, context: Context) -> Loss:
+            logits, sown = applied(functions, params, batch, context)
+            smoothing = self.label_smoothing if context.train else 0.0
             return entropy_loss(logits, batch["labels"], batch["mask"], sown, smoothing)
 
-        def predict(params: Params, batch: Batch) -> dict[str, Float[Array, "batch any classes"]]:
-            return {"logits": applied(functions, params, batch)[0]}
+        def predict(params: Params, batch: Batch, context: Context) -> dict[str, Float[Array, "batch any classes"]]:
+            return {"logits": applied(functions, params, batch, context)[0]}
 
         return Task(init, loss, predict)

@@ -1,12 +1,26 @@
-"""`--exact`: a step whose result has the same bits on 1, 2, 4 or 8 devices, in one process or several.
+r"""`--exact`: a step whose result has the same bits on 1, 2, 4 or 8 devices, in one process or several.
 
-A sum of floating-point numbers depends on its order, and what a program computes on its shapes and on how many devices
-it was compiled for. So the batch is cut into CHUNKS parts, whatever the devices; each part goes through a program
-compiled for one device and one part; the parts' sums are added in pairs along one fixed tree, first on each device,
-then across them, with the neighbour at distance 1, 2 and 4; and each device makes the same update of its own copy of
-the state. Nothing visits the host, and no program waits for another that it does not need.
+A sum of floating-point numbers depends on its order, and what a program computes depends on its shapes and on how many
+devices it was compiled for. So nothing here depends on the number of devices:
+
+1. The batch is always cut into 8 chunks. Device d of D has the chunks d * 8 / D, d * 8 / D + 1, ...
+2. Each chunk goes through one program, compiled for one device and one chunk, which gives the chunk's sums.
+3. The sums are added in pairs along one fixed tree, the lower levels on a device, the upper ones between devices:
+
+       chunks    0   1   2   3   4   5   6   7
+                  \ /     \ /     \ /     \ /
+                   +       +       +       +
+                    \_____/         \_____/
+                       +               +
+                        \_____________/
+                               +
+
+4. Each device makes the same update of its own copy of the state, by one program compiled for one device.
+
+No result visits the host, and no program waits for another whose result it does not need.
 """
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,15 +33,16 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from research.core import trees
 from research.core.errors import UserError
 from research.core.mesh import replicated
-from research.core.precision import ComputeType
 from research.core.shapes import Batch, Params, Tree
 from research.core.streams import stream
 from research.runtime import backend
 from research.tasks.task import Task
+from research.train.gradients import GradientFunctions
 from research.train.state import State
-from research.train.step import Step, make_sums, make_update
+from research.train.step import Step, make_update, training_context
 
 CHUNKS = 8
 THREADS = 8  # of XLA's pool, on whose size the bits depend
@@ -61,66 +76,78 @@ def check(mesh: Mesh, batch_size: int, accumulate: int) -> None:
 
 def make_exact_step(
     task: Task,
+    gradients: GradientFunctions,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     *,
     seed: int,
-    compute: ComputeType = "float32",
     average_decay: float = 0.0,
     statistics_decay: float = 0.9,
 ) -> Step:
     """Returns `step(state, batch) -> (state, metrics)`, a sequence of compiled programs; not to be jitted itself.
 
-    The arguments are those of `make_step`, and a mesh that `check` accepts. Batch normalisation sees a part at a time.
+    The arguments are those of `make_step`, and a mesh that `check` accepts. Batch normalisation sees a chunk at a time.
     """
-    sums = make_sums(task, compute)
-    update = make_update(optimizer, average_decay=average_decay, statistics_decay=statistics_decay)
-    devices = mesh.shape[AXIS]
-    each = CHUNKS // devices
-    split = NamedSharding(mesh, P(AXIS))
-    own = [(place, device) for place, device in enumerate(mesh.devices.flat) if device in split.addressable_devices]
-    numbers = [
-        [jax.device_put(np.int32(place * each + index), device) for place, device in own] for index in range(each)
-    ]
-
-    @partial(jax.jit, out_shardings=split)
-    def cut(batch: Batch) -> list[Batch]:
-        def part(index: int, leaf: jax.Array) -> jax.Array:
-            return leaf.reshape(devices, each, -1, *leaf.shape[1:])[:, index].reshape(-1, *leaf.shape[1:])
-
-        return [jax.tree.map(partial(part, index), batch) for index in range(each)]
+    update = make_update(task, optimizer, average_decay=average_decay, statistics_decay=statistics_decay)
+    each = CHUNKS // mesh.shape[AXIS]  # chunks of a device
+    numbers = _chunk_numbers(mesh, each)
+    cut, add_across = _cutter(mesh, each), _adder_across_devices(mesh)
 
     @_on_each_device
-    def chunk(params: Params, step: jax.Array, number: jax.Array, batch: Batch) -> Tree:
-        key = jax.random.fold_in(stream(seed, "train", step), number)
-        return jax.tree.map(lambda leaf: leaf[None], sums(params, batch, key))
-
-    @partial(_on_each_device, donate_argnums=0)
-    def finish(state: State, total: Tree) -> tuple[State, dict[str, Any]]:
-        total = jax.tree.map(lambda leaf: leaf[0], total)
-        return update(state, total, stream(seed, "train", state.step))
+    def chunk_sums(params: Params, others: Params, step: jax.Array, number: jax.Array, batch: Batch) -> Tree:
+        context = training_context(step, seed)
+        context = dataclasses.replace(context, key=jax.random.fold_in(context.key, number))
+        return jax.tree.map(lambda leaf: leaf[None], gradients.sums(params, others, batch, context))  # [1 ...]
 
     @partial(_on_each_device, donate_argnums=0)
     def add(left: Tree, right: Tree) -> Tree:
         return jax.tree.map(jnp.add, left, right)
 
-    across = _sum_across(mesh)
+    @partial(_on_each_device, donate_argnums=0)
+    def finish(state: State, total: Tree) -> tuple[State, dict[str, Any]]:
+        sums = gradients.finish(jax.tree.map(lambda leaf: leaf[0], total), stream(seed, "noise", state.step))
+        return update(state, sums, training_context(state.step, seed))
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
-        copies = _local(state)
-        parts = [_local(part) for part in cut(batch)]
+        copies = _by_device(state)
+        others = [trees.merge(copy.fixed, copy.variables) for copy in copies]
+        chunks = [_by_device(chunk) for chunk in cut(batch)]  # [chunk][device]
 
-        def total(first: int, count: int) -> list[Tree]:
+        def tree_sum(first: int, count: int) -> list[Tree]:
+            """Adds `count` chunks of each device, from its chunk `first` on; returns the sum of each device."""
             if count == 1:
-                arguments = zip(copies, numbers[first], parts[first], strict=True)
-                return chunk([(copy.params, copy.step, number, part) for copy, number, part in arguments])
+                arguments = zip(copies, others, numbers[first], chunks[first], strict=True)
+                return chunk_sums([(copy.params, rest, copy.step, n, chunk) for copy, rest, n, chunk in arguments])
             half = count // 2
-            return add(list(zip(total(first, half), total(first + half, half), strict=True)))
+            return add(list(zip(tree_sum(first, half), tree_sum(first + half, half), strict=True)))
 
-        ends = finish(list(zip(copies, across(total(0, each)), strict=True)))
-        return _joined(replicated(mesh), [end for end, _ in ends]), ends[0][1]
+        totals = add_across(tree_sum(0, each))
+        ends = finish(list(zip(copies, totals, strict=True)))
+        return _as_one_array(replicated(mesh), [end for end, _ in ends]), ends[0][1]
 
     return step
+
+
+def _chunk_numbers(mesh: Mesh, each: int) -> list[list[jax.Array]]:
+    """Returns the number of each chunk, on its device: [chunk of a device][device of this process], int32 []."""
+    split = NamedSharding(mesh, P(AXIS))
+    own = [(place, device) for place, device in enumerate(mesh.devices.flat) if device in split.addressable_devices]
+    return [[jax.device_put(np.int32(place * each + index), device) for place, device in own] for index in range(each)]
+
+
+def _cutter(mesh: Mesh, each: int) -> Callable[[Batch], list[Batch]]:
+    """Returns the function that cuts a batch into one batch for each chunk of a device, split over the devices."""
+    devices = mesh.shape[AXIS]
+
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, P(AXIS)))
+    def cut(batch: Batch) -> list[Batch]:
+        def chunk(index: int, leaf: jax.Array) -> jax.Array:
+            by_chunk = leaf.reshape(devices, each, -1, *leaf.shape[1:])  # [devices each rows ...]
+            return by_chunk[:, index].reshape(-1, *leaf.shape[1:])  # [devices * rows ...]
+
+        return [jax.tree.map(partial(chunk, index), batch) for index in range(each)]
+
+    return cut
 
 
 def _on_each_device(function: Callable[..., Any], **options: Any) -> Callable[[list[tuple[Any, ...]]], list[Any]]:
@@ -137,7 +164,7 @@ def _on_each_device(function: Callable[..., Any], **options: Any) -> Callable[[l
     return run
 
 
-def _sum_across(mesh: Mesh) -> Callable[[list[Tree]], list[Tree]]:
+def _adder_across_devices(mesh: Mesh) -> Callable[[list[Tree]], list[Tree]]:
     """Returns the function that adds up the devices' trees, leaves [1 ...], and leaves the sum with each device.
 
     At every exchange a device adds its own sum and its partner's: the same two numbers on both, in either order.
@@ -155,19 +182,19 @@ def _sum_across(mesh: Mesh) -> Callable[[list[Tree]], list[Tree]]:
         return total
 
     def across(totals: list[Tree]) -> list[Tree]:
-        return totals if devices == 1 else _local(exchange(_joined(split, totals)))
+        return totals if devices == 1 else _by_device(exchange(_as_one_array(split, totals)))
 
     return across
 
 
-def _local(tree: Tree) -> list[Tree]:
+def _by_device(tree: Tree) -> list[Tree]:
     """Returns, for each device of this process, the tree of what it holds."""
     leaves = jax.tree.leaves(tree)
     held = zip(*([shard.data for shard in leaf.addressable_shards] for leaf in leaves), strict=True)
     return [jax.tree.unflatten(jax.tree.structure(tree), each) for each in held]
 
 
-def _joined(sharding: NamedSharding, parts: list[Tree]) -> Tree:
+def _as_one_array(sharding: NamedSharding, parts: list[Tree]) -> Tree:
     """Returns the arrays whose parts, or copies, on this process's devices are given."""
 
     def whole(*leaves: jax.Array) -> jax.Array:

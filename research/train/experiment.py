@@ -5,14 +5,15 @@ the pure functions and the abstract state from it, the same for training, evalua
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
+from research.core import trees
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, check_batch, on_mesh, replicated
 from research.core.precision import ComputeType
@@ -20,14 +21,14 @@ from research.core.shapes import Params
 from research.core.streams import stream
 from research.data.dataset import Data
 from research.models.model import Model
-from research.models.wrappers.lora import check_rates
-from research.tasks.task import Loss, Task
+from research.tasks.task import Task
 from research.train import exact
+from research.train.gradients import GradientFunctions, Gradients
 from research.train.optimizers import Optimizer
-from research.train.pretrained import PretrainedModel, Started
+from research.train.pretrained import Started
 from research.train.recovery import Recovery
 from research.train.schedules import Schedule
-from research.train.state import State, new_state, state_sharding
+from research.train.state import Parts, State, new_state, partition, state_sharding
 from research.train.step import Step, make_step
 
 
@@ -40,6 +41,7 @@ class Experiment:
     task: Any
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
+    gradients: Gradients = Gradients()
     recovery: Recovery = Recovery()
     mesh: MeshConfig = MeshConfig()
     evaluators: tuple[Any, ...] = ()
@@ -79,7 +81,10 @@ class Assembly(NamedTuple):
     mesh: Mesh
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
+    gradients: GradientFunctions
     step: Step
+    parts: Callable[[Params], Parts]
+    """divides the task's parameters into those that learn, those that are fixed, and variables"""
     state: State
     """abstract: shapes and types only"""
     shardings: State
@@ -89,11 +94,16 @@ class Assembly(NamedTuple):
         """The evaluators whose split the data have: one's own data may lack the test split of an experiment."""
         return [evaluator for evaluator in self.experiment.evaluators if evaluator.split in self.data.splits]
 
+    @property
+    def sharding_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
+        """The rules (pattern, specification) that give every parameter its place on the mesh."""
+        return self.model.sharding if self.task.sharding is None else self.task.sharding
+
     def compiled_step(self) -> Step:
         """Returns the step, compiled at its first call; it takes over the state's memory."""
-        experiment = self.experiment
-        if experiment.exact:
-            return exact.make_exact_step(self.task, self.optimizer, self.mesh, **_settings(experiment))
+        if self.experiment.exact:
+            settings = _settings(self.experiment)
+            return exact.make_exact_step(self.task, self.gradients, self.optimizer, self.mesh, **settings)
         outputs = (self.shardings, replicated(self.mesh))
         return jax.jit(self.step, donate_argnums=0, out_shardings=outputs)
 
@@ -102,20 +112,36 @@ class Assembly(NamedTuple):
 
         Where the model is a pretrained one `note` is told what was loaded.
         """
-        state = jax.jit(_init(self.experiment, self.task, self.optimizer), out_shardings=self.shardings)()
-        if not isinstance(self.experiment.model, PretrainedModel):
-            return state
-        started = self.experiment.model.start(state.params, self.shardings.params, self.mesh)
-        note(started)
-        average = None if state.average is None else jax.tree.map(jnp.copy, started.params)
-        return state.replace(params=started.params, average=average)
+        seed, averaged = self.experiment.seed, self.experiment.optimizer.ema > 0
+        shardings = self.shardings.merged
+        params = jax.jit(lambda: self.task.init(stream(seed, "init")), out_shardings=shardings)()
+        for source in (self.experiment.model, self.experiment.task):
+            if isinstance(source, StartsFromElsewhere):
+                started = source.start(params, shardings, self.mesh)
+                params = started.params
+                note(started)
+
+        def make(params: Params) -> State:
+            return new_state(self.parts(params), self.optimizer, averaged=averaged)
+
+        return jax.jit(make, out_shardings=self.shardings, donate_argnums=0)(params)
+
+
+@runtime_checkable
+class StartsFromElsewhere(Protocol):
+    """The configuration of a model, or of a task, whose parameters are not all drawn: pretrained ones, a teacher's."""
+
+    def start(self, params: Params, shardings: Any, mesh: Mesh) -> Started:
+        """Returns `params`, initial ones on their devices, with those from elsewhere in their places."""
+        ...
 
 
 def assemble(experiment: Experiment, data: Data) -> Assembly:
     """Builds every pure function of an experiment; allocates nothing.
 
     Raises:
-        UserError: parts that do not fit one another: sizes, rules, mesh, schedule.
+        UserError: parts that do not fit one another: sizes, rules, mesh, schedule; a batch would be cut whose rows
+            depend on one another.
     """
     if experiment.keep_last < 1:
         raise UserError(f"A run cannot keep {experiment.keep_last} checkpoints: give --keep-last 1 or more.")
@@ -125,42 +151,60 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
     if experiment.exact:
         exact.check(mesh, experiment.batch_size, experiment.accumulate)
     task = experiment.task.build(experiment.model, data)
-    task = Task(*(function and on_mesh(mesh, function) for function in task))
+    _check_coupling(experiment, task)
+    task = _on_mesh(mesh, task)
     model = experiment.model.build(data.outputs)
     schedule = experiment.schedule.build(experiment.steps)
     params = jax.eval_shape(task.init, stream(experiment.seed, "init"))
-    check_rates(experiment.optimizer.rate_rules, params)
-    optimizer = experiment.optimizer.build(schedule, params)
-    task = task._replace(loss=_of_what_learns(task.loss, experiment.optimizer.rates(params)))
-    state = jax.eval_shape(_init(experiment, task, optimizer))
-    shardings = state_sharding(mesh, model.sharding, state)
-    step = make_step(task, optimizer, accumulate=experiment.accumulate, **_settings(experiment))
-    return Assembly(experiment, data, model, task, mesh, schedule, optimizer, step, state, shardings)
+    parts = _parts(experiment, model, task, params)
+    optimizer = experiment.optimizer.build(schedule, parts(params).params)
+    gradients = experiment.gradients.build(task, experiment.compute)
+    averaged = experiment.optimizer.ema > 0
+    state = jax.eval_shape(lambda params: new_state(parts(params), optimizer, averaged=averaged), params)
+    shardings = state_sharding(mesh, model.sharding if task.sharding is None else task.sharding, state)
+    step = make_step(task, gradients, optimizer, accumulate=experiment.accumulate, **_settings(experiment))
+    return Assembly(experiment, data, model, task, mesh, schedule, optimizer, gradients, step, parts, state, shardings)
 
 
-def _of_what_learns(loss: Callable[..., Loss], rates: Any) -> Callable[..., Loss]:
-    """Returns the loss without gradients for frozen parameters, so that none are computed."""
+def _on_mesh(mesh: Mesh, task: Task) -> Task:
+    return task._replace(
+        init=on_mesh(mesh, task.init),
+        loss=on_mesh(mesh, task.loss),
+        predict=on_mesh(mesh, task.predict),
+        sample=task.sample and on_mesh(mesh, task.sample),
+        after=task.after and on_mesh(mesh, task.after),
+    )
 
-    def frozen(params: Params, *arguments: Any) -> Loss:
-        stopped = jax.tree.map(lambda leaf, rate: leaf if rate else jax.lax.stop_gradient(leaf), params, rates)
-        return loss(stopped, *arguments)
 
-    return loss if all(jax.tree.leaves(rates)) else frozen
+def _parts(experiment: Experiment, model: Model, task: Task, params: Params) -> Callable[[Params], Parts]:
+    """Returns what divides the parameters: a multiplier of 0 of the learning rate freezes, as a model or task may."""
+
+    def variables(path: str) -> bool:
+        return model.variables(path) or task.variables(path)
+
+    others = trees.select(params, lambda path: not variables(path))
+    multipliers = trees.flatten(experiment.optimizer.rates(others))
+
+    def fixed(path: str) -> bool:
+        return model.fixed(path) or task.fixed(path) or multipliers.get(path) == 0
+
+    return partial(partition, fixed=fixed, variables=variables)
+
+
+def _check_coupling(experiment: Experiment, task: Task) -> None:
+    """Raises UserError where a batch would be cut whose rows depend on one another."""
+    if task.coupled and (experiment.exact or experiment.accumulate > 1):
+        option = "--exact" if experiment.exact else f"--accumulate {experiment.accumulate}"
+        raise UserError(
+            f"{option} cuts each batch into parts, which changes what is learned where its rows depend on one another "
+            f"({task.coupled}): leave it out."
+        )
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
     """Returns what an ordinary step and an exact one both need to know."""
     return {
         "seed": experiment.seed,
-        "compute": experiment.compute,
         "average_decay": experiment.optimizer.ema,
         "statistics_decay": experiment.statistics_decay,
     }
-
-
-def _init(experiment: Experiment, task: Task, optimizer: optax.GradientTransformation) -> Any:
-    def init() -> State:
-        params = task.init(stream(experiment.seed, "init"))
-        return new_state(params, optimizer, averaged=experiment.optimizer.ema > 0)
-
-    return init

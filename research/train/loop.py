@@ -26,6 +26,7 @@ from research.runs.loggers import Logger
 from research.runs.record import RunLog
 from research.runtime import processes
 from research.runtime.interruption import Question, interruption
+from research.tasks.task import Context
 from research.train.experiment import Assembly
 from research.train.monitor import Watch
 from research.train.recovery import SpikeError, TooManySkipsError
@@ -149,7 +150,7 @@ def _save_after_skips(state: State, watch: Watch, saver: Saver) -> None:
     with suppress(SpikeError, TooManySkipsError):
         watch.settle()  # the step that was under way when the last one too many was read
     watch.flush()
-    saver.save(watch.step, state, {"score": None, "periodic": False, **watch.facts})
+    saver.save(watch.step, state.changing, {"score": None, "periodic": False, **watch.facts})
 
 
 def _batches(assembly: Assembly, watch: Watch, last: int) -> Generator[Batch, None, None]:
@@ -204,7 +205,7 @@ def _on_periods(
     digesting = due(experiment.digest_every)
     if not (evaluating or sampling or stopping or periodic or digesting):
         return False
-    watch.settle(trees.digest(state.params) if digesting else None)
+    watch.settle(trees.digest(state.merged) if digesting else None)
     watchdog.ends()
     began = time.perf_counter()
     results = _evaluate(state, evaluators, interrupted) if evaluating else {}
@@ -212,7 +213,7 @@ def _on_periods(
     for name, result in (results or {}).items():
         watch.emit({"step": step, "kind": "evaluation", "name": name, **result})
     if sampling and results is not None:
-        text = sample(state.evaluated, stream(experiment.seed, "sample", step))
+        text = sample(state.evaluated, Context(stream(experiment.seed, "sample", step), step, train=False))
         watch.emit({"step": step, "kind": "sample", "text": text})
     saving = stopping or periodic
     if saving and not processes.agreed(watch.flush()):
@@ -220,7 +221,7 @@ def _on_periods(
     elif saving:
         watch.note_time()
         facts = {"score": _score(results or {}), "periodic": periodic, "unevaluated": results is None}
-        saver.save(step, state, {**facts, **watch.facts})
+        saver.save(step, state.changing, {**facts, **watch.facts})
         saver.wait(PATIENCE)
     if stopping:
         saver.wait()

@@ -12,7 +12,7 @@ from research.runtime import processes
 from research.train.experiment import Assembly
 from research.train.pretrained import Started
 from research.train.recovery import History, read_history
-from research.train.state import State
+from research.train.state import State, restored
 
 
 class Start(NamedTuple):
@@ -36,9 +36,12 @@ def newest_start(assembly: Assembly, log: RunLog, *, periodic: bool = False) -> 
     folder = log.folder / CHECKPOINTS
     step = processes.agreed(_cut_back(log, periodic) if processes.first() else None)
     if step is None:
-        return Start(assembly.initial_state(partial(_note, log)), chain.START, History())
+        state = assembly.initial_state(partial(_note, log))
+        checkpoints.save_fixed(folder, state.fixed)
+        return Start(state, chain.START, History())
     abstract = trees.abstract_like(assembly.state, assembly.shardings)
-    state, facts = checkpoints.load(folder, step, abstract, verified=True)
+    changing, facts = checkpoints.load(folder, step, abstract.changing, verified=True)
+    state = restored(changing, checkpoints.load_fixed(folder, abstract.fixed))
     if processes.first() and [entry["chain"] for entry in read_lines(log.folder / CHAIN)][-1:] != [facts["chain"]]:
         message = "the hash chain on disk has lost entries, from which later comparisons will differ"
         log.event(step, message, kind="chain")

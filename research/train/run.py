@@ -28,7 +28,7 @@ from research.train.experiment import Assembly, Experiment, assemble
 from research.train.loop import fit
 from research.train.pretrained import pinned
 from research.train.resume import newest_start
-from research.train.state import State
+from research.train.state import State, restored
 
 
 class Run(NamedTuple):
@@ -127,7 +127,7 @@ def _train(
         log.record.update(status="interrupted", finished=now())
         log.save()
         return Run(log.folder, assembly, state, log.record)
-    log.record.update(status="finished", finished=now(), params_sha256=trees.digest(state.params))
+    log.record.update(status="finished", finished=now(), params_sha256=trees.digest(state.merged))
     if processes.first():
         with _timed(partial(log.spent, "baselines")):
             log.record["baselines"] = {evaluation.name: evaluation.baselines() for evaluation in evaluations}
@@ -154,7 +154,10 @@ def _evaluations(assembly: Assembly) -> list[Any]:
         print(f"the data have no {split} split, which is not evaluated", file=sys.stderr)
     if len({evaluator.split for evaluator in present}) < len(present):
         raise UserError("Two evaluators have the same split: give each a split of its own.")
-    return [evaluator.build(assembly.task, assembly.data, assembly.mesh) for evaluator in present]
+    return [
+        evaluator.build(assembly.task, assembly.data, assembly.mesh, seed=assembly.experiment.seed)
+        for evaluator in present
+    ]
 
 
 def _check_same_data(log: RunLog, summary: Mapping[str, Any]) -> None:
@@ -170,8 +173,8 @@ def _check_same_data(log: RunLog, summary: Mapping[str, Any]) -> None:
 def _model_facts(assembly: Assembly) -> dict[str, Any]:
     kind = jnp.int32 if assembly.data.tokenizer else jnp.float32  # tokens; or what the task makes of pixels, for one
     inputs = jax.ShapeDtypeStruct((1, *assembly.data.splits["train"][0]["inputs"].shape), kind)
-    rows = layer_table(assembly.model, assembly.state.params, inputs)
-    return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(assembly.state.params)), "layers": rows}
+    rows = layer_table(assembly.model, assembly.state.merged, inputs)
+    return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(assembly.state.merged)), "layers": rows}
 
 
 @contextmanager
@@ -210,6 +213,19 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
         step = checkpoints.newest_good(kept, lambda text: print(text, file=sys.stderr))
     if step is None:
         raise UserError(f"{folder} has no good checkpoint: train it further with --resume, or train again.")
-    abstract = trees.abstract_like(assembly.state, assembly.shardings)
-    state, _ = checkpoints.load(kept, step, abstract, verified=found_good)
+    state = _evaluated_state(assembly, kept, step, verified=found_good, old=record.get("format") == 1)
     return Run(folder, assembly, state, record)
+
+
+def _evaluated_state(assembly: Assembly, folder: Path, step: int, *, verified: bool, old: bool) -> State:
+    """Loads a state without the optimizer's; `old` checkpoints hold one tree of parameters."""
+    abstract = trees.abstract_like(assembly.state, assembly.shardings)
+    if not old:
+        wanted = {name: part for name, part in abstract.changing.items() if name != "optimizer"}
+        changing, _ = checkpoints.load(folder, step, wanted, verified=verified, partial=True)
+        return restored(changing, checkpoints.load_fixed(folder, abstract.fixed))
+    merged = {"params": abstract.merged} | ({} if abstract.average is None else {"average": abstract.merged})
+    loaded, _ = checkpoints.load(folder, step, {"step": abstract.step, **merged}, verified=verified, partial=True)
+    params, evaluated = assembly.parts(loaded["params"]), assembly.parts(loaded.get("average", loaded["params"]))
+    average = None if abstract.average is None else evaluated.params
+    return State(loaded["step"], params.params, params.fixed, evaluated.variables, optimizer=None, average=average)

@@ -218,11 +218,11 @@ def test_a_step_is_lowered_without_data_or_memory(small: Assembly, lowered: jax.
 def test_a_step_learns(small: Assembly, lowered: jax.stages.Lowered) -> None:
     """One real step: finite loss and gradient, a positive weight, other parameters, the next step number."""
     state = small.initial_state()
-    before = trees.digest(state.params)
+    before = trees.digest(state.merged)
     after, metrics = lowered.compile()(state, first_batch(small))
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"])
     assert metrics["weight"] > 0 and metrics["gradient_norm"] > 0
-    assert int(after.step) == 1 and trees.digest(after.params) != before
+    assert int(after.step) == 1 and trees.digest(after.merged) != before
     if isinstance(small.experiment.task, LanguageModelling):
         # An untrained language model knows nothing: its loss is the logarithm of the vocabulary (Karpathy 2019).
         assert float(metrics["loss"]) == pytest.approx(math.log(small.data.outputs), rel=0.03)

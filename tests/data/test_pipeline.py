@@ -26,10 +26,11 @@ def test_a_batch_is_a_function_of_seed_and_step(count, size, seed, step):
     for other in (step + 1, 0, step // 2, step + 1000):
         ask_again(other)
     first, again = ask(step), ask_again(step)
-    assert {"inputs", "labels", "mask"} == set(first)
+    assert {"inputs", "labels", "mask", "index", "real"} == set(first)
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])
     np.testing.assert_array_equal(first["inputs"][:, 0], first["labels"])
+    np.testing.assert_array_equal(first["index"], first["labels"])
     assert first["mask"].tolist() == [1] * size
 
 

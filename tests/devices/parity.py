@@ -103,7 +103,7 @@ def first_step(assembly: Assembly, state: State) -> tuple[dict[str, Any], str]:
     compiled = assembly.compiled_step().lower(state, batch).compile()
     after, metrics = jax.device_get(compiled(state, batch))
     moments = {path: leaf for path, leaf in trees.flatten(after.optimizer).items() if "/mu/" in path}
-    results = {"loss": metrics["loss"], "gradients": moments, "parameters": trees.flatten(after.params)}
+    results = {"loss": metrics["loss"], "gradients": moments, "parameters": trees.flatten(after.merged)}
     return results, compiled.as_text()
 
 

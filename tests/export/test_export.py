@@ -16,7 +16,8 @@ from research.export.adapter import export_adapter
 from research.export.hugging_face import export_model
 from research.hub.pretrained import load_pretrained, save_pretrained
 from research.models.bert import BERT
-from research.models.wrappers.lora import LORA_AND_HEAD_RATES, LoRA, merged
+from research.models.wrappers.lora import LoRA, merged
+from research.tasks.task import evaluation_context
 from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer
@@ -44,9 +45,9 @@ def tuned(tmp_path_factory):
             packing=False,
             tokenizer=PretrainedTokenizer(source),
         ),
-        model=PretrainedModel(source, head="sequence", dropout=0.0, lora=LoRA(rank=2)),
+        model=PretrainedModel(source, head="sequence", dropout=0.0, lora=LoRA(rank=2, trained="^head/")),
         task=TextClassification(),
-        optimizer=Optimizer("adamw", peak=0.1, rate_rules=LORA_AND_HEAD_RATES),
+        optimizer=Optimizer("adamw", peak=0.1),
         evaluators=(),
         steps=1,
         batch_size=4,
@@ -61,7 +62,9 @@ def logits(run, folder):
     loaded = load_pretrained(folder)
     names = ("inputs", "segments", "token_types", "starts")
     outputs, _ = loaded.apply(loaded.params, **{name: jnp.asarray(batch[name]) for name in names if name in batch})
-    return run.assembly.task.predict(run.state.evaluated, jax.tree.map(jnp.asarray, batch))["logits"], outputs
+    return run.assembly.task.predict(run.state.evaluated, jax.tree.map(jnp.asarray, batch), evaluation_context(0))[
+        "logits"
+    ], outputs
 
 
 @pytest.mark.parametrize("options", [(), ("--format", "adapter")], ids=["whole", "adapter"])
@@ -94,7 +97,7 @@ def with_model(run, config, params):
 def test_a_run_of_a_plain_model_is_exported_too(tuned, tmp_path) -> None:
     """Its configuration and parameters need no unwrapping; it has no adapter."""
     model = tuned.assembly.experiment.model
-    plain = with_model(tuned, model.configuration, merged(tuned.state.params, model.lora))
+    plain = with_model(tuned, model.configuration, merged(tuned.state.merged, model.lora))
     export_model(plain, str(tmp_path))
     expected, found = logits(tuned, tmp_path)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -106,10 +109,10 @@ def test_what_others_have_no_form_for_is_refused(tuned, tmp_path, capsys) -> Non
     """In one sentence that says what to do, and with exit code 2."""
     model = dataclasses.replace(tuned.assembly.experiment.model, pooling="mean")
     with pytest.raises(UserError, match=r"--model\.pooling first"):
-        export_model(with_model(tuned, model, tuned.state.params), str(tmp_path))
+        export_model(with_model(tuned, model, tuned.state.merged), str(tmp_path))
     model = dataclasses.replace(model, source=str(tuned.folder))
     with pytest.raises(UserError, match="with --base"):
-        export_adapter(with_model(tuned, model, tuned.state.params), str(tmp_path))
+        export_adapter(with_model(tuned, model, tuned.state.merged), str(tmp_path))
     for arguments, message in (
         (["nowhere", "out"], "nowhere"),
         ([str(tuned.folder), "out", "--base", "x"], "needs no base"),

@@ -13,6 +13,7 @@ from experiments.nanogpt_cpu import CONFIG
 from research.core import trees
 from research.data.dataset import Data
 from research.data.text.packing import Windows
+from research.tasks.task import Context
 from research.train.experiment import assemble
 from research.train.run import train
 from research.train.state import new_state
@@ -97,7 +98,7 @@ def test_logits_loss_and_gradients_agree():
     np.testing.assert_allclose(assembly.model.apply(params, batch["inputs"])[0], expected, atol=1e-4)
 
     def mean_loss(params):
-        loss = assembly.task.loss(params, batch, jax.random.key(0), True)
+        loss = assembly.task.loss(params, batch, Context(jax.random.key(0), 0, train=True))
         return loss.sum / loss.weight
 
     loss, gradients = jax.jit(jax.value_and_grad(mean_loss))(params)

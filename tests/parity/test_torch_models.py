@@ -10,7 +10,7 @@ from torch.nn import functional
 from research.core import trees
 from research.models.mlp import MLP
 from research.models.resnet import ResNet
-from research.tasks.task import Loss, Mean, with_sown
+from research.tasks.task import Loss, with_sown
 from research.train.step import update_statistics
 
 pytestmark = pytest.mark.peer

@@ -12,6 +12,7 @@ from research.data.dataset import Data
 from research.models.mlp import MLP
 from research.tasks.binary_classification import BinaryClassification
 from research.tasks.classification import Classification
+from research.tasks.task import Context
 from research.train.optimizers import Optimizer
 
 pytestmark = pytest.mark.peer
@@ -119,12 +120,12 @@ def test_losses_agree():
     key = jax.random.key(0)
 
     task = Classification(label_smoothing=0.1).build(MLP(hidden=()), Data({}, 4))
-    loss = task.loss({"output": {"kernel": kernel, "bias": bias}}, batch, key, True)
+    loss = task.loss({"output": {"kernel": kernel, "bias": bias}}, batch, Context(key, 0, train=True))
     expected = functional.cross_entropy(logits, labels, label_smoothing=0.1)
     assert float(loss.sum / loss.weight) == pytest.approx(expected.item(), rel=1e-5)
 
     task = BinaryClassification().build(MLP(hidden=()), Data({}, 1))
     batch = {**batch, "labels": batch["labels"] % 2}
-    loss = task.loss({"output": {"kernel": kernel[:, :1], "bias": bias[:1]}}, batch, key, True)
+    loss = task.loss({"output": {"kernel": kernel[:, :1], "bias": bias[:1]}}, batch, Context(key, 0, train=True))
     expected = functional.binary_cross_entropy_with_logits(logits[:, 0], (labels % 2).float())
     assert float(loss.sum / loss.weight) == pytest.approx(expected.item(), rel=1e-5)

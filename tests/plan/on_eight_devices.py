@@ -58,7 +58,7 @@ def measured(assembly: Assembly) -> dict[str, list[int]]:
     batch[ROW_DIGESTS] = row_digests(batch)
     placed = jax.device_put(batch, {name: leaf.sharding for name, leaf in abstract_batch(assembly).items()})
     state, _ = assembly.compiled_step()(assembly.initial_state(), placed)
-    parts = {"parameters": state.params, "optimizer": state.optimizer, "average": state.average, "batch": placed}
+    parts = {"parameters": state.merged, "optimizer": state.optimizer, "average": state.average, "batch": placed}
     return {name: bytes_held(tree) for name, tree in parts.items()}
 
 

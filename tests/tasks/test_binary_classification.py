@@ -8,6 +8,7 @@ from sklearn.metrics import accuracy_score, log_loss
 from research.data.dataset import Data
 from research.models.mlp import MLP
 from research.tasks.binary_classification import BinaryClassification
+from research.tasks.task import Context, evaluation_context
 
 
 def case(scale=1.0):
@@ -22,7 +23,10 @@ def case(scale=1.0):
 def test_loss_and_metric_are_scikit_learns():
     """Log loss of the sigmoid's probabilities, and accuracy at one half."""
     task, params, batch = case()
-    loss, logits = task.loss(params, batch, jax.random.key(1), True), task.predict(params, batch)["logits"]
+    loss, logits = (
+        task.loss(params, batch, Context(jax.random.key(1), 0, train=True)),
+        task.predict(params, batch, evaluation_context(0))["logits"],
+    )
     assert logits.shape == (9,)
     probabilities = 1 / (1 + np.exp(-np.float64(logits)))
     accuracy = loss.metrics["accuracy"]
@@ -33,6 +37,8 @@ def test_loss_and_metric_are_scikit_learns():
 def test_huge_logits_stay_finite():
     """A logit of a million against its label costs a million, not infinity, and has a finite gradient."""
     task, params, batch = case(1e7)
-    value, gradient = jax.value_and_grad(lambda params: task.loss(params, batch, jax.random.key(1), True).sum)(params)
+    value, gradient = jax.value_and_grad(
+        lambda params: task.loss(params, batch, Context(jax.random.key(1), 0, train=True)).sum
+    )(params)
     assert np.isfinite(value) and value > 1e5
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))

@@ -9,6 +9,7 @@ from research.data.dataset import Data
 from research.data.vision.augmentation import Augmentation
 from research.models.mlp import MLP
 from research.tasks.classification import Classification
+from research.tasks.task import Context, evaluation_context
 
 KEY = jax.random.key(1)
 
@@ -30,7 +31,10 @@ def softmax(logits):
 def test_loss_and_metric_are_scikit_learns():
     """Log loss of the softmax's probabilities, and accuracy of the largest."""
     task, params, batch = case(Classification())
-    loss, probabilities = task.loss(params, batch, KEY, True), softmax(task.predict(params, batch)["logits"])
+    loss, probabilities = (
+        task.loss(params, batch, Context(KEY, 0, train=True)),
+        softmax(task.predict(params, batch, evaluation_context(0))["logits"]),
+    )
     accuracy = loss.metrics["accuracy"]
     np.testing.assert_allclose(loss.sum / loss.weight, log_loss(batch["labels"], probabilities), rtol=1e-5)
     assert accuracy.sum / accuracy.weight == pytest.approx(accuracy_score(batch["labels"], probabilities.argmax(-1)))
@@ -39,9 +43,9 @@ def test_loss_and_metric_are_scikit_learns():
 def test_smoothing_mixes_in_the_uniform_cross_entropy():
     """(1 - s) x cross entropy + s x mean over classes of -log p (Szegedy et al. 2016, section 7)."""
     task, params, batch = case(Classification(label_smoothing=0.2))
-    logs = np.log(softmax(task.predict(params, batch)["logits"]))
+    logs = np.log(softmax(task.predict(params, batch, evaluation_context(0))["logits"]))
     expected = -0.8 * logs[np.arange(8), batch["labels"]].sum() - 0.2 * logs.mean(-1).sum()
-    np.testing.assert_allclose(task.loss(params, batch, KEY, True).sum, expected, rtol=1e-5)
+    np.testing.assert_allclose(task.loss(params, batch, Context(KEY, 0, train=True)).sum, expected, rtol=1e-5)
 
 
 def test_evaluation_neither_smooths_nor_augments():
@@ -49,8 +53,10 @@ def test_evaluation_neither_smooths_nor_augments():
     plain, params, batch = case(Classification())
     augmentation = Augmentation(crop=2, flip=True, cutout=3, mixup=0.5)
     task, _, _ = case(Classification(0.2, augmentation))
-    losses = [jax.jit(task.loss, static_argnums=3) for task in (plain, task)]
-    evaluated, trained = ([loss(params, batch, KEY, train).sum for loss in losses] for train in (False, True))
+    losses = [jax.jit(task.loss) for task in (plain, task)]
+    evaluated, trained = (
+        [loss(params, batch, Context(KEY, 0, train)).sum for loss in losses] for train in (False, True)
+    )
     assert evaluated[0] == evaluated[1]
     assert trained[0] != trained[1]
 
@@ -58,6 +64,6 @@ def test_evaluation_neither_smooths_nor_augments():
 def test_augmentation_follows_the_key():
     """Equal keys give equal losses; another key gives another."""
     task, params, batch = case(Classification(augmentation=Augmentation(crop=2, flip=True)))
-    loss = jax.jit(task.loss, static_argnums=3)
-    first, again, other = (loss(params, batch, jax.random.key(seed), True).sum for seed in (1, 1, 2))
+    loss = jax.jit(task.loss)
+    first, again, other = (loss(params, batch, Context(jax.random.key(seed), 0, train=True)).sum for seed in (1, 1, 2))
     assert first == again != other

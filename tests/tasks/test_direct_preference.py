@@ -10,8 +10,9 @@ import pytest
 from research.core.errors import UserError
 from research.data.dataset import Data, Rows
 from research.models.gpt import GPT
-from research.models.wrappers.lora import LORA_RATES, LoRA, with_lora
+from research.models.wrappers.lora import BRANCH, LoRA, with_lora
 from research.tasks.direct_preference import DirectPreference
+from research.tasks.task import Context, evaluation_context
 from research.train.optimizers import Optimizer
 
 VOCABULARY = 12
@@ -47,22 +48,26 @@ def test_it_starts_from_indifference_and_learns_the_preference(data) -> None:
     params = task.init(jax.random.key(0))
     params = {**params, "token_embedding": 20 * params["token_embedding"]}  # or no update could say much
     batch = jax.tree.map(jax.numpy.asarray, data.splits["train"].gather(np.arange(2)))
-    loss = task.loss(params, batch, jax.random.key(1), True)
+    loss = task.loss(params, batch, Context(jax.random.key(1), 0, train=True))
     np.testing.assert_allclose([loss.sum, loss.weight], [3 * np.log(2), 3], rtol=1e-5)
-    optimizer = Optimizer("adam", peak=0.1, rate_rules=LORA_RATES).build(lambda _: 1.0, params)
-    state = optimizer.init(params)
+    base = {name: branch for name, branch in params.items() if name != BRANCH}
+    updates = {BRANCH: params[BRANCH]}
+    optimizer = Optimizer("adam", peak=0.1).build(lambda _: 1.0, updates)
+    state = optimizer.init(updates)
 
     @jax.jit
-    def step(params, state):
-        gradients = jax.grad(lambda p: task.loss(p, batch, jax.random.key(1), True).sum)(params)
-        updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
+    def step(updates, state):
+        context = Context(jax.random.key(1), 0, train=True)
+        gradients = jax.grad(lambda learned: task.loss({**base, **learned}, batch, context).sum)(updates)
+        changes, state = optimizer.update(gradients, state, updates)
+        return optax.apply_updates(updates, changes), state
 
     for _ in range(40):
-        params, state = step(params, state)
-    margins = task.predict(params, batch)["logits"]
+        updates, state = step(updates, state)
+    params = {**base, **updates}
+    margins = task.predict(params, batch, evaluation_context(0))["logits"]
     assert (np.asarray(margins)[batch["mask"] > 0] > 0.5).all()
-    loss = task.loss(params, batch, jax.random.key(1), True)
+    loss = task.loss(params, batch, Context(jax.random.key(1), 0, train=True))
     assert loss.metrics["accuracy"].sum == 3 and loss.sum / loss.weight < 0.5
 
 

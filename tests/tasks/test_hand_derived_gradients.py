@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from research.data.dataset import Data
 from research.models.mlp import MLP
 from research.tasks.regression import Regression
+from research.tasks.task import Context
 
 weights = st.floats(-3, 3, width=32)
 
@@ -17,7 +18,7 @@ weights = st.floats(-3, 3, width=32)
 def task_gradients(params, inputs, target):
     task = Regression().build(MLP((1,), "sigmoid"), Data({}, 1))
     batch = {"inputs": inputs[None], "targets": target[None], "mask": np.ones(1, np.float32)}
-    return jax.grad(lambda params: task.loss(params, batch, jax.random.key(0), True).sum)(params)
+    return jax.grad(lambda params: task.loss(params, batch, Context(jax.random.key(0), 0, train=True)).sum)(params)
 
 
 @given(st.lists(weights, min_size=8, max_size=8))

@@ -15,6 +15,7 @@ from research.data.text.tokenizers import Characters
 from research.models.gpt import GPT
 from research.models.model import Decoding
 from research.tasks.language_modelling import LanguageModelling, sample
+from research.tasks.task import Context, evaluation_context
 
 KEY = jax.random.key(0)
 LENGTH = 5
@@ -30,7 +31,7 @@ MODEL = GPT(depth=1, width=8, heads=2, context=LENGTH)
 
 def build(data=DATA, **options):
     task = LanguageModelling(**options).build(MODEL, data)
-    compiled = task._replace(loss=jax.jit(task.loss, static_argnums=3), predict=jax.jit(task.predict))
+    compiled = task._replace(loss=jax.jit(task.loss), predict=jax.jit(task.predict))
     return compiled, jax.jit(task.init)(KEY)
 
 
@@ -39,16 +40,16 @@ def test_the_loss_is_the_masked_sum_of_negative_log_probabilities():
     task, params = build()
     batch = DATA.splits["train"].gather(np.arange(3))
     batch["mask"] = np.float32([[1, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]])
-    scores = np.asarray(task.predict(params, batch)["logits"], np.float64)
+    scores = np.asarray(task.predict(params, batch, evaluation_context(0))["logits"], np.float64)
     logs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
     right = np.take_along_axis(logs, batch["targets"][..., None], -1)[..., 0]
-    loss = task.loss(params, batch, KEY, True)
+    loss = task.loss(params, batch, Context(KEY, 0, train=True))
     np.testing.assert_allclose(loss.sum, -(right * batch["mask"]).sum(), rtol=1e-5)
     assert loss.weight == loss.metrics["accuracy"].weight == 5
     hits = (scores.argmax(-1) == batch["targets"]) * batch["mask"]
     assert loss.metrics["accuracy"].sum == hits.sum()
     hidden = {**batch, "targets": np.where(batch["mask"] > 0, batch["targets"], 0)}
-    assert task.loss(params, hidden, KEY, True).sum == loss.sum
+    assert task.loss(params, hidden, Context(KEY, 0, train=True)).sum == loss.sum
 
 
 def test_packed_documents_weigh_like_separate_ones():
@@ -56,9 +57,9 @@ def test_packed_documents_weigh_like_separate_ones():
     documents = [STREAM[:3], STREAM[3:6], STREAM[6:10]]
     packed = pack_documents(documents, LENGTH)
     task, params = build(Data({"train": packed, "validation": packed}, outputs=6))
-    whole = task.loss(params, packed.gather(np.arange(len(packed))), KEY, False)
+    whole = task.loss(params, packed.gather(np.arange(len(packed))), Context(KEY, 0, train=False))
     rows = [pack_documents([document], LENGTH) for document in documents]
-    parts = [task.loss(params, row.gather(np.arange(1)), KEY, False) for row in rows]
+    parts = [task.loss(params, row.gather(np.arange(1)), Context(KEY, 0, train=False)) for row in rows]
     np.testing.assert_allclose(whole.sum, sum(part.sum for part in parts), rtol=1e-5)
     assert whole.weight == 7
 
@@ -66,7 +67,7 @@ def test_packed_documents_weigh_like_separate_ones():
 def test_a_sample_is_a_function_of_the_key():
     """Equal keys write equal text of the length asked for; another key another text."""
     task, params = build(sample_tokens=12)
-    first, again, other = (task.sample(params, jax.random.key(seed)) for seed in (0, 0, 1))
+    first, again, other = (task.sample(params, Context(jax.random.key(seed), 0, train=False)) for seed in (0, 0, 1))
     assert first == again != other
     assert len(first) == 12
     assert set(first) <= set(ALPHABET.alphabet) | {"\ufffd"}

@@ -7,6 +7,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error
 from research.data.dataset import Data
 from research.models.mlp import MLP
 from research.tasks.regression import Regression
+from research.tasks.task import Context, evaluation_context
 
 
 def test_loss_and_metric_are_scikit_learns():
@@ -16,7 +17,10 @@ def test_loss_and_metric_are_scikit_learns():
     task = Regression().build(MLP((4,)), Data({"train": [{"inputs": inputs[0]}]}, 2))
     params = task.init(jax.random.key(0))
     batch = {"inputs": inputs, "targets": targets, "mask": np.ones(7, np.float32)}
-    loss, outputs = task.loss(params, batch, jax.random.key(1), True), task.predict(params, batch)["outputs"]
+    loss, outputs = (
+        task.loss(params, batch, Context(jax.random.key(1), 0, train=True)),
+        task.predict(params, batch, evaluation_context(0))["outputs"],
+    )
     error = loss.metrics["absolute_error"]
     np.testing.assert_allclose(loss.sum / loss.weight, mean_squared_error(targets, outputs), rtol=1e-5)
     np.testing.assert_allclose(error.sum / error.weight, mean_absolute_error(targets, outputs), rtol=1e-5)

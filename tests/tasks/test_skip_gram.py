@@ -13,6 +13,7 @@ from research.data.text.word_pairs import Pairs
 from research.data.text.words import Words
 from research.models.word_embedding import WordEmbedding
 from research.tasks.skip_gram import SkipGram, nearest_words
+from research.tasks.task import Context, evaluation_context
 from research.train.optimizers import DECAY_RULES
 
 KEY = jax.random.key(0)
@@ -42,7 +43,7 @@ def test_the_loss_is_that_of_the_paper():
     params = drawn(task)
     batch = {"inputs": np.int32([1, 6]), "targets": np.int32([2, 5]), "mask": np.float32([1, 0])}
     keys = jax.random.split(KEY, 4000)
-    found = jax.jit(jax.vmap(lambda key: task.loss(params, batch, key, True)))(keys)
+    found = jax.jit(jax.vmap(lambda key: task.loss(params, batch, Context(key, 0, train=True))))(keys)
     assert (found.weight == 1).all()
     scores = np.asarray(params["word_embedding"])[1] @ np.asarray(params["context_embedding"]).T
     counts = np.bincount(DATA.tokens["train"], minlength=9) ** 0.75
@@ -63,7 +64,9 @@ def test_words_used_alike_come_to_lie_together():
     def learn(params, batches):
         def step(carry, inputs):
             params, state = carry
-            gradient = jax.grad(lambda params: task.loss(params, inputs[0], inputs[1], True).sum / 256)(params)
+            gradient = jax.grad(
+                lambda params: task.loss(params, inputs[0], Context(inputs[1], 0, train=True)).sum / 256
+            )(params)
             updates, state = optimizer.update(gradient, state)
             return (optax.apply_updates(params, updates), state), None
 
@@ -71,9 +74,11 @@ def test_words_used_alike_come_to_lie_together():
 
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
     params = learn(task.init(KEY), (stacked, jax.random.split(KEY, 200)))
-    ship, farm = (set(line.replace(",", "").split()) for line in task.sample(params, KEY).splitlines())
+    ship, farm = (
+        set(line.replace(",", "").split()) for line in task.sample(params, Context(KEY, 0, train=False)).splitlines()
+    )
     assert {"sail", "wave", "deck"} <= ship and {"hill", "field", "hedge"} <= farm
-    logits = task.predict(params, {"inputs": jnp.arange(1, 9)})["logits"]
+    logits = task.predict(params, {"inputs": jnp.arange(1, 9)}, evaluation_context(0))["logits"]
     near = jax.nn.softmax(logits)[:, 1:].reshape(2, 4, 2, 4).sum(-1)
     assert near[0, :, 0].min() > 0.55 and near[1, :, 1].min() > 0.55
 

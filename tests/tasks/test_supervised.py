@@ -16,7 +16,7 @@ from research.tasks.binary_classification import BinaryClassification
 from research.tasks.classification import Classification
 from research.tasks.regression import Regression
 from research.tasks.supervised import standardise
-from research.tasks.task import Mean
+from research.tasks.task import Context, evaluation_context
 
 KEY = jax.random.key(0)
 TASKS = [(Regression(), "targets", 2), (BinaryClassification(), "labels", 1), (Classification(0.1), "labels", 3)]
@@ -45,7 +45,7 @@ def test_losses_of_parts_add_up_to_the_whole(case, split):
     """Sums, weights and metrics of two parts of a batch, of any sizes, are those of the batch."""
     task, params, batch = build(*case)
     parts = [{name: rows[part] for name, rows in batch.items()} for part in (slice(split), slice(split, None))]
-    whole, first, second = (task.loss(params, part, KEY, True) for part in (batch, *parts))
+    whole, first, second = (task.loss(params, part, Context(KEY, 0, train=True)) for part in (batch, *parts))
     added = jax.tree.map(jnp.add, first, second)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), added, whole)
 
@@ -56,7 +56,7 @@ def test_padding_counts_for_nothing(case):
     task, params, batch = build(*case)
     shorter = {name: rows[:4] for name, rows in batch.items()}
     padded = {**batch, "mask": np.float32([1, 1, 1, 1, 0, 0])}
-    expected, found = (task.loss(params, x, KEY, False) for x in (shorter, padded))
+    expected, found = (task.loss(params, x, Context(KEY, 0, train=False)) for x in (shorter, padded))
     assert found.weight == 4
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), found, expected)
 
@@ -66,10 +66,13 @@ def test_half_precision_computes_in_half_and_sums_in_float32(case):
     """With bfloat16 parameters, loss and predictions are float32 and near those of float32 parameters."""
     task, params, batch = build(*case)
     half = cast(params, "bfloat16")
-    loss, exact = task.loss(half, batch, KEY, False), task.loss(params, batch, KEY, False)
+    loss, exact = (
+        task.loss(half, batch, Context(KEY, 0, train=False)),
+        task.loss(params, batch, Context(KEY, 0, train=False)),
+    )
     assert loss.sum.dtype == jnp.float32
     np.testing.assert_allclose(loss.sum, exact.sum, rtol=0.05)
-    (predictions,) = task.predict(half, batch).values()
+    (predictions,) = task.predict(half, batch, evaluation_context(0)).values()
     assert predictions.dtype == jnp.float32
     np.testing.assert_array_equal(predictions, predictions.astype(jnp.bfloat16).astype(jnp.float32))
 
@@ -83,11 +86,11 @@ def test_standardisation_is_by_channel_and_passes_over_constants():
 
 
 def test_running_averages_travel_as_means():
-    """A batch-normalised model's statistics are `Mean`s at the paths of its parameters."""
+    """A batch-normalised model's statistics are `WeightedSum`s at the paths of its variables."""
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.uint8)
     task = Classification().build(ResNet(stages=(1,), width=4), Data({"train": [{"inputs": images[0]}]}, 3))
     params = task.init(KEY)
     batch = {"inputs": images, "labels": np.int32([0, 1, 2, 0]), "mask": np.ones(4, np.float32)}
-    statistics = task.loss(params, batch, KEY, True).statistics
-    assert isinstance(statistics["stem_norm"]["mean"], Mean)
+    statistics = task.loss(params, batch, Context(KEY, 0, train=True)).statistics
+    assert isinstance(statistics["stem_norm"]["mean"], WeightedSum)
     assert {path.rpartition("/")[0] for path in flatten(statistics)} <= flatten(params).keys()

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as orbax
 
 from research.core import trees
 from research.core.errors import UserError
@@ -17,9 +18,10 @@ from research.evaluate.evaluators import Evaluator
 from research.hub.pretrained import save_pretrained
 from research.models.bert import BERT
 from research.models.gpt import GPT
-from research.models.wrappers.lora import BRANCH, LORA_AND_HEAD_RATES, LoRA, merged
+from research.models.wrappers.lora import BRANCH, LoRA, merged
 from research.tasks.language_modelling import LanguageModelling
 from research.tasks.masked_language_modelling import MaskedLanguageModelling
+from research.tasks.task import Context
 from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment, assemble
 from research.train.optimizers import Optimizer
@@ -88,7 +90,7 @@ def test_a_run_starts_from_the_parameters_of_another(pretrained, table, tmp_path
     assert run.record["pretrained"]["new"] == ["head/bias", "head/kernel"]
     assert run.record["pretrained"]["loaded"] == len(trees.flatten(state.params)) - 2
     again = load_run(run.folder)
-    assert trees.digest(again.state.params) == run.record["params_sha256"]
+    assert trees.digest(again.state.merged) == run.record["params_sha256"]
 
 
 def test_a_published_folder_serves_as_well(pretrained, table, tmp_path) -> None:
@@ -111,35 +113,34 @@ def gradients(experiment):
     """Returns the gradients of the first batch's loss, by path, and the operations that they take."""
     assembly = assemble(experiment, experiment.data.build())
     batch = training_batches(assembly.data.splits["train"], batch_size=4, seed=0)(0)
-    params, key = assembly.initial_state().params, jax.random.key(0)
-    found = jax.jit(jax.grad(lambda params, batch: assembly.task.loss(params, batch, key, False).sum))
-    compiled = found.lower(params, batch).compile()
-    return trees.flatten(compiled(params, batch)), compiled.cost_analysis()["flops"]
+    state, context = assembly.initial_state(), Context(jax.random.key(0), 0, train=False)
+    others = trees.merge(state.fixed, state.variables)
+    found = jax.jit(assembly.gradients.sums)
+    compiled = found.lower(state.params, others, batch, context).compile()
+    sums = compiled(state.params, others, batch, context)
+    return trees.flatten(sums.gradients), compiled.cost_analysis()["flops"]
 
 
 def test_no_gradient_is_computed_for_what_is_frozen(pretrained, table) -> None:
-    """A frozen trunk has zeros, at less than half the operations; the head learns from the same gradient as without."""
+    """A frozen trunk has none, at less than half the operations; the head learns from the same gradient as without."""
     free = fine_tuning(pretrained.folder, table)
     frozen = dataclasses.replace(
         free, optimizer=Optimizer("adamw", rate_rules=((r"^head/", 1.0), (r"^(?!head/)", 0.0)))
     )
     (every, cost), (found, less) = (gradients(experiment) for experiment in (free, frozen))
+    assert found.keys() == {path for path in every if path.startswith("head/")}
     for path, gradient in found.items():
-        expected = every[path] if path.startswith("head/") else jnp.zeros_like(gradient)
-        np.testing.assert_allclose(gradient, expected, rtol=1e-5, atol=1e-6, err_msg=path)
+        np.testing.assert_allclose(gradient, every[path], rtol=1e-5, atol=1e-6, err_msg=path)
     assert any(np.asarray(gradient).any() for gradient in found.values())
     assert less < cost / 2
 
 
 def test_low_rank_updates_leave_the_source_as_it_was(pretrained, table, tmp_path) -> None:
     """After training only updates and head have moved."""
-    experiment = fine_tuning(pretrained.folder, table, lora=LoRA(rank=2))
-    experiment = dataclasses.replace(
-        experiment, optimizer=Optimizer("adamw", peak=1e-2, rate_rules=LORA_AND_HEAD_RATES)
-    )
+    experiment = fine_tuning(pretrained.folder, table, lora=LoRA(rank=2, trained="^head/"))
     run = train(experiment, name="low", root=tmp_path)
     source = trees.flatten(pretrained.state.params)
-    for path, leaf in trees.flatten(run.state.params).items():
+    for path, leaf in trees.flatten(run.state.merged).items():
         if not path.startswith((f"{BRANCH}/", "head/")):
             np.testing.assert_array_equal(leaf, source[path], err_msg=path)
 
@@ -170,12 +171,11 @@ def test_another_vocabulary_is_refused(pretrained, table) -> None:
 
 def test_what_low_rank_updates_have_learned_is_started_from(pretrained, table, tmp_path) -> None:
     """A run trained with LoRA is a source with its updates merged in."""
-    experiment = fine_tuning(pretrained.folder, table, lora=LoRA(rank=2))
-    experiment = dataclasses.replace(experiment, optimizer=Optimizer("adamw", 1e-2, rate_rules=LORA_AND_HEAD_RATES))
+    experiment = fine_tuning(pretrained.folder, table, lora=LoRA(rank=2, trained="^head/"))
     first = train(experiment, name="low", root=tmp_path)
     second = fine_tuning(first.folder, table)
     state = assemble(second, second.data.build()).initial_state()
-    expected = trees.flatten(merged(first.state.params, LoRA(rank=2)))
+    expected = trees.flatten(merged(first.state.merged, LoRA(rank=2)))
     moved = 0
     for path, leaf in trees.flatten(state.params).items():
         np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
@@ -194,11 +194,20 @@ def test_a_record_names_the_run_itself(pretrained, table, tmp_path, monkeypatch)
         pinned(PretrainedModel("runs/bert_pretrain"))
 
 
-def test_low_rank_updates_beside_trained_kernels_are_refused(pretrained, table) -> None:
-    """Without rates that freeze them, the kernels would be trained as well."""
-    experiment = fine_tuning(pretrained.folder, table, lora=LoRA(rank=2))
-    with pytest.raises(UserError, match="would be trained as well"):
-        assemble(experiment, experiment.data.build())
+def test_a_checkpoint_of_low_rank_updates_holds_them_and_their_moments_alone(pretrained, table, tmp_path) -> None:
+    """The base is stored once for the run, and not in each checkpoint; it is loaded, and resumed from, all the same."""
+    lora = LoRA(rank=1, pattern="query_key_value/kernel$")
+    experiment = dataclasses.replace(fine_tuning(pretrained.folder, table, lora=lora), checkpoint_every=1)
+    whole = train(experiment, name="low", root=tmp_path / "whole")
+    learned = sum(leaf.nbytes for leaf in jax.tree.leaves(whole.state.params))
+    names = trees.flatten(orbax.metadata(whole.folder / "checkpoints" / "00000003").metadata)
+    stored = sum(leaf.dtype.itemsize * int(np.prod(leaf.shape)) for leaf in names.values())
+    assert stored < 3 * learned + 100  # with two moments, and a few counts
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(whole.state.fixed)) > 10 * learned
+    assert trees.digest(load_run(whole.folder).state.merged) == whole.record["params_sha256"]
+    train(experiment, name="low", root=tmp_path / "cut", stop_after=2)
+    resumed = train(experiment, name="low", root=tmp_path / "cut", resume=True)
+    assert resumed.record["params_sha256"] == whole.record["params_sha256"]
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(pretrained, table) -> None:

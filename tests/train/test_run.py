@@ -91,7 +91,7 @@ def test_every_part_of_the_state_is_resumed(variant, tiny_language_run, tmp_path
 def test_running_statistics_are_resumed(tiny_image_run, tmp_path):
     """Batch normalisation's running averages are parameters, so a ResNet continues exactly as well."""
     whole = train(tiny_image_run, name="tiny", root=tmp_path / "whole")
-    means = {path: leaf for path, leaf in trees.flatten(whole.state.params).items() if path.endswith("mean")}
+    means = {path: leaf for path, leaf in trees.flatten(whole.state.variables).items() if path.endswith("mean")}
     assert all(np.any(leaf != 0) for leaf in means.values())
     assert_resumes_exactly(tiny_image_run, whole, tmp_path / "parts", stops=(4,))
 
@@ -116,7 +116,7 @@ def test_everything_happens_on_its_period_and_at_the_end(finished):
     chain = lines(finished, CHAIN)
     assert [entry["step"] for entry in chain] == list(range(1, 9))
     assert [entry["step"] for entry in chain if "params" in entry] == [4, 8]
-    assert chain[-1]["params"] == finished.record["params_sha256"] == trees.digest(finished.state.params)
+    assert chain[-1]["params"] == finished.record["params_sha256"] == trees.digest(finished.state.merged)
     assert chain[-1]["chain"] == finished.record["chain"]
 
 
@@ -151,7 +151,7 @@ def test_the_record_has_what_a_reader_needs(finished, tiny_language_run):
 def test_a_loaded_run_measures_what_training_printed(finished):
     """The state of the newest checkpoint, evaluated alone, gives the very numbers of the last evaluation."""
     run = load_run(finished.folder)
-    assert trees.digest(run.state) == trees.digest(finished.state)
+    assert trees.digest(run.state.merged) == trees.digest(finished.state.merged)
     evaluator = run.assembly.experiment.evaluators[0].build(run.assembly.task, run.assembly.data, run.assembly.mesh)
     assert evaluator.measure(run.state.evaluated) == finished.record["metrics"]["validation"]
     assert load_run(finished.folder, best=True).state.step == 8

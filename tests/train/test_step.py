@@ -10,15 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research.core.precision import cast
+from research.core.precision import ComputeType, cast
 from research.core.streams import stream
 from research.data.dataset import Data, Rows
 from research.models.gpt import GPT
 from research.runs.chain import ROW_DIGESTS, row_digests
 from research.tasks.language_modelling import LanguageModelling
-from research.tasks.task import Loss, Mean, Task
-from research.train.state import new_state
-from research.train.step import accumulated, make_step, make_sums, update_statistics
+from research.tasks.task import Context, Loss, Task, WeightedSum
+from research.train.gradients import Gradients, accumulated, whole_batch
+from research.train.state import State, new_state, partition
+from research.train.step import make_step, update_statistics
 
 ROWS = 8
 SGD = optax.sgd(1.0)
@@ -42,17 +43,17 @@ def language_task(**options) -> Task:
 def linear_task() -> Task:
     """Squared error of `w x`, with the mean of x as a running statistic, and its batch's random number as a metric."""
 
-    def loss(params, batch, key, train):
+    def loss(params, batch, context):
         errors = params["w"] * batch["inputs"] - batch["targets"]
         weight = batch["mask"].sum()
-        statistics = {"norm": {"mean": Mean(batch["inputs"].sum(), jnp.float32(batch["inputs"].size))}}
-        draw = Mean(jax.random.uniform(key) * weight, weight)
+        statistics = {"norm": {"mean": WeightedSum(batch["inputs"].sum(), jnp.float32(batch["inputs"].size))}}
+        draw = WeightedSum(jax.random.uniform(context.key) * weight, weight)
         return Loss((errors**2 * batch["mask"]).sum(), weight, {"draw": draw}, statistics)
 
     def init(_):
         return {"w": jnp.float32(0.5), "norm": {"mean": jnp.float32(0.0), "scale": jnp.float32(1.0)}}
 
-    return Task(init, loss, None)
+    return Task(init, loss, None, variables=lambda path: path == "norm/mean")
 
 
 def linear_batch() -> dict[str, np.ndarray]:
@@ -64,16 +65,24 @@ def linear_batch() -> dict[str, np.ndarray]:
 
 
 def one_step(task: Task, batch, optimizer=SGD, averaged: bool = False, **options):
-    state = new_state(jax.jit(task.init)(jax.random.key(0)), optimizer, averaged=averaged)
-    return jax.jit(make_step(task, optimizer, seed=0, **options))(state, batch)
+    return jax.jit(step_of(task, optimizer, **options))(state_of(task, optimizer, averaged=averaged), batch)
+
+
+def step_of(task: Task, optimizer=SGD, seed: int = 0, compute: ComputeType = "float32", **options):
+    return make_step(task, Gradients().build(task, compute), optimizer, seed=seed, **options)
+
+
+def state_of(task: Task, optimizer=SGD, averaged: bool = False) -> State:
+    parts = partition(jax.jit(task.init)(jax.random.key(0)), fixed=task.fixed, variables=task.variables)
+    return new_state(parts, optimizer, averaged=averaged)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def sums_in_parts(batch, parts: int):
     """The sums over a batch, cut into so many parts; compiled once for each number."""
     task = language_task()
-    sums = make_sums(task, "float32")
-    return accumulated(sums, task.init(jax.random.key(0)), batch, jax.random.key(1), parts)
+    sums, context = whole_batch(task, "float32"), Context(jax.random.key(1), 0, train=True)
+    return accumulated(sums, task.init(jax.random.key(0)), {}, batch, context, parts)
 
 
 @settings(max_examples=10)
@@ -82,8 +91,9 @@ def test_micro_batches_of_unequal_weight_add_up_to_the_whole_batch(weights, part
     """Loss, weight and gradient of the accumulated batch are those of the undivided one, whatever the masks."""
     batch = batch_with(weights)
     batch[ROW_DIGESTS] = row_digests(batch)
-    whole, whole_loss, whole_digest = jax.device_get(sums_in_parts(batch, 1))
-    total, loss, digest = jax.device_get(sums_in_parts(batch, parts))
+    whole, divisor, whole_loss, whole_digest = jax.device_get(sums_in_parts(batch, 1))
+    total, same_divisor, loss, digest = jax.device_get(sums_in_parts(batch, parts))
+    assert divisor == same_divisor == sum(weights)
     assert digest.tolist() == whole_digest.tolist() == batch[ROW_DIGESTS].sum(0, dtype=np.uint32).tolist()
     np.testing.assert_allclose(loss.sum, whole_loss.sum, rtol=1e-6)
     assert loss.weight == whole_loss.weight == sum(weights)
@@ -125,7 +135,7 @@ def test_a_batch_without_weight_changes_nothing():
 def test_running_statistics_move_by_the_whole_batchs_mean(parts):
     """decay x old + (1 - decay) x mean, also where the batch is cut; nothing else under its path moves."""
     state, _ = one_step(linear_task(), linear_batch(), accumulate=parts, statistics_decay=0.75)
-    np.testing.assert_allclose(state.params["norm"]["mean"], 0.25 * 2.5, rtol=1e-6)
+    np.testing.assert_allclose(state.variables["norm"]["mean"], 0.25 * 2.5, rtol=1e-6)
     assert state.params["norm"]["scale"] == 1
 
 
@@ -133,7 +143,7 @@ def test_statistics_of_a_part_of_the_tree_leave_the_rest():
     """Models without running statistics, and layers beside those with them, are untouched."""
     params = {"a": {"mean": jnp.float32(2), "kernel": jnp.float32(3)}, "b": jnp.float32(4)}
     assert update_statistics(params, {}, 0.9) is params
-    found = update_statistics(params, {"a": {"mean": Mean(jnp.float32(6), jnp.float32(2))}}, 0.5)
+    found = update_statistics(params, {"a": {"mean": WeightedSum(jnp.float32(6), jnp.float32(2))}}, 0.5)
     assert found == {"a": {"mean": 2.5, "kernel": 3}, "b": 4}
 
 
@@ -160,7 +170,7 @@ def test_sums_are_float32_under_bfloat16():
 def test_accumulation_sums_small_gradients_without_rounding_them_away():
     """Sixty-four micro-batches in bfloat16 give the mean gradient, which a bfloat16 sum would miss by per cents."""
 
-    def loss(params, batch, key, train):
+    def loss(params, batch, context):
         return Loss((params["w"] * batch["inputs"]).sum(), batch["mask"].sum())
 
     task = Task(lambda _: {"w": jnp.float32(1)}, loss, None)
@@ -181,8 +191,7 @@ def test_micro_batches_draw_apart():
 def test_dropout_follows_the_step_and_the_seed():
     """The same state steps to the same bits; another step number draws another mask."""
     task, batch = language_task(dropout=0.5), batch_with([6] * 4)
-    step = jax.jit(make_step(task, SGD, seed=3))
-    state = new_state(jax.jit(task.init)(jax.random.key(0)), SGD, averaged=False)
+    step, state = jax.jit(step_of(task, seed=3)), state_of(task)
     first, again, later = step(state, batch), step(state, batch), step(state.replace(step=jnp.int32(1)), batch)
     assert first[1]["loss"] == again[1]["loss"] != later[1]["loss"]
     jax.tree.map(np.testing.assert_array_equal, first[0].params, again[0].params)
@@ -194,11 +203,12 @@ def test_a_step_without_a_finite_loss_and_gradient_changes_nothing_but_what_foll
     """Parameters, statistics, moments, Adam's count and the average stay to the bit; step and schedule go on."""
     optimizer = optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(lambda step: 0.1 / (step + 1)))
     task, batch = linear_task(), linear_batch()
-    step = jax.jit(make_step(task, optimizer, seed=0, average_decay=0.9, accumulate=parts))
-    state, healthy = step(new_state(task.init(None), optimizer, averaged=True), batch)
+    step = jax.jit(step_of(task, optimizer, average_decay=0.9, accumulate=parts))
+    state, healthy = step(state_of(task, optimizer, averaged=True), batch)
     after, metrics = step(state, {**batch, "targets": np.array([1, bad, 1, 9], np.float32)})
     assert (healthy["skipped"], metrics["skipped"]) == (0, 1)
-    jax.tree.map(np.testing.assert_array_equal, (after.params, after.average), (state.params, state.average))
+    kept = [(each.params, each.variables, each.average) for each in (after, state)]
+    jax.tree.map(np.testing.assert_array_equal, *kept)
     (adam, (schedule,)), (adam_before, (schedule_before,)) = map(schedule_apart, (after.optimizer, state.optimizer))
     jax.tree.map(np.testing.assert_array_equal, adam, adam_before)
     assert (schedule_before.count, schedule.count, after.step) == (1, 2, 2)
@@ -217,8 +227,8 @@ def schedule_apart(optimizer):
 def test_the_state_is_given_to_the_step():
     """Donated buffers are reused, also where the moving average starts as a copy of the parameters."""
     task, batch = linear_task(), linear_batch()
-    step = jax.jit(make_step(task, SGD, seed=0, average_decay=0.9), donate_argnums=0)
-    before = jax.jit(lambda: new_state(task.init(jax.random.key(0)), SGD, averaged=True))()
+    step = jax.jit(step_of(task, average_decay=0.9), donate_argnums=0)
+    before = jax.jit(lambda: state_of(task, averaged=True))()
     after, _ = step(before, batch)
     assert before.params["w"].is_deleted()
     assert float(step(after, batch)[0].step) == 2

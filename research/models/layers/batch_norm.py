@@ -1,7 +1,8 @@
-"""Batch normalisation whose running statistics are parameters, so that a model stays `params` and nothing else.
+"""Batch normalisation whose running statistics stand in the tree of the parameters, beside scale and bias.
 
 In training the layer normalises by the batch and sows what the running averages need as mergeable sums; the training
-step moves the parameters `mean` and `variance` towards them. Otherwise it normalises by those parameters.
+step moves `mean` and `variance`, which are variables of the state and have no gradient, towards them. Otherwise it
+normalises by them. A model with this layer gives `functional(..., variables=is_running_statistic)`.
 """
 
 import flax.linen as nn
@@ -11,6 +12,11 @@ from jax.nn.initializers import Initializer
 from jaxtyping import Array, Float
 
 from research.models.model import STATISTICS
+
+
+def is_running_statistic(path: str) -> bool:
+    """Whether the parameter at a path is a running mean or variance of this layer."""
+    return path.endswith(("/mean", "/variance"))
 
 
 class BatchNorm(nn.Module):
@@ -45,8 +51,7 @@ class BatchNorm(nn.Module):
             self._record("mean", total, weight)
             self._record("variance", squares, weight)
         else:
-            mean = jax.lax.stop_gradient(running_mean)
-            variance = jax.lax.stop_gradient(running_variance)
+            mean, variance = running_mean, running_variance
         factor = scale.astype(jnp.float32) * jax.lax.rsqrt(variance.astype(jnp.float32) + self.epsilon)
         return ((x - mean) * factor + bias).astype(inputs.dtype)
 

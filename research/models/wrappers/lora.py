@@ -1,14 +1,13 @@
 """LoRA: low-rank updates beside frozen kernels (Hu et al. 2021), for any model, chosen by path.
 
-`with_lora(model, LoRA(rank=8))` is a model whose parameters have a branch `lora` beside the model's own; `merged` adds
-the updates to the kernels, which gives back plain parameters of the plain model. Train with
-`Optimizer(rate_rules=LORA_RATES)`, so that the rest stays frozen and takes no optimizer state.
+`with_lora(model, LoRA(rank=8))` is a model whose parameters have a branch `lora` beside the model's own, which are
+fixed: they have no gradient, no optimizer state and no place in the periodic checkpoints. `merged` adds the updates to
+the kernels, which gives back plain parameters of the plain model.
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,9 +21,6 @@ from research.core.shapes import Params
 from research.models.model import Cache, Decoding, Model, Sown
 
 BRANCH = "lora"
-# For `Optimizer(rate_rules=...)`: the updates alone, or with the head of new labels, which no pretraining has seen.
-LORA_RATES = ((rf"^{BRANCH}/", 1.0), (rf"^(?!{BRANCH}/)", 0.0))
-LORA_AND_HEAD_RATES = ((rf"^({BRANCH}|head|pooler)/", 1.0), (rf"^(?!({BRANCH}|head|pooler)/)", 0.0))
 SHARDING = ((rf"^{BRANCH}/.*down_kernel$", P("fsdp", None)), (rf"^{BRANCH}/.*up_kernel$", P(None, "fsdp")))
 
 
@@ -38,6 +34,8 @@ class LoRA:
     """the update is alpha / rank times the product of its factors"""
     pattern: str = r"(query_key_value|query|key_value|attention/output|mlp/(up|gate|down))/kernel$"
     """searched for in the paths of the parameters"""
+    trained: str = ""
+    """searched for in the paths of other parameters, which are trained as well; ^(head|pooler)/ for new labels"""
 
 
 def with_lora(model: Model, lora: LoRA) -> Model:
@@ -52,6 +50,11 @@ def with_lora(model: Model, lora: LoRA) -> Model:
         matched = {path: leaf for path, leaf in trees.flatten(params).items() if re.search(lora.pattern, path)}
         if lora.rank < 1 or not matched:
             raise UserError(f"LoRA of rank {lora.rank} finds {len(matched)} kernels that match {lora.pattern!r}.")
+        if both := [path for path in matched if lora.trained and re.search(lora.trained, path)]:
+            raise UserError(
+                f"{both[0]!r} has a low-rank update and would be trained as well: change --model.lora.trained "
+                f"{lora.trained!r} or --model.lora.pattern."
+            )
         branch: dict[str, Any] = {}
         for number, (path, kernel) in enumerate(matched.items()):
             *leading, inputs_, outputs = kernel.shape
@@ -65,8 +68,13 @@ def with_lora(model: Model, lora: LoRA) -> Model:
     def apply(params: Params, inputs: Array, **options: Any) -> tuple[Array, Sown]:
         return model.apply(merged(params, lora), inputs, **options)
 
+    def fixed(path: str) -> bool:
+        trained = path.startswith(f"{BRANCH}/") or bool(lora.trained and re.search(lora.trained, path))
+        return not trained or model.fixed(path)
+
     rules = tuple((rf"^(?!{BRANCH}/).*({pattern})", spec) for pattern, spec in model.sharding)
-    return Model(init, apply, (*rules, *SHARDING), model.decoding and _decoding(model.decoding, lora))
+    decoding = model.decoding and _decoding(model.decoding, lora)
+    return Model(init, apply, (*rules, *SHARDING), decoding, fixed, model.variables)
 
 
 def _decoding(plain: Decoding, lora: LoRA) -> Decoding:
@@ -90,23 +98,6 @@ def merged(params: Params, lora: LoRA) -> Params:
         return kernel + product.astype(kernel.dtype)
 
     return trees.map_with_path(add, {name: branch for name, branch in params.items() if name != BRANCH})
-
-
-def check_rates(rules: Sequence[tuple[str, float]], params: Params) -> None:
-    """Raises UserError where kernels that have updates would be trained themselves.
-
-    Args:
-        rules: the optimizer's (pattern, factor) pairs.
-        params: (abstract) parameters.
-    """
-    rates = trees.flatten(trees.match_rules(rules, params, what="the learning rate"))
-    suffix = "/up_kernel"
-    for path in trees.flatten(params.get(BRANCH, {})):
-        if path.endswith(suffix) and rates[path.removesuffix(suffix)]:
-            raise UserError(
-                f"{path.removesuffix(suffix)!r} has a low-rank update and would be trained as well: add "
-                "--optimizer.rate-rules '^lora/' 1 '^(?!lora/)' 0, or Optimizer(rate_rules=LORA_RATES)."
-            )
 
 
 def _product(

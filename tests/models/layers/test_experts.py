@@ -19,7 +19,7 @@ from research.models.gpt import GPT
 from research.models.layers.experts import assign, exchange, imbalance
 from research.models.model import Sown, change_layer
 from research.tasks.language_modelling import LanguageModelling
-from research.tasks.task import Loss
+from research.tasks.task import Context, Loss
 
 KEY = jax.random.key(0)
 LENGTH, VOCABULARY = 8, 7
@@ -181,10 +181,10 @@ def test_the_balance_loss_of_parts_adds_up_to_that_of_the_batch():
     _, params = build(MIXED)
     mask = np.float32(np.random.default_rng(0).random((3, LENGTH)) < 0.7)
     batch = {"inputs": np.asarray(TOKENS), "targets": np.roll(TOKENS, -1, 1), "mask": mask}
-    loss = jax.jit(task.loss, static_argnums=3)
+    loss = jax.jit(task.loss)
 
     def of(rows, train=True) -> Loss:
-        return loss(params, {name: array[rows] for name, array in batch.items()}, KEY, train)
+        return loss(params, {name: array[rows] for name, array in batch.items()}, Context(KEY, 0, train))
 
     whole, first, second = of(slice(None)), of(slice(1)), of(slice(1, None))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), jax.tree.map(jnp.add, first, second), whole)

@@ -10,8 +10,9 @@ from jax.sharding import PartitionSpec as P
 from research.core import trees
 from research.core.errors import UserError
 from research.models.gpt import GPT
-from research.models.wrappers.lora import BRANCH, LORA_RATES, LoRA, merged, with_lora
+from research.models.wrappers.lora import BRANCH, LoRA, merged, with_lora
 from research.train.optimizers import Optimizer
+from research.train.state import partition
 
 LORA = LoRA(rank=2, alpha=4.0)
 TOKENS = jnp.asarray([[1, 4, 2, 6, 3, 0]], jnp.int32)
@@ -27,13 +28,14 @@ def models(request):
 
 def train(adapted, params, steps=3):
     """Takes some steps; returns the parameters and the optimizer's state."""
-    optimizer = Optimizer("adamw", peak=0.1, weight_decay=0.1, rate_rules=LORA_RATES).build(lambda _: 1.0, params)
-    state = optimizer.init(params)
+    learned, fixed, _ = partition(params, fixed=adapted.fixed, variables=adapted.variables)
+    optimizer = Optimizer("adamw", peak=0.1, weight_decay=0.1).build(lambda _: 1.0, learned)
+    state = optimizer.init(learned)
     for _ in range(steps):
-        gradients = jax.grad(lambda p: jnp.square(adapted.apply(p, TOKENS)[0] - 1).sum())(params)
-        updates, state = optimizer.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
-    return params, state
+        gradients = jax.grad(lambda p: jnp.square(adapted.apply({**fixed, **p}, TOKENS)[0] - 1).sum())(learned)
+        updates, state = optimizer.update(gradients, state, learned)
+        learned = optax.apply_updates(learned, updates)
+    return {**fixed, **learned}, state
 
 
 def test_at_first_the_outputs_are_the_plain_models(models) -> None:
@@ -76,3 +78,12 @@ def test_a_pattern_that_matches_nothing_is_refused() -> None:
     """In one sentence that shows it."""
     with pytest.raises(UserError, match="0 kernels that match 'nothing'"):
         with_lora(GPT(depth=1).build(8), LoRA(rank=2, pattern="nothing")).init(jax.random.key(0), TOKENS)
+
+
+def test_a_kernel_is_not_trained_beside_its_update() -> None:
+    """Other parameters may be, by path; one that has an update is refused."""
+    plain = GPT(depth=1, width=8, heads=2, context=8)
+    norms = with_lora(plain.build(8), LoRA(rank=2, trained="norm"))
+    assert not norms.fixed("block_0/attention_norm/scale") and norms.fixed("block_0/mlp/up/kernel")
+    with pytest.raises(UserError, match="would be trained as well"):
+        with_lora(plain.build(8), LoRA(rank=2, trained="mlp")).init(jax.random.key(0), TOKENS)
