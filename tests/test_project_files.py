@@ -91,7 +91,7 @@ def test_every_make_target_that_is_named_exists(path: Path) -> None:
     assert made(commands) <= make_targets()
 
 
-def test_contributors_are_told_every_target() -> None:
+def test_contributing_explains_every_target() -> None:
     """CONTRIBUTING.md explains each target of the Makefile but `clean`."""
     assert made(code(read("CONTRIBUTING.md"))) == make_targets() - {"clean"}
 
