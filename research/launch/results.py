@@ -21,7 +21,7 @@ HEADER = """# Results
 
 Written by `make results`: every experiment with its fixed seed, as `python -m experiments.NAME` runs it. Seconds are
 wall time without the imports on the machine named below and vary; metrics and hashes do not, on the same kind of
-processor with the versions of `constraints.txt`.
+processor with Python 3.11 and its versions in `constraints.txt` (jax 0.10.1). Another jax may give others.
 
 """
 COLUMNS = ("experiment", "metric", "expected", "measured", "seconds", "SHA-256 of the parameters", "machine")

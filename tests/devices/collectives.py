@@ -14,10 +14,15 @@ OPERATION = re.compile(rf" = (\S+|\(.*?\)) ({KINDS})(?:-start)?\(")
 LISTED = re.compile(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}")
 TILED = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 NAMED = re.compile(r"replica_groups=mesh\[([^\]]+)\](?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}:]+)\}")
+KEY = re.compile(r"\[\\?'(\w+)\\?'\]")  # of an argument, whose quotes HLO escapes: state.params[\'head\'][\'kernel\']
 
 
 class Collective(NamedTuple):
-    """One collective operation: what it does, over which axes of the mesh, the type of its result, and for whom."""
+    """One collective operation: what it does, over which axes of the mesh, the type of its result, and for whom.
+
+    The scope is the path of the layer, such as `jit(step)/jvp(GPTModule)/head/dot_general`, or from jax 0.12 on that of
+    the argument which is gathered, `state.params/head/kernel`.
+    """
 
     kind: str
     axes: tuple[str, ...]
@@ -32,7 +37,7 @@ def collectives(program: str, mesh: Mesh) -> list[Collective]:
         if match := OPERATION.search(line):
             scope = re.search(r'op_name="([^"]*)"', line)
             axes = _axes(_groups(line, mesh.size), mesh)
-            found.append(Collective(match[2], axes, match[1], scope[1] if scope else ""))
+            found.append(Collective(match[2], axes, match[1], KEY.sub(r"/\1", scope[1]) if scope else ""))
     return found
 
 
