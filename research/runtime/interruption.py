@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from research.runtime import processes, supervisor
+from research.runtime.jax_internals import is_gc_callback
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 4.0  # seconds in which the main thread may end the program itself
@@ -68,8 +69,8 @@ def ending_at_once(sentence: str) -> Iterator[None]:
         end()
 
     def interrupt(frame: FrameType | None) -> None:
-        # The garbage collector, which XLA has call a function, would only print a trace of it: `hear` ends the program.
-        if frame is None or frame.f_code.co_name != "_xla_gc_callback":
+        # An exception inside JAX's callback of the garbage collector would only be printed: `hear` ends the program.
+        if frame is None or not is_gc_callback(frame.f_code):
             raise KeyboardInterrupt
 
     with _heard(hear, interrupt):

@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax._src import distributed  # the client of the coordination service, and its own wish to end us, are not public
 from jax.experimental import multihost_utils
 
 from research.core.errors import UserError
+from research.runtime import jax_internals
 
 SILENCE = 10  # seconds without a sign of life after which the coordination service counts a process as lost
 MEETING = 120  # seconds within which all processes must have come
@@ -178,9 +178,7 @@ def _meet(here: Place) -> _Peers:
     # What the runtime writes to standard output itself is nobody's result.
     printed, nowhere = os.fdopen(os.dup(1), "w"), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
-    # Or else the runtime ends every process, in its own words, when one is lost; losing the first one it still does.
-    jax.config.update("jax_enable_recoverability", True)
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which the loop handles
+    jax_internals.keep_running_without_peers()
     try:
         jax.distributed.initialize(
             here.coordinator or None,
@@ -195,8 +193,7 @@ def _meet(here: Place) -> _Peers:
     except RuntimeError as error:
         where = f" at {here.coordinator}" if here.coordinator else ""
         _exit(LOST, f"the {here.count} processes have not met{where} within {MEETING} s ({error})")
-    client, index = distributed.global_state.client, distributed.global_state.process_id
-    assert client is not None
+    client, index = jax_internals.coordination_client()
     name = f"process {index} of {here.count} ({socket.gethostname()}, pid {os.getpid()})"
     client.key_value_set(f"{NAMES}{index}", name)
     sys.stdout = os.fdopen(nowhere, "w") if index else printed  # the first process prints for all
