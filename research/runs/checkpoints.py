@@ -55,15 +55,15 @@ class Saver:
         """
         self.wait()
         path = self.folder / f"{step:08d}"
-        if processes.agreed(_read_manifest(path) is not None):
+        if processes.broadcast_from_first(_read_manifest(path) is not None):
             self._note(path, {"step": step, **facts})
             return
         # One process that cannot write would keep the others waiting for minutes: a full disk is foreseen.
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) if jax.process_count() > 1 else 0
-        if size and processes.agreed(shutil.disk_usage(self.folder).free < size):
+        if size and processes.broadcast_from_first(shutil.disk_usage(self.folder).free < size):
             self.report(f"checkpoint of step {step} failed (its {size:,} bytes are not free); training goes on")
             return
-        if processes.first():
+        if processes.is_main_process():
             _remove(path)
         try:
             response = orbax.save_async(path, state)
@@ -87,11 +87,11 @@ class Saver:
     def _finish(self, response: Any, path: Path, facts: dict[str, Any]) -> None:
         try:
             response.result()  # on every process alike: orbax waits for all
-            if processes.first():
+            if processes.is_main_process():
                 write_atomic(_manifest_path(path), _canonical({**facts, "files": _file_digests(path)}))
                 self._prune()
         except BaseException:
-            if processes.first():  # on a full disk its remains would keep the next from being written
+            if processes.is_main_process():  # on a full disk its remains would keep the next from being written
                 _remove_unfinished(self.folder)
                 if _read_manifest(path) is None:
                     _remove(path)
@@ -101,7 +101,7 @@ class Saver:
     def _note(self, path: Path, facts: dict[str, Any]) -> None:
         self.saved = facts["step"]
         manifest = _read_manifest(path)
-        if processes.first() and manifest is not None:
+        if processes.is_main_process() and manifest is not None:
             try:
                 write_atomic(_manifest_path(path), _canonical({**manifest, **facts}))
             except UserError as error:

@@ -111,8 +111,8 @@ def new_id() -> str:
 
 def opened_by_first(opening: Callable[[], RunLog]) -> RunLog:
     """Opens a run on the first process; the others get its folder and a copy of its record."""
-    log = opening() if processes.first() else None
-    folder, record = processes.agreed(log and [str(log.folder), log.record])
+    log = opening() if processes.is_main_process() else None
+    folder, record = processes.broadcast_from_first(log and [str(log.folder), log.record])
     return log or RunLog(Path(folder), record, lock=None)
 
 

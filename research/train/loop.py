@@ -25,7 +25,7 @@ from research.runs.directory import CHECKPOINTS
 from research.runs.loggers import Logger
 from research.runs.record import RunLog
 from research.runtime import processes
-from research.runtime.interruption import Question, interruption
+from research.runtime.interruption import StopRequested, interruption
 from research.train.experiment import Assembly
 from research.train.monitor import Watch
 from research.train.recovery import SpikeError, TooManySkipsError
@@ -79,7 +79,7 @@ def fit(
     began = time.perf_counter()
     trained = log.record["stages"].get("train", 0.0)  # in sessions before, in seconds
     batches = _batches(assembly, watch, last)
-    interrupted: Question | None = None  # before the first step is done there is nothing to save
+    interrupted: StopRequested | None = None  # before the first step is done there is nothing to save
     with ExitStack() as listening, Watchdog(watch.slow_step) as watchdog:
         periods = partial(_on_periods, assembly, watch, watchdog, saver, evaluators)
         try:
@@ -185,7 +185,7 @@ def _on_periods(
     saver: Saver,
     evaluators: Mapping[str, Evaluate],
     state: State,
-    interrupted: Question | None,
+    interrupted: StopRequested | None,
     *,
     stopping: bool,
 ) -> bool:
@@ -215,7 +215,7 @@ def _on_periods(
         text = sample(state.evaluated, stream(experiment.seed, "sample", step))
         watch.emit({"step": step, "kind": "sample", "text": text})
     saving = stopping or periodic
-    if saving and not processes.agreed(watch.flush()):
+    if saving and not processes.broadcast_from_first(watch.flush()):
         saver.report(f"checkpoint of step {step} failed (the disk is full); training goes on")
     elif saving:
         watch.note_time()
@@ -224,7 +224,7 @@ def _on_periods(
         saver.wait(PATIENCE)
     if stopping:
         saver.wait()
-        if processes.agreed(saver.saved) != step:
+        if processes.broadcast_from_first(saver.saved) != step:
             raise UserError(
                 f"The last checkpoint, of step {step}, could not be written to {saver.folder}: free space there and "
                 "add --resume to the command, which continues from the newest one."
@@ -234,7 +234,7 @@ def _on_periods(
 
 
 def _evaluate(
-    state: State, evaluators: Mapping[str, Evaluate], interrupted: Question | None
+    state: State, evaluators: Mapping[str, Evaluate], interrupted: StopRequested | None
 ) -> dict[str, Mapping[str, Any]] | None:
     """Returns the results of all evaluators, or None where a signal came before the last."""
 

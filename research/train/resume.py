@@ -34,12 +34,12 @@ def newest_start(assembly: Assembly, log: RunLog, *, periodic: bool = False) -> 
         periodic: pass over checkpoints that only an interruption left, which an undisturbed run would not have.
     """
     folder = log.folder / CHECKPOINTS
-    step = processes.agreed(_cut_back(log, periodic) if processes.first() else None)
+    step = processes.broadcast_from_first(_cut_back(log, periodic) if processes.is_main_process() else None)
     if step is None:
         return Start(assembly.initial_state(partial(_note, log)), chain.START, History())
     abstract = trees.abstract_like(assembly.state, assembly.shardings)
     state, facts = checkpoints.load(folder, step, abstract, verified=True)
-    if processes.first() and [entry["chain"] for entry in read_lines(log.folder / CHAIN)][-1:] != [facts["chain"]]:
+    if processes.is_main_process() and _last_chain_value(log) != facts["chain"]:
         message = "the hash chain on disk has lost entries, from which later comparisons will differ"
         log.event(step, message, kind="chain")
     return Start(state, facts["chain"], read_history(facts["history"]), facts.get("unevaluated", False))
@@ -49,7 +49,7 @@ def _note(log: RunLog, started: Started) -> None:
     """Puts what a run starts from in its record, and says it."""
     others = {"new": list(started.new), "left": list(started.left)}
     log.record["pretrained"] = {"loaded": len(started.loaded), **others, "sha256": trees.digest(started.params)}
-    if processes.first():
+    if processes.is_main_process():
         listed = [f"{len(names)} {name} ({', '.join(names[:4])})" for name, names in others.items() if names]
         print("; ".join([f"{len(started.loaded)} parameters loaded", *listed, "run.json names them all"]))
 
@@ -63,3 +63,8 @@ def _cut_back(log: RunLog, periodic: bool) -> int | None:
     checkpoints.discard_remains(folder, step or 0)
     log.cut_back(step or 0)
     return step
+
+
+def _last_chain_value(log: RunLog) -> str | None:
+    """Returns the chain value of the last entry on disk."""
+    return next((entry["chain"] for entry in reversed(list(read_lines(log.folder / CHAIN)))), None)

@@ -67,9 +67,9 @@ def train(
     experiment = pinned(experiment)
     backend.start(exact.THREADS if experiment.exact else 0)
     with ExitStack() as opened:
-        run_id = processes.agreed(run_id or new_id())
-        begun = processes.agreed((root / name / run_id / RECORD).exists())
-        if begun and processes.agreed(read_record(root / name / run_id)["status"] == "finished"):
+        run_id = processes.broadcast_from_first(run_id or new_id())
+        begun = processes.broadcast_from_first((root / name / run_id / RECORD).exists())
+        if begun and processes.broadcast_from_first(read_record(root / name / run_id)["status"] == "finished"):
             return load_run(root / name / run_id)  # lost after its end, before its report
         unfinished = None
         if resume or begun:
@@ -105,14 +105,14 @@ def _train(
     assembly: Assembly, evaluations: Sequence[Any], log: RunLog, extra: tuple[Logger, ...], stop_after: int | None
 ) -> Run:
     experiment = assembly.experiment
-    if assembly.data.tokenizer is not None and processes.first():
+    if assembly.data.tokenizer is not None and processes.is_main_process():
         assembly.data.tokenizer.save(log.folder / "tokenizer.json")
     start = newest_start(assembly, log)
     if start.head != chain.START:
         note_resumption(log, int(start.state.step))
     with Terminal(experiment.steps, int(start.state.step)) as terminal:
         every: list[Logger] = [lambda entry: log.append(METRICS, [entry]), terminal, *extra]
-        if processes.first():
+        if processes.is_main_process():
             every += open_loggers(experiment.loggers, log.folder, log.record["config"])
         state, finished = fit(
             assembly,
@@ -128,7 +128,7 @@ def _train(
         log.save()
         return Run(log.folder, assembly, state, log.record)
     log.record.update(status="finished", finished=now(), params_sha256=trees.digest(state.params))
-    if processes.first():
+    if processes.is_main_process():
         with _timed(partial(log.spent, "baselines")):
             log.record["baselines"] = {evaluation.name: evaluation.baselines() for evaluation in evaluations}
         _finish(log)
