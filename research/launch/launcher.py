@@ -23,7 +23,7 @@ from research.runs.record import new_id, newest_unfinished
 from research.runtime import processes, supervisor
 from research.runtime.interruption import ending_at_once
 from research.train.experiment import Experiment
-from research.train.pretrained import pinned
+from research.train.pretrained import resolved
 from research.train.run import Run, train
 
 INTERRUPTED = (
@@ -59,7 +59,7 @@ def _launch(config: Experiment, name: str, description: str) -> None:
     assignment = supervisor.assignment()
     if assignment is None and (infos := processes.processes_to_start(options.group, os.environ)):
         # Chosen once, so that a restart continues this run whatever has become of it, and no other.
-        asked = options.resume and newest_unfinished(name, pinned(options.experiment), options.runs)[0].name
+        asked = options.resume and newest_unfinished(name, resolved(options.experiment), options.runs)[0].name
         sys.exit(supervisor.supervise(infos, asked or new_id(), options.group.restarts))
     with ending_at_once(INTERRUPTED):
         with processes.distributed_session(assignment.info if assignment else processes.ProcessInfo()):

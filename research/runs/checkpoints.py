@@ -45,13 +45,13 @@ class Saver:
     def save(self, step: int, state: Any, facts: Mapping[str, Any]) -> None:
         """Starts saving; returns once the state is copied, so that the next step may overwrite it.
 
-        Of a step that is saved already only the facts are written anew.
+        Of a step that is saved already only the facts are written again.
 
         Args:
             step: completed steps.
             state: a pytree of arrays.
             facts: JSON values kept beside it; `score` (lower is better, or None) decides which is the best, `periodic`
-                tells that an undisturbed run has this checkpoint too.
+                tells that an uninterrupted run has this checkpoint too.
         """
         self.wait()
         path = self.folder / f"{step:08d}"

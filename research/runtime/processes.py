@@ -240,7 +240,7 @@ def _agree_on_the_end(session: _Session) -> None:
 
 
 def _end_with_user_error(session: _Session, error: UserError) -> NoReturn:
-    """Ends the process; the first one prints the mistake, which all have found or have been told of."""
+    """Ends the process; the first one prints the mistake, its own or another process's."""
     _announce_end(session, USER_ERROR, str(error))
     _wait_for_peers(session)
     _exit(USER_ERROR, "" if session.index else str(error))

@@ -24,7 +24,7 @@ from research.models.wrappers.lora import check_rates
 from research.tasks.task import Loss, Task
 from research.train import exact
 from research.train.optimizers import Optimizer
-from research.train.pretrained import PretrainedModel, Started
+from research.train.pretrained import LoadReport, PretrainedModel
 from research.train.recovery import Recovery
 from research.train.schedules import Schedule
 from research.train.state import State, new_state, state_sharding
@@ -97,18 +97,18 @@ class Assembly(NamedTuple):
         outputs = (self.shardings, replicated(self.mesh))
         return jax.jit(self.step, donate_argnums=0, out_shardings=outputs)
 
-    def initial_state(self, note: Callable[[Started], None] = lambda started: None) -> State:
+    def initial_state(self, report: Callable[[LoadReport], None] = lambda loaded: None) -> State:
         """Returns the state before the first step, made on the devices where it lives.
 
-        Where the model is a pretrained one `note` is told what was loaded.
+        Where the model is a pretrained one `report` is called with what was loaded.
         """
         state = jax.jit(_init(self.experiment, self.task, self.optimizer), out_shardings=self.shardings)()
         if not isinstance(self.experiment.model, PretrainedModel):
             return state
-        started = self.experiment.model.start(state.params, self.shardings.params, self.mesh)
-        note(started)
-        average = None if state.average is None else jax.tree.map(jnp.copy, started.params)
-        return state.replace(params=started.params, average=average)
+        loaded = self.experiment.model.start(state.params, self.shardings.params, self.mesh)
+        report(loaded)
+        average = None if state.average is None else jax.tree.map(jnp.copy, loaded.params)
+        return state.replace(params=loaded.params, average=average)
 
 
 def assemble(experiment: Experiment, data: Data) -> Assembly:
