@@ -16,7 +16,7 @@ from experiments import gpt_austen
 from research.core import command_line
 from research.launch import launcher
 from research.runs.directory import write_record
-from research.runtime.processes import Place, places
+from research.runtime.processes import ProcessInfo, processes_to_start
 
 FOLDER = ROOT / "experiments" / "cluster"
 NOTE = 'printf "%s\\n" "$@" > "$COMMAND"'
@@ -86,7 +86,9 @@ def test_slurm_starts_the_command_given(
     options = parsed(tmp_path, ".venv/bin/python", "-m", "experiments.gpt_austen")
     assert (options.experiment.steps, options.experiment.mesh.fsdp) == (5000, 16)
     assert (options.group.restarts, options.resume) == (3, resumes)
-    assert places(options.group, {"SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "9"}) == [Place(9, 16)]
+    assert processes_to_start(options.group, {"SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "9"}) == [
+        ProcessInfo(9, 16)
+    ]
 
 
 @pytest.mark.parametrize(("attempt", "run_exists"), [("0", True), ("1", True), ("1", False)])
@@ -103,7 +105,7 @@ def test_a_pod_starts_its_process(
     assert options.runs == tmp_path / "runs"
     name, port = jobset["metadata"]["name"], container(jobset)["ports"][0]["containerPort"]
     pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
-    assert places(options.group, pod) == [Place(1, pods, f"{name}-train-0-0.{name}:{port}")]
+    assert processes_to_start(options.group, pod) == [ProcessInfo(1, pods, f"{name}-train-0-0.{name}:{port}")]
     assert job(jobset)["parallelism"] == pods and job(jobset)["completionMode"] == "Indexed"
     assert options.experiment.mesh.fsdp == pods * container(jobset)["resources"]["limits"]["nvidia.com/gpu"]
 

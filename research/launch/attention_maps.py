@@ -49,7 +49,7 @@ def picture_attention(run: Run) -> None:
     # Of several processes each has a part of the parameters, and the first one writes.
     look = jax.jit(_looking(run.assembly), out_shardings=replicated(run.assembly.mesh))
     written, weights = jax.tree.map(np.asarray, look(run.state.evaluated, batch))
-    if weights is None or not processes.first():
+    if weights is None or not processes.is_main_process():
         return
     examples = []
     for row, index in enumerate(chosen):

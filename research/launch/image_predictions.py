@@ -44,7 +44,7 @@ def picture_predictions(run: Run, limit: int = 2000) -> None:
     batches = evaluation_batches(Rows(chosen), 100)
     predicted = np.concatenate([np.asarray(predict(run.state.evaluated, batch)) for batch in batches])
     predicted = predicted[: len(chosen["labels"])]
-    if not processes.first():
+    if not processes.is_main_process():
         return
     write_predictions(run.folder, chosen["inputs"], chosen["labels"], predicted, data.class_names, splits[-1])
 

@@ -23,7 +23,7 @@ from research.runs.record import new_id, newest_unfinished
 from research.runtime import processes, supervisor
 from research.runtime.interruption import ending_at_once
 from research.train.experiment import Experiment
-from research.train.pretrained import pinned
+from research.train.pretrained import resolved
 from research.train.run import Run, train
 
 INTERRUPTED = (
@@ -56,19 +56,19 @@ def _launch(config: Experiment, name: str, description: str) -> None:
     if options.explanation.asked:
         options.explanation.show(options.experiment)
         return
-    told = supervisor.assignment()
-    if told is None and (places := processes.places(options.group, os.environ)):
+    assignment = supervisor.assignment()
+    if assignment is None and (infos := processes.processes_to_start(options.group, os.environ)):
         # Chosen once, so that a restart continues this run whatever has become of it, and no other.
-        asked = options.resume and newest_unfinished(name, pinned(options.experiment), options.runs)[0].name
-        sys.exit(supervisor.supervise(places, asked or new_id(), options.group.restarts))
+        asked = options.resume and newest_unfinished(name, resolved(options.experiment), options.runs)[0].name
+        sys.exit(supervisor.supervise(infos, asked or new_id(), options.group.restarts))
     with ending_at_once(INTERRUPTED):
-        with processes.joined(told.place if told else processes.Place()):
-            run_id = told.run_id if told else None
+        with processes.distributed_session(assignment.info if assignment else processes.ProcessInfo()):
+            run_id = assignment.run_id if assignment else None
             run = train(options.experiment, name=name, root=options.runs, resume=options.resume, run_id=run_id)
             if run.record["status"] == "finished":
                 picture_predictions(run)
                 picture_attention(run)
-        if processes.first():
+        if processes.is_main_process():
             _conclude(run, name)
 
 

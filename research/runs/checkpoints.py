@@ -47,25 +47,25 @@ class Saver:
     def save(self, step: int, state: Any, facts: Mapping[str, Any]) -> None:
         """Starts saving; returns once the state is copied, so that the next step may overwrite it.
 
-        Of a step that is saved already only the facts are written anew.
+        Of a step that is saved already only the facts are written again.
 
         Args:
             step: completed steps.
             state: a pytree of arrays.
             facts: JSON values kept beside it; `score` (lower is better, or None) decides which is the best, `periodic`
-                tells that an undisturbed run has this checkpoint too.
+                tells that an uninterrupted run has this checkpoint too.
         """
         self.wait()
         path = self.folder / f"{step:08d}"
-        if processes.agreed(_read_manifest(path) is not None):
+        if processes.broadcast_from_first(_read_manifest(path) is not None):
             self._note(path, {"step": step, **facts})
             return
         # One process that cannot write would keep the others waiting for minutes: a full disk is foreseen.
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) if jax.process_count() > 1 else 0
-        if size and processes.agreed(shutil.disk_usage(self.folder).free < size):
+        if size and processes.broadcast_from_first(shutil.disk_usage(self.folder).free < size):
             self.report(f"checkpoint of step {step} failed (its {size:,} bytes are not free); training goes on")
             return
-        if processes.first():
+        if processes.is_main_process():
             _remove(path)
         try:
             response = orbax.save_async(path, state)
@@ -89,11 +89,11 @@ class Saver:
     def _finish(self, response: Any, path: Path, facts: dict[str, Any]) -> None:
         try:
             response.result()  # on every process alike: orbax waits for all
-            if processes.first():
+            if processes.is_main_process():
                 write_atomic(_manifest_path(path), _canonical({**facts, "files": _file_digests(path)}))
                 self._prune()
         except BaseException:
-            if processes.first():  # on a full disk its remains would keep the next from being written
+            if processes.is_main_process():  # on a full disk its remains would keep the next from being written
                 _remove_unfinished(self.folder)
                 if _read_manifest(path) is None:
                     _remove(path)
@@ -103,7 +103,7 @@ class Saver:
     def _note(self, path: Path, facts: dict[str, Any]) -> None:
         self.saved = facts["step"]
         manifest = _read_manifest(path)
-        if processes.first() and manifest is not None:
+        if processes.is_main_process() and manifest is not None:
             try:
                 write_atomic(_manifest_path(path), _canonical({**manifest, **facts}))
             except UserError as error:
@@ -195,13 +195,13 @@ def _numpy_form(path: Path) -> Any:
 def save_fixed(folder: Path, tree: Any) -> None:
     """Saves, once for a whole run, what no step changes; raises UserError where it cannot be written."""
     path = folder.absolute() / FIXED
-    if not jax.tree.leaves(tree) or processes.agreed(_problem(path) is None):
+    if not jax.tree.leaves(tree) or processes.broadcast_from_first(_problem(path) is None):
         return
-    if processes.first():
+    if processes.is_main_process():
         _remove(path)
     try:
         orbax.save(path, tree)
-        if processes.first():
+        if processes.is_main_process():
             write_atomic(_manifest_path(path), _canonical({"files": _file_digests(path)}))
     except (OSError, ValueError) as error:
         raise UserError(

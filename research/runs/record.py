@@ -56,7 +56,7 @@ class RunLog:
         with contextlib.suppress(UserError):
             self.save()
 
-    def cut_back(self, step: int) -> None:
+    def truncate(self, step: int) -> None:
         """Keeps the lines up to and including `step`, written or waiting."""
         for file in (CHAIN, METRICS):
             truncate_after(self.folder / file, step)
@@ -93,7 +93,7 @@ class RunLog:
             os.close(self.lock)
 
     def event(self, step: int, message: str, *, kind: str, **facts: Any) -> None:
-        """Notes something a reader of the report must know, and says it on standard error."""
+        """Records something a reader of the report must know, and prints it to standard error."""
         self.record["events"].append({"step": step, "time": now(), "kind": kind, "message": message, **facts})
         if self.lock is not None:
             print(f"step {step}: {message}", file=sys.stderr, flush=True)
@@ -111,10 +111,10 @@ def new_id() -> str:
     return f"{started}-{secrets.token_hex(2)}"
 
 
-def opened_by_first(opening: Callable[[], RunLog]) -> RunLog:
-    """Opens a run on the first process; the others get its folder and a copy of its record."""
-    log = opening() if processes.first() else None
-    folder, record = processes.agreed(log and [str(log.folder), log.record])
+def open_on_main_process(opening: Callable[[], RunLog]) -> RunLog:
+    """Opens a run on the main process; the others get its folder and a copy of its record."""
+    log = opening() if processes.is_main_process() else None
+    folder, record = processes.broadcast_from_first(log and [str(log.folder), log.record])
     return log or RunLog(Path(folder), record, lock=None)
 
 
@@ -196,7 +196,7 @@ def open_unfinished(name: str, experiment: Any, root: Path, run_id: str | None =
 
 
 def note_resumption(log: RunLog, step: int) -> None:
-    """Notes that a run goes on from `step`, and which of the conditions that its bits may depend on have changed."""
+    """Records that a run goes on from `step`, and which of the conditions that its bits may depend on have changed."""
     here = {"git": _git(), "environment": backend.describe()}
     moved = configs.differences({part: log.record[part] for part in here}, here)
     log.record.update(here)

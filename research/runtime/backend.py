@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import xla_bridge  # whether a backend runs is not to be learned elsewhere without starting one
 
 from research.core.errors import UserError
+from research.runtime.jax_internals import backends_are_initialized
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "tokenizers", "numpy")
 
@@ -32,7 +32,7 @@ def start(threads: int = 0) -> None:
     Args:
         threads: the size of XLA's CPU thread pool (0: as it comes); where the backend runs already it keeps its own.
     """
-    if threads and not xla_bridge.backends_are_initialized():
+    if threads and not backends_are_initialized():
         os.environ["NPROC"] = str(threads)
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

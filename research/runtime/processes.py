@@ -1,8 +1,8 @@
-"""Several processes as one program: where they meet, what they agree on, and the end of all when one is missing.
+"""Several processes as one program: which they are, what they agree on, and one end for all when one is lost.
 
-JAX's own multi-controller runtime does the work. `joined` starts it and has its coordination service watch the others;
-inside, `first` says who writes and `agreed` tells everyone what the first process knows. On one process these do
-nothing.
+JAX's own multi-controller runtime does the work. `distributed_session` starts it and watches the other processes by its
+coordination service; inside, `is_main_process` says who writes, and `broadcast_from_first` gives every process what
+the first one knows. On one process these do nothing.
 """
 
 import contextlib
@@ -19,23 +19,28 @@ from typing import Any, NoReturn
 
 import jax
 import numpy as np
-from jax._src import distributed  # the client of the coordination service, and its own wish to end us, are not public
 from jax.experimental import multihost_utils
 
 from research.core.errors import UserError
+from research.runtime import jax_internals
 
-SILENCE = 10  # seconds without a sign of life after which the coordination service counts a process as lost
-MEETING = 120  # seconds within which all processes must have come
-# Exit codes: a bug, a user's mistake, a survivor's of a lost process, and, told to a supervisor, a signal's.
-FAILED, USER_ERROR, LOST, STOPPED = 1, 2, 75, 76
-NAMES, ENDED = "ontogeny/name/", "ontogeny/ended/"
+# Exit codes of a process.
+FAILED = 1  # a bug
+USER_ERROR = 2  # a user's mistake
+LOST = 75  # another process is lost
+STOPPED = 76  # for a supervisor alone: a signal has ended the process, with nothing to save
+
+PEER_TIMEOUT_SECONDS = 10  # without a heartbeat, after which the coordination service counts a process as lost
+INITIALIZATION_TIMEOUT_SECONDS = 120  # in which all processes must have connected
+END_TIMEOUT_SECONDS = 3600  # in which all processes must have come to the end, once one has
+NAME_KEY, END_KEY = "ontogeny/name/", "ontogeny/ended/"  # of the coordination service's key-value store
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """How many processes train together, and where they meet; Slurm, Open MPI and TPU pods say so by themselves.
+    """How many processes train together, and where they meet; on Slurm, Open MPI and TPU pods the environment says so.
 
-    The pods of an Indexed Job on Kubernetes know which they are, but neither how many nor where they meet.
+    The pods of an Indexed Job on Kubernetes know their index, but neither how many they are nor where they meet.
     """
 
     coordinator: str = ""
@@ -51,25 +56,26 @@ class Processes:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """The place of a process among those of its run."""
+class ProcessInfo:
+    """Which process of its run a process is."""
 
     index: int = 0
     """its number, -1 where only JAX can find it out"""
     count: int = 1
+    """processes of the run"""
     coordinator: str = ""
     """HOST:PORT of process 0, empty where only JAX can find it out"""
 
 
-def places(options: Processes, environment: Mapping[str, str]) -> list[Place]:
-    """Returns the places of the processes to start here: of a whole run, or of this one among those of a cluster.
+def processes_to_start(options: Processes, environment: Mapping[str, str]) -> list[ProcessInfo]:
+    """Returns the processes that a supervisor starts here: those of a whole run, or one of a cluster's.
 
-    None need be started where the process that the user has started trains alone, with nobody to start it again.
+    The list is empty where the process that the user has started trains alone, and need not be started again.
 
     Raises:
         UserError: the options do not fit one another.
     """
-    count, index = _cluster(environment)
+    count, index = _count_and_index(environment)
     count = options.processes or count
     if options.process >= 0 or not count:
         index = options.process
@@ -93,14 +99,14 @@ def places(options: Processes, environment: Mapping[str, str]) -> list[Place]:
     if index >= max(count, 1):
         raise UserError(f"There is no process {index} of {max(count, 1)}: give --process 0 to {max(count, 1) - 1}.")
     if options.local_processes > 1:
-        return [Place(index, options.local_processes) for index in range(options.local_processes)]
+        return [ProcessInfo(index, options.local_processes) for index in range(options.local_processes)]
     if count > 1:
-        return [Place(index, count, options.coordinator)]
-    return [Place()] if options.restarts else []
+        return [ProcessInfo(index, count, options.coordinator)]
+    return [ProcessInfo()] if options.restarts else []
 
 
-def _cluster(environment: Mapping[str, str]) -> tuple[int, int]:
-    """Returns (count, index) as the launcher of a cluster says; 0 and -1 for what it does not say."""
+def _count_and_index(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Returns (count, index) from the environment of a cluster's launcher; 0 and -1 for what it does not say."""
     hosts = (environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES") or "").split(",")
     if len(hosts) > 1 and "TPU_WORKER_ID" in environment:
         slices, number = (int(environment.get(f"MEGASCALE_{name}") or 0) for name in ("NUM_SLICES", "SLICE_ID"))
@@ -115,133 +121,162 @@ def _cluster(environment: Mapping[str, str]) -> tuple[int, int]:
     return 0, -1
 
 
-def first() -> bool:
-    """Whether this is the process that prints and writes."""
+def is_main_process() -> bool:
+    """Returns whether this is the process that prints and writes."""
     return jax.process_index() == 0
 
 
-def agreed(value: Any) -> Any:
+def broadcast_from_first(value: Any) -> Any:
     """Returns what the first process gave, a JSON value, on every process; all must call it."""
     if jax.process_count() == 1:
         return value
-    text = np.frombuffer(json.dumps(value).encode() if first() else b"", np.uint8)
+    text = np.frombuffer(json.dumps(value).encode() if is_main_process() else b"", np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    padded = np.resize(text, size) if first() else np.zeros(size, np.uint8)
+    padded = np.resize(text, size) if is_main_process() else np.zeros(size, np.uint8)
     return json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
 
 
 @contextlib.contextmanager
-def joined(here: Place) -> Iterator[None]:
+def distributed_session(info: ProcessInfo) -> Iterator[None]:
     """Makes this process one of its run's until all of them have come to the end of the block.
 
     After it the first process goes on alone. Where one is lost, or fails, the others end with one sentence that names
     it, and with exit code 75, or its own.
+
+    The thread that watches the others can end this process wherever it stands: a computation that waits for a lost
+    process would never return. No process leaves before all have come to the end, or the others would call it lost.
     """
-    if here.count == 1:
+    if info.count == 1:
         yield
         return
-    peers, over = _meet(here), threading.Event()
-    watch = threading.Thread(target=_watch, args=[peers, over], name="peers", daemon=True)
+    session = _initialize(info)
+    over = threading.Event()
+    watch = threading.Thread(target=_watch_peers, args=[session, over], name="peers", daemon=True)
     watch.start()
     try:
         yield
-        _end(peers, 0, "")
-        peers.client.wait_at_barrier("ontogeny/end", 1000 * 3600)
+        _agree_on_the_end(session)
     except UserError as error:
-        _end(peers, USER_ERROR, str(error))
-        _linger(peers)
-        _exit(USER_ERROR, not peers.index and str(error))
+        _end_with_user_error(session, error)
     except Exception as error:
-        # A lost peer breaks the computation under way at once, and is known as lost only when its silence has lasted.
-        time.sleep(SILENCE + 3)
-        _end(peers, FAILED, f"{type(error).__name__}: {error}")
-        traceback.print_exc()
-        _linger(peers)
-        _exit(FAILED, False)
+        _end_with_bug(session, error)
     over.set()
-    if peers.index:
+    if session.index:
         jax.distributed.shutdown()
-        _exit(0, False)
-    watch.join(SILENCE)  # the interpreter cannot end while it waits for an answer
+        _exit(0)
+    watch.join(PEER_TIMEOUT_SECONDS)  # the interpreter cannot end while the thread waits for the service's answer
 
 
 @dataclasses.dataclass(frozen=True)
-class _Peers:
-    """The coordination service as seen from process `index`, and the name of every process."""
+class _Session:
+    """What a process knows of its session."""
 
     client: Any
+    """of the coordination service, which process 0 hosts: a key-value store, barriers and heartbeats"""
     index: int
+    """of this process"""
     names: Sequence[str]
+    """of every process, for messages"""
 
 
-def _meet(here: Place) -> _Peers:
-    # What the runtime writes to standard output itself is nobody's result.
+def _initialize(info: ProcessInfo) -> _Session:
+    """Connects the processes by JAX's runtime, and exchanges their names.
+
+    Raises:
+        UserError: nothing says where they meet.
+    """
+    # What the runtime prints to standard output is no result of the program's: only `sys.stdout` writes there now.
     printed, nowhere = os.fdopen(os.dup(1), "w"), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
-    # Or else the runtime ends every process, in its own words, when one is lost; losing the first one it still does.
-    jax.config.update("jax_enable_recoverability", True)
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which the loop handles
+    jax_internals.keep_running_without_peers()
     try:
         jax.distributed.initialize(
-            here.coordinator or None,
-            here.count,
-            here.index if here.index >= 0 else None,
-            cluster_detection_method="deactivate" if here.coordinator else None,
-            initialization_timeout=MEETING,
-            heartbeat_timeout_seconds=SILENCE,
+            info.coordinator or None,
+            info.count,
+            info.index if info.index >= 0 else None,
+            cluster_detection_method="deactivate" if info.coordinator else None,
+            initialization_timeout=INITIALIZATION_TIMEOUT_SECONDS,
+            heartbeat_timeout_seconds=PEER_TIMEOUT_SECONDS,
         )
     except ValueError as error:
         raise UserError(f"Where the processes meet is not known ({error}): give --coordinator HOST:PORT.") from None
     except RuntimeError as error:
-        where = f" at {here.coordinator}" if here.coordinator else ""
-        _exit(LOST, f"the {here.count} processes have not met{where} within {MEETING} s ({error})")
-    client, index = distributed.global_state.client, distributed.global_state.process_id
-    assert client is not None
-    name = f"process {index} of {here.count} ({socket.gethostname()}, pid {os.getpid()})"
-    client.key_value_set(f"{NAMES}{index}", name)
+        where = f" at {info.coordinator}" if info.coordinator else ""
+        within = f"within {INITIALIZATION_TIMEOUT_SECONDS} s ({error})"
+        _exit(LOST, f"the {info.count} processes have not met{where} {within}")
+    client, index = jax_internals.coordination_client()
     sys.stdout = os.fdopen(nowhere, "w") if index else printed  # the first process prints for all
-    names = [client.blocking_key_value_get(f"{NAMES}{each}", 1000 * MEETING) for each in range(here.count)]
-    return _Peers(client, index, names)
+    name = f"process {index} of {info.count} ({socket.gethostname()}, pid {os.getpid()})"
+    client.key_value_set(f"{NAME_KEY}{index}", name)
+    keys = [f"{NAME_KEY}{each}" for each in range(info.count)]
+    names = [client.blocking_key_value_get(key, 1000 * INITIALIZATION_TIMEOUT_SECONDS) for key in keys]
+    return _Session(client, index, names)
 
 
-def _end(peers: _Peers, code: int, reason: str) -> None:
-    peers.client.key_value_set(f"{ENDED}{peers.index}", f"{code} {reason}", allow_overwrite=True)
-
-
-def _ended(peers: _Peers) -> dict[int, tuple[int, str]]:
-    """Returns the exit code, and the reason, of each process that has come to its end by itself."""
-    texts = {int(key.rpartition("/")[2]): text.split(" ", 1) for key, text in peers.client.key_value_dir_get(ENDED)}
-    return {index: (int(code), reason) for index, (code, reason) in texts.items()}
-
-
-def _watch(peers: _Peers, over: threading.Event) -> None:
-    """Ends this process when another has failed or is lost; the lowest-numbered survivor says so."""
-    everyone = set(range(len(peers.names)))
+def _watch_peers(session: _Session, over: threading.Event) -> None:
+    """Ends this process when another one has failed or is lost; the lowest-numbered one left says so."""
+    everyone = set(range(len(session.names)))
     while not over.wait(1):
         try:
-            for other, (code, reason) in _ended(peers).items():
-                if code and other != peers.index:
-                    _linger(peers)
-                    _exit(code, peers.index == 0 and f"{peers.names[other]} has stopped: {reason}")
-            live = peers.client.get_live_nodes(sorted(everyone))  # once all that are live have asked
-            missing = sorted(everyone - live.keys() - _ended(peers).keys())
+            for peer, (code, reason) in _announced_ends(session).items():
+                if code and peer != session.index:
+                    _wait_for_peers(session)
+                    _exit(code, f"{session.names[peer]} has stopped: {reason}" if session.index == 0 else "")
+            live = session.client.get_live_nodes(sorted(everyone))  # returns once all that are live have asked
+            missing = sorted(everyone - live.keys() - _announced_ends(session).keys())
         except RuntimeError:
             return  # the first process is lost, upon which the runtime ends this one
         if missing:
-            listed = ", ".join(peers.names[other] for other in missing)
-            _linger(peers)
-            _exit(LOST, peers.index == min(live) and f"{listed} is lost: no sign of life for {SILENCE} s")
+            listed = ", ".join(session.names[peer] for peer in missing)
+            _wait_for_peers(session)
+            message = f"{listed} is lost: no sign of life for {PEER_TIMEOUT_SECONDS} s"
+            _exit(LOST, message if session.index == min(live) else "")
 
 
-def _linger(peers: _Peers) -> None:
-    """Has the first process, and the service with it, outlast the others, who ask it every second what has happened."""
-    time.sleep(0 if peers.index else 3)
+def _agree_on_the_end(session: _Session) -> None:
+    """Waits until every process has come to its end; what another process announces meanwhile, `_watch_peers` sees."""
+    _announce_end(session, 0, "")
+    session.client.wait_at_barrier("ontogeny/end", 1000 * END_TIMEOUT_SECONDS)
 
 
-def _exit(code: int, sentence: str | bool) -> NoReturn:
+def _end_with_user_error(session: _Session, error: UserError) -> NoReturn:
+    """Ends the process; the first one prints the mistake, its own or another process's."""
+    _announce_end(session, USER_ERROR, str(error))
+    _wait_for_peers(session)
+    _exit(USER_ERROR, "" if session.index else str(error))
+
+
+def _end_with_bug(session: _Session, error: Exception) -> NoReturn:
+    """Ends the process with the trace of an error, unless that follows from the loss of another process."""
+    # A lost peer breaks the computation under way at once, but counts as lost only after its silence has lasted:
+    # `_watch_peers` ends this process meanwhile.
+    time.sleep(PEER_TIMEOUT_SECONDS + 3)
+    _announce_end(session, FAILED, f"{type(error).__name__}: {error}")
+    traceback.print_exc()
+    _wait_for_peers(session)
+    _exit(FAILED)
+
+
+def _announce_end(session: _Session, code: int, reason: str) -> None:
+    session.client.key_value_set(f"{END_KEY}{session.index}", f"{code} {reason}", allow_overwrite=True)
+
+
+def _announced_ends(session: _Session) -> dict[int, tuple[int, str]]:
+    """Returns {index: (exit code, reason)} of the processes that have announced their end."""
+    entries = session.client.key_value_dir_get(END_KEY)
+    texts = {int(key.rpartition("/")[2]): text.split(" ", 1) for key, text in entries}
+    return {index: (int(code), reason) for index, (code, reason) in texts.items()}
+
+
+def _wait_for_peers(session: _Session) -> None:
+    """Keeps the first process, and with it the service, until the others, who ask every second, know what happened."""
+    time.sleep(0 if session.index else 3)
+
+
+def _exit(code: int, message: str = "") -> NoReturn:
     """Ends the process at once: its main thread may hang in a computation that waits for a lost process."""
-    if sentence:
-        print(f"error: {sentence}", file=sys.stderr)
+    if message:
+        print(f"error: {message}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -25,7 +25,7 @@ from research.tasks.task import Task
 from research.train import exact
 from research.train.gradients import GradientFunctions, Gradients
 from research.train.optimizers import Optimizer
-from research.train.pretrained import Started
+from research.train.pretrained import LoadReport
 from research.train.recovery import Recovery
 from research.train.schedules import Schedule
 from research.train.state import Parts, State, new_state, partition, state_sharding
@@ -107,19 +107,19 @@ class Assembly(NamedTuple):
         outputs = (self.shardings, replicated(self.mesh))
         return jax.jit(self.step, donate_argnums=0, out_shardings=outputs)
 
-    def initial_state(self, note: Callable[[Started], None] = lambda started: None) -> State:
+    def initial_state(self, report: Callable[[LoadReport], None] = lambda loaded: None) -> State:
         """Returns the state before the first step, made on the devices where it lives.
 
-        Where the model is a pretrained one `note` is told what was loaded.
+        Where the model is a pretrained one `report` is called with what was loaded.
         """
         seed, averaged = self.experiment.seed, self.experiment.optimizer.ema > 0
         shardings = self.shardings.merged
         params = jax.jit(lambda: self.task.init(stream(seed, "init")), out_shardings=shardings)()
         for source in (self.experiment.model, self.experiment.task):
             if isinstance(source, StartsFromElsewhere):
-                started = source.start(params, shardings, self.mesh)
-                params = started.params
-                note(started)
+                loaded = source.start(params, shardings, self.mesh)
+                params = loaded.params
+                report(loaded)
 
         def make(params: Params) -> State:
             return new_state(self.parts(params), self.optimizer, averaged=averaged)
@@ -131,7 +131,7 @@ class Assembly(NamedTuple):
 class StartsFromElsewhere(Protocol):
     """The configuration of a model, or of a task, whose parameters are not all drawn: pretrained ones, a teacher's."""
 
-    def start(self, params: Params, shardings: Any, mesh: Mesh) -> Started:
+    def start(self, params: Params, shardings: Any, mesh: Mesh) -> LoadReport:
         """Returns `params`, initial ones on their devices, with those from elsewhere in their places."""
         ...
 

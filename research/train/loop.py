@@ -1,15 +1,15 @@
 """The one training loop: steps, and on their own periods evaluations, samples, checkpoints and log entries.
 
 It knows nothing of models or tasks: new ideas vary the task. Everything it computes is a function of the state, the
-seed and the history of the losses, so it may be stopped anywhere and continued from a checkpoint to the same bits.
+seed and the history of the losses, so it may be stopped anywhere: continued from a checkpoint, a run is reproduced bit
+for bit. `run.py` calls `fit`.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,31 +25,44 @@ from research.runs.directory import CHECKPOINTS
 from research.runs.loggers import Logger
 from research.runs.record import RunLog
 from research.runtime import processes
-from research.runtime.interruption import Question, interruption
+from research.runtime.interruption import StopRequested, interruption
 from research.tasks.task import Context
-from research.train.experiment import Assembly
-from research.train.monitor import Watch
+from research.train.experiment import Assembly, Experiment
+from research.train.monitor import Monitor
 from research.train.recovery import SpikeError, TooManySkipsError
-from research.train.resume import Start, newest_start
-from research.train.stall_detector import Watchdog
+from research.train.resume import ResumePoint, newest_checkpoint
+from research.train.stall_detector import StallDetector
 from research.train.state import State
 
 # A save that ends within so many seconds is waited for, so that a kill repeats no more than the steps since the one
 # before; a larger state is written while training goes on.
-PATIENCE = 2.0
-WAIT_LIMIT = 0.05  # of the time; more is said, in runs of so many seconds that it matters:
-LONG = 20.0
+SAVE_TIMEOUT_SECONDS = 2.0
 
 Evaluate = Callable[[Any, Callable[[], None]], Mapping[str, Any]]
 
 
-class _CutShortError(Exception):
-    """A signal came amid an evaluation."""
+@dataclasses.dataclass
+class _Session:
+    """What the functions of this file share in one call of `fit`."""
+
+    assembly: Assembly
+    log: RunLog
+    monitor: Monitor
+    saver: Saver
+    stall_detector: StallDetector
+    evaluators: Mapping[str, Evaluate]
+    on_exit: ExitStack
+    stop_requested: StopRequested | None = None
+    """None until the first step is done: before there is nothing to save, and a signal ends the program"""
+
+
+class _EvaluationCutShortError(Exception):
+    """A signal came during an evaluation."""
 
 
 def fit(
     assembly: Assembly,
-    start: Start,
+    resume_point: ResumePoint,
     log: RunLog,
     *,
     evaluators: Mapping[str, Evaluate],
@@ -60,7 +73,7 @@ def fit(
 
     Args:
         assembly: the experiment's pure functions.
-        start: where to start; the buffers of its state are given to the first step.
+        resume_point: where to start; the buffers of its state are given to the first step.
         log: the open run.
         evaluators: functions of the parameters, and of one called before every batch, by name.
         loggers: functions of an entry.
@@ -69,94 +82,93 @@ def fit(
     Raises:
         UserError: too many steps in a row are skipped, or too many spikes met; or the last state cannot be saved.
     """
-    experiment, state, stopping, cut = assembly.experiment, start.state, False, False
+    experiment, state, step = assembly.experiment, resume_point.state, assembly.compiled_step()
     last = min(experiment.steps, stop_after or experiment.steps)
-    step, watch = assembly.compiled_step(), Watch(assembly, start, log, loggers)
+    monitor, stopping, cut_short = Monitor(assembly, resume_point, log, loggers), False, False
     saver = Saver(
         log.folder / CHECKPOINTS,
         keep_last=experiment.keep_last,
-        report=lambda text: log.event(watch.step, text, kind="checkpoint"),
+        report=lambda text: log.event(monitor.step, text, kind="checkpoint"),
     )
-    began = time.perf_counter()
-    trained = log.record["stages"].get("train", 0.0)  # in sessions before, in seconds
-    batches = _batches(assembly, watch, last)
-    interrupted: Question | None = None  # before the first step is done there is nothing to save
-    with ExitStack() as listening, Watchdog(watch.slow_step) as watchdog:
-        periods = partial(_on_periods, assembly, watch, watchdog, saver, evaluators)
+    with ExitStack() as on_exit, StallDetector(monitor.slow_step) as stall_detector:
+        session = _Session(assembly, log, monitor, saver, stall_detector, evaluators, on_exit)
+        batches = _batches(assembly, monitor, last)
         try:
-            if start.unevaluated:
-                periods(state, interrupted, stopping=watch.step == last)
-            while watch.step < last and not stopping:
-                watchdog.begins(watch.step + 1)
+            if resume_point.unevaluated:
+                _on_periods(session, state, stopping=monitor.step == last)
+            while monitor.step < last and not stopping:
+                stall_detector.begins(monitor.step + 1)
                 try:
-                    state, metrics = step(state, watch.next_batch(batches))
-                    watch.stepped(metrics)
-                    if interrupted is None:
-                        watchdog.ends()
-                        watch.compiled(metrics, began)
-                        interrupted = listening.enter_context(interruption())
-                    stopping = watch.step == last or interrupted() is not None
-                    cut = periods(state, interrupted, stopping=stopping)
-                    stopping = stopping or cut
+                    state, metrics = step(state, monitor.next_batch(batches))
+                    stop_requested = _record_step(session, metrics)
+                    stopping = monitor.step == last or stop_requested() is not None
+                    cut_short = _on_periods(session, state, stopping=stopping)
+                    stopping = stopping or cut_short
                 except SpikeError as spike:
-                    watchdog.ends()
+                    stall_detector.ends()
                     batches.close()
-                    state, stopping = _roll_back(assembly, watch, saver, log, spike), False
-                    batches = _batches(assembly, watch, last)
+                    state, stopping = _roll_back(session, spike), False
+                    batches = _batches(assembly, monitor, last)
         except TooManySkipsError as skips:
-            _save_after_skips(state, watch, saver)
+            _save_after_skips(session, state)
             raise UserError(f"{skips}; the parameters before them are kept in {saver.folder}.") from None
         finally:
             batches.close()
             saver.wait()
-    watch.note_time()
-    seconds, waited = log.record["stages"]["train"], log.record.get("wait_share", 0.0) * trained
-    log.record["wait_share"] = round((waited + watch.wait_share * (seconds - trained)) / seconds, 5)
-    if watch.wait_share > WAIT_LIMIT and time.perf_counter() - began > LONG:
-        message = f"the steps waited for data {watch.wait_share:.0%} of the time, over {WAIT_LIMIT:.0%}"
-        log.event(watch.step, message, kind="waiting")
-    return state, watch.step == experiment.steps and not cut
+    monitor.record_end()
+    return state, monitor.step == experiment.steps and not cut_short
 
 
-def _roll_back(assembly: Assembly, watch: Watch, saver: Saver, log: RunLog, spike: SpikeError) -> State:
+def _record_step(session: _Session, metrics: Any) -> StopRequested:
+    """Records a step, and after the first one its compilation; returns the function that asks for signals."""
+    session.monitor.record_step(metrics)
+    if session.stop_requested is None:
+        session.stall_detector.ends()
+        session.monitor.record_compilation(metrics)
+        session.stop_requested = session.on_exit.enter_context(interruption())
+    return session.stop_requested
+
+
+def _roll_back(session: _Session, spike: SpikeError) -> State:
     """Returns the newest periodic checkpoint's state; from now on the batches up to the spike's are left out.
 
     Raises:
         UserError: this has happened as often as the experiment allows.
     """
-    began, before = time.perf_counter(), watch.history
-    if len(before.rollbacks) >= assembly.experiment.recovery.rollbacks:
+    began, monitor, log, before = time.perf_counter(), session.monitor, session.log, session.monitor.history
+    if len(before.rollbacks) >= session.assembly.experiment.recovery.rollbacks:
         raise UserError(
             f"At step {spike.step} {spike}, after {len(before.rollbacks)} rollbacks: start a new run with a lower "
             "--optimizer.peak or with --optimizer.clip 1; --recovery.spike 0 lets spikes pass."
         )
-    saver.wait()
-    start = newest_start(assembly, log, periodic=True)
-    to = int(start.state.step)
+    session.saver.wait()
+    resume_point = newest_checkpoint(session.assembly, log, periodic=True)
+    to = int(resume_point.state.step)
     rollback = before.rollback(spike.step, to)
-    history = dataclasses.replace(start.history, rollbacks=(*before.rollbacks, rollback))
-    watch.rewind(start._replace(history=history))
+    history = dataclasses.replace(resume_point.history, rollbacks=(*before.rollbacks, rollback))
+    monitor.rewind(resume_point._replace(history=history))
     left_out = [before.batch(to), rollback.batch - 1]
     message = f"{spike}; back to step {to}, and on without the batches {left_out[0]} to {left_out[1]}"
-    facts: dict[str, Any] = {"kind": "rollback", "to": to, "skipped": left_out}
-    if not any(facts.items() <= event.items() for event in log.record["events"]):  # a kill may have it happen again
-        log.event(spike.step, message, **facts)
-    watch.paused(time.perf_counter() - began)
-    return start.state
+    event: dict[str, Any] = {"kind": "rollback", "to": to, "skipped": left_out}
+    if not any(event.items() <= other.items() for other in log.record["events"]):  # a kill may have it happen again
+        log.event(spike.step, message, **event)
+    monitor.paused(time.perf_counter() - began)
+    return resume_point.state
 
 
-def _save_after_skips(state: State, watch: Watch, saver: Saver) -> None:
+def _save_after_skips(session: _Session, state: State) -> None:
     """Saves a state whose last steps were skipped."""
+    monitor = session.monitor
     with suppress(SpikeError, TooManySkipsError):
-        watch.settle()  # the step that was under way when the last one too many was read
-    watch.flush()
-    saver.save(watch.step, state.changing, {"score": None, "periodic": False, **watch.facts})
+        monitor.flush_pending()  # the step that was under way when the last one too many was read
+    monitor.write_chain()
+    session.saver.save(monitor.step, state.changing, {"score": None, "periodic": False, **monitor.metadata})
 
 
-def _batches(assembly: Assembly, watch: Watch, last: int) -> Generator[Batch, None, None]:
+def _batches(assembly: Assembly, monitor: Monitor, last: int) -> Generator[Batch, None, None]:
     """Returns the batches of the steps from the next one to `last`, made ahead."""
-    prepare, history = prepare_batches(assembly), watch.history
-    return prefetch(lambda step: prepare(history.batch(step)), watch.step, last, ahead=_batches_ahead(assembly))
+    prepare, history = prepare_batches(assembly), monitor.history
+    return prefetch(lambda step: prepare(history.batch(step)), monitor.step, last, ahead=_batches_ahead(assembly))
 
 
 def prepare_batches(assembly: Assembly) -> Callable[[int], Batch]:
@@ -179,74 +191,98 @@ def _batches_ahead(assembly: Assembly) -> int:
     return int(np.clip(2**26 // size, 2, 32))
 
 
-def _on_periods(
-    assembly: Assembly,
-    watch: Watch,
-    watchdog: Watchdog,
-    saver: Saver,
-    evaluators: Mapping[str, Evaluate],
-    state: State,
-    interrupted: Question | None,
-    *,
-    stopping: bool,
-) -> bool:
-    """Evaluates, samples and saves where their periods, or the end, say so; returns whether a signal cut that short.
+class Due(NamedTuple):
+    """What there is to do after a step."""
 
-    The resumed run then begins with the evaluation.
+    evaluate: bool
+    sample: bool
+    checkpoint: bool
+    digest: bool
+
+
+def due(experiment: Experiment, step: int) -> Due:
+    """Returns what the experiment's periods ask for after `step`: at the last step all of it; a period of 0 nothing."""
+
+    def is_due(period: int) -> bool:
+        return period > 0 and (step == experiment.steps or step % period == 0)
+
+    return Due(
+        evaluate=is_due(experiment.evaluate_every),
+        sample=is_due(experiment.sample_every),
+        checkpoint=is_due(experiment.checkpoint_every),
+        digest=is_due(experiment.digest_every),
+    )
+
+
+def _on_periods(session: _Session, state: State, *, stopping: bool) -> bool:
+    """Evaluates, samples and saves where that is due, or the loop stops; returns whether a signal cut that short.
+
+    The resumed run then starts with the evaluation.
     """
-    experiment, sample, step = assembly.experiment, assembly.task.sample, watch.step
-    ended = step == experiment.steps
-
-    def due(every: int) -> bool:
-        return every > 0 and (ended or step % every == 0)
-
-    evaluating, periodic = due(experiment.evaluate_every), due(experiment.checkpoint_every)
-    sampling = sample is not None and due(experiment.sample_every)
-    digesting = due(experiment.digest_every)
-    if not (evaluating or sampling or stopping or periodic or digesting):
+    monitor, now = session.monitor, due(session.assembly.experiment, session.monitor.step)
+    if session.assembly.task.sample is None:
+        now = now._replace(sample=False)
+    if not (stopping or any(now)):
         return False
-    watch.settle(trees.digest(state.merged) if digesting else None)
-    watchdog.ends()
+    monitor.flush_pending(trees.digest(state.merged) if now.digest else None)
+    session.stall_detector.ends()
     began = time.perf_counter()
-    results = _evaluate(state, evaluators, interrupted) if evaluating else {}
-    stopping = stopping or results is None
-    for name, result in (results or {}).items():
-        watch.emit({"step": step, "kind": "evaluation", "name": name, **result})
-    if sampling and results is not None:
-        text = sample(state.evaluated, Context(stream(experiment.seed, "sample", step), step, train=False))
-        watch.emit({"step": step, "kind": "sample", "text": text})
-    saving = stopping or periodic
-    if saving and not processes.agreed(watch.flush()):
-        saver.report(f"checkpoint of step {step} failed (the disk is full); training goes on")
-    elif saving:
-        watch.note_time()
-        facts = {"score": _score(results or {}), "periodic": periodic, "unevaluated": results is None}
-        saver.save(step, state.changing, {**facts, **watch.facts})
-        saver.wait(PATIENCE)
-    if stopping:
-        saver.wait()
-        if processes.agreed(saver.saved) != step:
-            raise UserError(
-                f"The last checkpoint, of step {step}, could not be written to {saver.folder}: free space there and "
-                "add --resume to the command, which continues from the newest one."
-            )
-    watch.paused(time.perf_counter() - began)
-    return results is None
+    results = _evaluate(session, state) if now.evaluate else {}
+    cut_short = results is None
+    if now.sample and not cut_short:
+        _sample(session, session.assembly.task.sample, state)
+    if stopping or cut_short or now.checkpoint:
+        _save(session, state, results, periodic=now.checkpoint)
+    if stopping or cut_short:
+        _check_saved(session)
+    monitor.paused(time.perf_counter() - began)
+    return cut_short
 
 
-def _evaluate(
-    state: State, evaluators: Mapping[str, Evaluate], interrupted: Question | None
-) -> dict[str, Mapping[str, Any]] | None:
-    """Returns the results of all evaluators, or None where a signal came before the last."""
+def _evaluate(session: _Session, state: State) -> dict[str, Mapping[str, Any]] | None:
+    """Returns the results of all evaluators, which are logged; None where a signal came before the last."""
 
-    def look() -> None:
-        if interrupted and interrupted():
-            raise _CutShortError
+    def check_for_signal() -> None:
+        if session.stop_requested and session.stop_requested():
+            raise _EvaluationCutShortError
 
     try:
-        return {name: evaluate(state.evaluated, look) for name, evaluate in evaluators.items()}
-    except _CutShortError:
+        results = {name: evaluate(state.evaluated, check_for_signal) for name, evaluate in session.evaluators.items()}
+    except _EvaluationCutShortError:
         return None
+    for name, result in results.items():
+        session.monitor.emit({"step": session.monitor.step, "kind": "evaluation", "name": name, **result})
+    return results
+
+
+def _sample(session: _Session, sample: Callable[..., Any], state: State) -> None:
+    """Logs a sample of the task's."""
+    experiment, step = session.assembly.experiment, session.monitor.step
+    text = sample(state.evaluated, Context(stream(experiment.seed, "sample", step), step, train=False))
+    session.monitor.emit({"step": step, "kind": "sample", "text": text})
+
+
+def _save(session: _Session, state: State, results: Mapping[str, Mapping[str, Any]] | None, *, periodic: bool) -> None:
+    """Saves the state, once the hash chain up to it is on disk; `results` is None where evaluation was cut short."""
+    monitor, saver = session.monitor, session.saver
+    if not processes.broadcast_from_first(monitor.write_chain()):
+        saver.report(f"checkpoint of step {monitor.step} failed (the disk is full); training goes on")
+        return
+    monitor.record_time()
+    metadata = {"score": _score(results or {}), "periodic": periodic, "unevaluated": results is None}
+    saver.save(monitor.step, state.changing, {**metadata, **monitor.metadata})
+    saver.wait(SAVE_TIMEOUT_SECONDS)
+
+
+def _check_saved(session: _Session) -> None:
+    """Raises UserError where the state that the loop stops at could not be saved."""
+    saver, step = session.saver, session.monitor.step
+    saver.wait()
+    if processes.broadcast_from_first(saver.saved) != step:
+        raise UserError(
+            f"The last checkpoint, of step {step}, could not be written to {saver.folder}: free space there and "
+            "add --resume to the command, which continues from the newest one."
+        )
 
 
 def _score(results: Mapping[str, Mapping[str, Any]]) -> float | None:

@@ -1,6 +1,7 @@
-"""What a loop watches: reads each step's metrics one step late, judges them, extends the hash chain, and logs.
+"""The monitor of a training loop: reads each step's metrics, judges them, extends the hash chain, and logs.
 
-Reading late keeps the device busy; whatever must know a step's result at once calls `settle` first.
+Metrics are read one step late, which keeps the device busy; whatever must know a step's result at once calls
+`flush_pending` first. `loop.py` makes one `Monitor` in each session of a run.
 """
 
 import dataclasses
@@ -17,15 +18,18 @@ from research.runs.directory import CHAIN
 from research.runs.loggers import Logger
 from research.runs.record import RunLog
 from research.train.experiment import Assembly
-from research.train.recovery import SpikeError, TooManySkipsError, usual_loss_before_spike
-from research.train.resume import Start
-from research.train.stall_detector import TIMES
+from research.train.recovery import SpikeError, TooManySkipsError, median_before_spike
+from research.train.resume import ResumePoint
+from research.train.stall_detector import SLOW_FACTOR
+
+MAX_WAIT_FRACTION = 0.05  # of the time, in which the steps wait for data; where it is more the record has an event
+LONG_SESSION_SECONDS = 20.0  # below which that fraction means little
 
 
-class Watch:
-    """The mutable side of training: hash chain, history of the losses, the step still unread, and the clocks."""
+class Monitor:
+    """The mutable side of training: hash chain, history of the losses, the step still pending, and the clocks."""
 
-    def __init__(self, assembly: Assembly, start: Start, log: RunLog, loggers: Sequence[Logger]):
+    def __init__(self, assembly: Assembly, resume_point: ResumePoint, log: RunLog, loggers: Sequence[Logger]):
         self._assembly = assembly
         self._log = log
         self._loggers = loggers
@@ -33,23 +37,24 @@ class Watch:
         counted, tokens = np.shape(example.get("mask", 1)), np.shape(example.get("targets", example["inputs"]))
         self._unit = "tokens" if assembly.data.tokenizer and counted == tokens else "examples"
         self._entries: list[dict[str, Any]] = []
-        self._noted = time.perf_counter()
-        self.rewind(start)
+        self._opened = self._recorded = time.perf_counter()
+        self._seconds_before = log.record["stages"].get("train", 0.0)  # in earlier sessions of the run
+        self.rewind(resume_point)
         self.restart_clocks()
 
-    def rewind(self, start: Start) -> None:
-        """Forgets what came after the step of `start`, with which the next step continues."""
-        self.head, self.history, self.step = start.head, start.history, int(start.state.step)
-        self._unread: Any = None
+    def rewind(self, point: ResumePoint) -> None:
+        """Forgets what came after the step of `point`, from which the next step continues."""
+        self.head, self.history, self.step = point.head, point.history, int(point.state.step)
+        self._pending: Any = None
         self._entries.clear()
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What a checkpoint keeps beside the state, for `Start`."""
+    def metadata(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the state, for a `ResumePoint`."""
         return {"chain": self.head, "history": dataclasses.asdict(self.history)}
 
     def restart_clocks(self) -> None:
-        """Starts measuring anew, once the first step is compiled."""
+        """Starts the clocks again, once the first step is compiled."""
         self._uncounted = self.step  # took the time of its compilation
         self._began = self._window_began = time.perf_counter()
         self._waited = self._window_weight = 0.0
@@ -62,10 +67,10 @@ class Watch:
         self._waited += time.perf_counter() - began
         return batch
 
-    def compiled(self, metrics: Any, began: float) -> None:
-        """Waits for the first step and notes how long it took since `began`, a reading of `time.perf_counter`."""
+    def record_compilation(self, metrics: Any) -> None:
+        """Waits for the first step, most of whose time is compilation, and records how long it took."""
         jax.block_until_ready(metrics)
-        seconds = round(time.perf_counter() - began, 3)
+        seconds = round(time.perf_counter() - self._opened, 3)
         self._log.record["stages"]["first_step"] = seconds
         self.emit({"step": self.step, "kind": "compiled", "seconds": seconds})
         self.restart_clocks()
@@ -77,26 +82,26 @@ class Watch:
 
     @property
     def wait_share(self) -> float:
-        """The share of the training time in which the step waited for data."""
+        """The fraction of the training time in which the steps waited for data."""
         return self._waited / max(time.perf_counter() - self._began, 1e-9)
 
-    def stepped(self, metrics: Any) -> None:
-        """Takes the next step's metrics, still on the device; settles the step before."""
+    def record_step(self, metrics: Any) -> None:
+        """Takes the next step's metrics, still on the device; reads those of the step before."""
         try:
-            self.settle()
+            self.flush_pending()
         finally:
-            self.step, self._unread = self.step + 1, metrics
+            self.step, self._pending = self.step + 1, metrics
 
-    def settle(self, params: str | None = None) -> None:
-        """Reads the metrics of the last step if they are unread; `params` is the digest of the parameters after it.
+    def flush_pending(self, params: str | None = None) -> None:
+        """Reads the metrics of the last step if they are pending; `params` is the digest of the parameters after it.
 
         Raises:
-            SpikeError: the loss has risen far above the recent ones; the step is not noted.
+            SpikeError: the loss has risen far above the recent ones; the step is not recorded.
             TooManySkipsError: the step was skipped, as were those before it.
         """
-        if self._unread is None:
+        if self._pending is None:
             return
-        metrics, self._unread = chain.host(self._unread), None
+        metrics, self._pending = chain.host(self._pending), None
         self._judge(float(metrics["loss"]), skipped=bool(metrics["skipped"]))
         entry = chain.next_entry(self.head, self.step, metrics, params)
         self.head = entry["chain"]
@@ -107,19 +112,30 @@ class Watch:
         experiment = self._assembly.experiment
         if self.step == experiment.steps or (experiment.log_every and self.step % experiment.log_every == 0):
             self._log_training({name: float(value) for name, value in metrics.items() if name not in chain.PARTS})
-            self.flush()
+            self.write_chain()
         if metrics["skipped"]:
-            self._note_skip()
+            self._record_skip()
 
-    def note_time(self) -> None:
+    def record_time(self) -> None:
         """Brings the record's training time up to now, and on disk if that is not full."""
         now = time.perf_counter()
-        self._log.spent("train", now - self._noted)
-        self._noted = now
+        self._log.spent("train", now - self._recorded)
+        self._recorded = now
         self._log.try_save()
 
-    def flush(self) -> bool:
-        """Writes the chain entries settled so far; returns False where they wait until the disk has space for them."""
+    def record_end(self) -> None:
+        """Brings the record's training time, and the fraction of it spent waiting for data, up to the end."""
+        self.record_time()
+        record, waited, before = self._log.record, self.wait_share, self._seconds_before
+        seconds = record["stages"]["train"]
+        total = record.get("wait_share", 0.0) * before + waited * (seconds - before)
+        record["wait_share"] = round(total / seconds, 5)
+        if waited > MAX_WAIT_FRACTION and time.perf_counter() - self._opened > LONG_SESSION_SECONDS:
+            message = f"the steps waited for data {waited:.0%} of the time, over {MAX_WAIT_FRACTION:.0%}"
+            self._log.event(self.step, message, kind="waiting")
+
+    def write_chain(self) -> bool:
+        """Writes the chain entries made so far; returns False where they wait until the disk has space for them."""
         entries, self._entries = self._entries, []
         return self._log.append(CHAIN, entries)
 
@@ -152,13 +168,13 @@ class Watch:
     def _judge(self, loss: float, *, skipped: bool) -> None:
         """Extends the history by a step; raises SpikeError where the loss is one."""
         recovery = self._assembly.experiment.recovery
-        usual = None if skipped else usual_loss_before_spike(recovery, self.history.losses, loss)
-        if usual is not None:
-            raise SpikeError(self.step, loss, usual)
+        median = None if skipped else median_before_spike(recovery, self.history.losses, loss)
+        if median is not None:
+            raise SpikeError(self.step, loss, median)
         self.history = self.history.after(loss, skipped=skipped, window=recovery.window)
 
-    def _note_skip(self) -> None:
-        """Notes a skipped step, with others near it as one event; raises TooManySkipsError after too many in a row."""
+    def _record_skip(self) -> None:
+        """Records a skipped step, near others as one event; raises TooManySkipsError after too many in a row."""
         recovery, count = self._assembly.experiment.recovery, self.history.skipped
         events = self._log.record["events"]
         last: dict[str, Any] = events[-1] if events else {}
@@ -178,6 +194,6 @@ class Watch:
             )
 
     def slow_step(self, step: int, seconds: float) -> None:
-        """Notes a step that the watchdog found slow, once it has ended."""
-        message = f"the step took {seconds:.1f} s, more than {TIMES} times as long as others"
+        """Records a step that the stall detector found slow, once it has ended."""
+        message = f"the step took {seconds:.1f} s, more than {SLOW_FACTOR} times as long as others"
         self._log.event(step, message, kind="slow", seconds=round(seconds, 1))

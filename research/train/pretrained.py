@@ -27,13 +27,13 @@ from research.runs import checkpoints
 from research.runs.directory import CHECKPOINTS, RECORD, find, read_record
 
 
-class Started(NamedTuple):
-    """Parameters to start from, and how they came about: paths of this model's, or names of the source's."""
+class LoadReport(NamedTuple):
+    """Parameters to start from, and what was loaded: paths of this model's, or names of the source's."""
 
     params: Params
     loaded: Sequence[str]
     new: Sequence[str]
-    """drawn, since the source has none"""
+    """initialised, since the source has none"""
     left: Sequence[str]
     """in the source, and not needed"""
 
@@ -65,7 +65,7 @@ class PretrainedModel:
     revision: str = ""
     """on the hub: a branch, tag or commit"""
     head: Literal["", "masked", "sequence", "token", "span", "embedding"] = ""
-    """the head of an encoder ('': as the source has it); what the source lacks of it is drawn anew"""
+    """the head of an encoder ('': as the source has it); what the source lacks of it is initialised"""
     pooling: Literal["", "first", "mean"] = ""
     """what stands for an example, its first position or the mean of all ('': as the source has it)"""
     pooler: bool = True
@@ -113,7 +113,7 @@ class PretrainedModel:
         changed = {name: value for name, value in changes.items() if name in fields and value != ""}
         return dataclasses.replace(config, **changed), count
 
-    def start(self, params: Params, shardings: Any, mesh: Mesh) -> Started:
+    def start(self, params: Params, shardings: Any, mesh: Mesh) -> LoadReport:
         """Returns `params`, initial ones on their devices, with the source's in their places.
 
         Raises:
@@ -137,7 +137,7 @@ class PretrainedModel:
         adapters = all(path.startswith(f"{BRANCH}/") for path in new)
         if len(new) == len(shapes) or (new and not (self.head or adapters)):
             raise UserError(f"{self.source} lacks the parameters {', '.join(new[:3])}: name the model it is of.")
-        return Started(
+        return LoadReport(
             trees.map_with_path(choose, params),
             loaded=[path for path in shapes if path in values],
             new=new,
@@ -178,7 +178,7 @@ def is_run(source: str) -> bool:
     return False
 
 
-def pinned(config: Any) -> Any:
+def resolved(config: Any) -> Any:
     """Returns a configuration that names the runs it takes parameters and tokenizers from by their directories.
 
     What `latest` or an experiment's folder means changes with every run; a record must not.
@@ -188,7 +188,7 @@ def pinned(config: Any) -> Any:
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         return config
     parts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    changed = {name: new for name, part in parts.items() if (new := pinned(part)) is not part}
+    changed = {name: new for name, part in parts.items() if (new := resolved(part)) is not part}
     return dataclasses.replace(config, **changed) if changed else config
 
 

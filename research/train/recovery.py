@@ -2,7 +2,7 @@
 
 A step without a finite loss and gradient changes nothing (`step.py`); a spike of the loss takes the run back to the
 checkpoint before it, to go on with the batches after it. All decisions are functions of the steps' metrics, the same
-on every process, and of a `History` kept beside every checkpoint, so that a resumed run decides as an undisturbed one.
+on every process, and of a `History` kept beside every checkpoint: a resumed run decides as an uninterrupted one.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from research.core.errors import UserError
 
 NORMAL = 1.4826  # times the median absolute deviation is the standard deviation of normal values
-LEAST = 0.01  # of the median: a smaller deviation is the calm of a training that has converged
+MIN_DEVIATION = 0.01  # of the median: a training that has converged deviates less, and has no spikes for that
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +82,8 @@ def read_history(facts: Mapping[str, Any]) -> History:
 class SpikeError(Exception):
     """The loss of a step has risen far above the recent ones; the loop answers with a rollback."""
 
-    def __init__(self, step: int, loss: float, usual: float):
-        super().__init__(f"the loss rose to {loss:.4g} at step {step}, from about {usual:.4g}")
+    def __init__(self, step: int, loss: float, median: float):
+        super().__init__(f"the loss rose to {loss:.4g} at step {step}, from about {median:.4g}")
         self.step = step
 
 
@@ -91,7 +91,7 @@ class TooManySkipsError(Exception):
     """One step more than `skips` in a row was skipped; the loop saves the state and ends the run."""
 
 
-def usual_loss_before_spike(recovery: Recovery, losses: tuple[float, ...], loss: float) -> float | None:
+def median_before_spike(recovery: Recovery, losses: tuple[float, ...], loss: float) -> float | None:
     """Returns the median of the recent losses where `loss` is a spike among them, else None.
 
     A spike is higher than all of them and than median + spike x 1.4826 x median absolute deviation.
@@ -99,7 +99,7 @@ def usual_loss_before_spike(recovery: Recovery, losses: tuple[float, ...], loss:
     # The first test is the cheapest and ends the matter for nearly every step.
     if not recovery.spike or 2 * len(losses) < recovery.window or loss <= max(losses):
         return None
-    middle = statistics.median(losses)
-    deviation = NORMAL * statistics.median(abs(other - middle) for other in losses)
-    deviation = max(deviation, LEAST * abs(middle))
-    return middle if deviation > 0 and loss > middle + recovery.spike * deviation else None
+    median = statistics.median(losses)
+    deviation = NORMAL * statistics.median(abs(other - median) for other in losses)
+    deviation = max(deviation, MIN_DEVIATION * abs(median))
+    return median if deviation > 0 and loss > median + recovery.spike * deviation else None

@@ -21,13 +21,13 @@ from research.models.flops import layer_table
 from research.runs import chain, checkpoints
 from research.runs.directory import CHAIN, CHECKPOINTS, METRICS, RECORD, read_record
 from research.runs.loggers import Logger, Terminal, last_results, open_loggers
-from research.runs.record import RunLog, new_id, note_resumption, now, open_new, open_unfinished, opened_by_first
+from research.runs.record import RunLog, new_id, note_resumption, now, open_new, open_on_main_process, open_unfinished
 from research.runtime import backend, processes
 from research.train import exact
 from research.train.experiment import Assembly, Experiment, assemble
 from research.train.loop import fit
-from research.train.pretrained import pinned
-from research.train.resume import newest_start
+from research.train.pretrained import resolved
+from research.train.resume import newest_checkpoint
 from research.train.state import State, restored
 
 
@@ -62,19 +62,19 @@ def train(
         stop_after: the step to stop after, as an interruption would.
 
     Raises:
-        UserError: anything in the configuration, the data or the folder that the user can mend.
+        UserError: anything in the configuration, the data or the folder that the user can fix.
     """
-    experiment = pinned(experiment)
+    experiment = resolved(experiment)
     backend.start(exact.THREADS if experiment.exact else 0)
     with ExitStack() as opened:
-        run_id = processes.agreed(run_id or new_id())
-        begun = processes.agreed((root / name / run_id / RECORD).exists())
-        if begun and processes.agreed(read_record(root / name / run_id)["status"] == "finished"):
+        run_id = processes.broadcast_from_first(run_id or new_id())
+        has_started = processes.broadcast_from_first((root / name / run_id / RECORD).exists())
+        if has_started and processes.broadcast_from_first(read_record(root / name / run_id)["status"] == "finished"):
             return load_run(root / name / run_id)  # lost after its end, before its report
         unfinished = None
-        if resume or begun:
-            opening = partial(open_unfinished, name, experiment, root, run_id if begun else None)
-            unfinished = opened.enter_context(closing(opened_by_first(opening)))
+        if resume or has_started:
+            opening = partial(open_unfinished, name, experiment, root, run_id if has_started else None)
+            unfinished = opened.enter_context(closing(open_on_main_process(opening)))
         stages: dict[str, float] = {}
         with _timed(partial(stages.__setitem__, "data")):
             data = experiment.data.build()
@@ -87,7 +87,7 @@ def train(
             _check_same_data(unfinished, data.summary)
         facts = {"data": data.summary, "model": model}
         opening = partial(open_new, name, experiment, root, run_id, facts)
-        log = unfinished or opened.enter_context(closing(opened_by_first(opening)))
+        log = unfinished or opened.enter_context(closing(open_on_main_process(opening)))
         log.record.update(facts)
         for stage, seconds in stages.items():
             log.spent(stage, seconds)
@@ -105,18 +105,18 @@ def _train(
     assembly: Assembly, evaluations: Sequence[Any], log: RunLog, extra: tuple[Logger, ...], stop_after: int | None
 ) -> Run:
     experiment = assembly.experiment
-    if assembly.data.tokenizer is not None and processes.first():
+    if assembly.data.tokenizer is not None and processes.is_main_process():
         assembly.data.tokenizer.save(log.folder / "tokenizer.json")
-    start = newest_start(assembly, log)
-    if start.head != chain.START:
-        note_resumption(log, int(start.state.step))
-    with Terminal(experiment.steps, int(start.state.step)) as terminal:
+    resume_point = newest_checkpoint(assembly, log)
+    if resume_point.head != chain.START:
+        note_resumption(log, int(resume_point.state.step))
+    with Terminal(experiment.steps, int(resume_point.state.step)) as terminal:
         every: list[Logger] = [lambda entry: log.append(METRICS, [entry]), terminal, *extra]
-        if processes.first():
+        if processes.is_main_process():
             every += open_loggers(experiment.loggers, log.folder, log.record["config"])
         state, finished = fit(
             assembly,
-            start,
+            resume_point,
             log,
             evaluators={evaluation.name: evaluation.measure for evaluation in evaluations},
             loggers=every,
@@ -128,7 +128,7 @@ def _train(
         log.save()
         return Run(log.folder, assembly, state, log.record)
     log.record.update(status="finished", finished=now(), params_sha256=trees.digest(state.merged))
-    if processes.first():
+    if processes.is_main_process():
         with _timed(partial(log.spent, "baselines")):
             log.record["baselines"] = {evaluation.name: evaluation.baselines() for evaluation in evaluations}
         _finish(log)

@@ -1,6 +1,7 @@
-"""A watchdog over the steps: names one that takes far longer than usual while it hangs, and where the program stands.
+"""Detects stalls: names a step that takes far longer than the median while it hangs, and where the program stands.
 
-It only looks, from a thread of its own, and never ends anything: a slow step may be a slow disk that recovers.
+It only looks, from another thread, and never ends anything: a slow step may be a slow disk that recovers. The training
+loop uses one `StallDetector` around all its steps.
 """
 
 import statistics
@@ -12,15 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-TIMES = 10  # the median of the recent steps
-LEAST = 1.0  # seconds, below which nothing is slow
+SLOW_FACTOR = 10  # times the median of the recent steps
+MIN_SECONDS = 1.0  # below which no step is slow
 RECENT = 100  # steps
-LOOK = 0.25  # seconds between looks
+POLL_SECONDS = 0.25  # between looks
 
 PROJECT = Path(__file__).parents[2]
 
 
-class Watchdog:
+class StallDetector:
     """Watches the steps of a loop, inside a `with` block; the loop says when a step begins and when one is no step.
 
     `report(step, seconds)` is called by the loop's own thread when a slow step has ended.
@@ -33,9 +34,9 @@ class Watchdog:
         self._slow: int | None = None
         self._watched = threading.get_ident()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="watchdog", daemon=True)
+        self._thread = threading.Thread(target=self._look, name="stall detector", daemon=True)
 
-    def __enter__(self) -> "Watchdog":
+    def __enter__(self) -> "StallDetector":
         self._thread.start()
         return self
 
@@ -60,23 +61,23 @@ class Watchdog:
             self._report(step, seconds)
 
     def _look(self) -> None:
-        while not self._closed.wait(LOOK):
+        while not self._closed.wait(POLL_SECONDS):
             current = self._current
             if current is None or current[0] == self._slow or len(self._durations) < 2:
                 continue
             step, began = current
-            seconds, usual = time.perf_counter() - began, statistics.median(list(self._durations))
-            if seconds > max(LEAST, TIMES * usual):
+            seconds, median = time.perf_counter() - began, statistics.median(list(self._durations))
+            if seconds > max(MIN_SECONDS, SLOW_FACTOR * median):
                 self._slow = step
-                standing = "; ".join(places(self._watched))
+                positions = "; ".join(thread_positions(self._watched))
                 print(
-                    f"step {step} has taken {seconds:.1f} s so far, where {usual:.2g} s are usual: {standing}",
+                    f"step {step} has taken {seconds:.1f} s so far, where the median is {median:.2g} s: {positions}",
                     file=sys.stderr,
                     flush=True,
                 )
 
 
-def places(first: int) -> list[str]:
+def thread_positions(first: int) -> list[str]:
     """Returns where each thread that runs code of this project stands, thread `first` before the others.
 
     For example "MainThread at research/data/pipeline.py:98 (prefetch), from research/train/loop.py:77 (fit)".

@@ -79,6 +79,6 @@ def test_a_full_disk_costs_no_good_checkpoint_and_none_after(small_disk: Path, t
     devices = "2" if several else "1"
     with Program(*OPTIONS, "--runs", str(tmp_path / "clean/runs"), JAX_NUM_CPU_DEVICES=devices) as clean:
         assert clean.output() and clean.returncode == 0
-    undisturbed, end = (record(only_run(root, "article_softmax")) for root in (tmp_path / "clean", tmp_path))
-    assert [end[name] for name in ENDS] == [undisturbed[name] for name in ENDS]
+    uninterrupted, end = (record(only_run(root, "article_softmax")) for root in (tmp_path / "clean", tmp_path))
+    assert [end[name] for name in ENDS] == [uninterrupted[name] for name in ENDS]
     assert end["resumes"][0]["step"] >= newest

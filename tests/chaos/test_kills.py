@@ -1,4 +1,4 @@
-"""Promises of a run that is stopped, politely or not: it continues to the very parameters of an undisturbed run."""
+"""Promises of a run that is stopped, politely or not: it continues to the very parameters of an uninterrupted run."""
 
 import random
 import signal
@@ -20,7 +20,7 @@ def stop(folder: Path, command: list[str], step: int, sent: signal.Signals) -> t
         return started.returncode, output
 
 
-def test_stopped_in_three_ways_a_run_ends_as_if_undisturbed(tmp_path: Path, tiny_runs: Path) -> None:
+def test_stopped_in_three_ways_a_run_ends_as_if_uninterrupted(tmp_path: Path, tiny_runs: Path) -> None:
     """SIGTERM and Ctrl-C save the very step and exit with 0, kill -9 does not; resumed, the run ends in equal bits."""
     command = ["experiments.gpt_austen", *options(tiny_runs), "--runs", str(tmp_path / "runs")]
     for step, sent in ((7, signal.SIGTERM), (17, signal.SIGINT)):

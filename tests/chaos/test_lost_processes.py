@@ -45,7 +45,7 @@ def record(folder: Path) -> dict[str, Any]:
     return read_record(only_run(folder, NAME))
 
 
-def undisturbed(folder: Path, *options: str, devices: int = 2) -> dict[str, Any]:
+def uninterrupted(folder: Path, *options: str, devices: int = 2) -> dict[str, Any]:
     """Trains on one process with so many devices; returns the record."""
     with Program(*command(folder, *options), JAX_NUM_CPU_DEVICES=str(devices)) as run:
         output = run.output()
@@ -84,7 +84,7 @@ def test_two_processes_are_one_run_whatever_befalls_them(tmp_path: Path) -> None
     assert f"process 0 of 2 (pid {victim}) has stood still" in output
     assert "Traceback" not in output and "Gloo" not in output, "a loss is one sentence"
 
-    end, other = record(tmp_path), undisturbed(tmp_path / "one", *long)
+    end, other = record(tmp_path), uninterrupted(tmp_path / "one", *long)
     assert [end[name] for name in ENDS] == [other[name] for name in ENDS]
     assert end["environment"]["devices"]["processes"] == 2 and other["environment"]["devices"]["processes"] == 1
 
@@ -128,17 +128,17 @@ def test_ten_times_of_ten_training_goes_on_within_thirty_seconds(tmp_path: Path)
         output = run.output()
     print("seconds until training again, killed and frozen in turn:", *seconds)
     assert run.returncode == 0, output[-2000:]
-    other = undisturbed(tmp_path / "one", *long)
+    other = uninterrupted(tmp_path / "one", *long)
     assert [record(tmp_path)[name] for name in ENDS] == [other[name] for name in ENDS]
     assert max(seconds) < 30, seconds
 
 
 @pytest.mark.slow
 def test_fifty_kills_at_random_moments_are_fifty_exact_resumes(tmp_path: Path) -> None:
-    """On one process and on two, killed anywhere from the imports to the report: the end of an undisturbed run."""
+    """On one process and on two, killed anywhere from the imports to the report: the end of an uninterrupted run."""
     phases = Counter[str]()
     for count, trials in ((1, 3), (2, 2)):
-        other, starting = undisturbed(tmp_path / f"undisturbed{count}", *LONG, devices=count), math.inf
+        other, starting = uninterrupted(tmp_path / f"uninterrupted{count}", *LONG, devices=count), math.inf
         for trial in range(trials):
             folder = tmp_path / f"{count}-{trial}"
             starting = killed_ten_times(folder, count, trial, starting, phases)
@@ -242,5 +242,5 @@ def test_on_a_cluster_each_machine_starts_its_own_process_again(tmp_path: Path) 
     assert [run.returncode for run in runs] == [0, 0], outputs
     assert "process 1 of 2" in outputs[0] and "is lost: no sign of life for 10 s" in outputs[0]
     assert f"process 0 of 2 (127.0.0.1:{port}) does not answer; starting again" in outputs[1]
-    other = undisturbed(tmp_path / "one", "--steps", "3000")
+    other = uninterrupted(tmp_path / "one", "--steps", "3000")
     assert [record(tmp_path)[name] for name in ENDS] == [other[name] for name in ENDS]

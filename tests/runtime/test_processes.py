@@ -1,9 +1,9 @@
-"""Where a process stands among others: what options and launchers say, and which of their combinations are refused."""
+"""Which process of its run a process is: from options and launchers; combinations that do not fit are refused."""
 
 import pytest
 
 from research.core.errors import UserError
-from research.runtime.processes import Place, Processes, agreed, places
+from research.runtime.processes import Processes, ProcessInfo, broadcast_from_first, processes_to_start
 
 INDEXED_JOB = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
 SLURM = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "SLURM_NTASKS": "4"}
@@ -15,24 +15,24 @@ TPU = {"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1", "MEGASCALE_NUM_SLICE
     ("options", "environment", "expected"),
     [
         (Processes(), {}, []),
-        (Processes(restarts=3), {}, [Place()]),
-        (Processes(local_processes=2), {}, [Place(0, 2), Place(1, 2)]),
-        (Processes("node1:99", 2, 1), {}, [Place(1, 2, "node1:99")]),
-        (Processes(), SLURM, [Place(2, 4)]),
-        (Processes(), OPEN_MPI, [Place(1, 2)]),
-        (Processes("node1:99"), OPEN_MPI, [Place(1, 2, "node1:99")]),
-        (Processes(), TPU, [Place(5, 6)]),
-        (Processes("pod-0.job:99", 2), INDEXED_JOB, [Place(1, 2, "pod-0.job:99")]),
-        (Processes("pod-0.job:99", 2, 0), INDEXED_JOB, [Place(0, 2, "pod-0.job:99")]),
-        (Processes(processes=2), INDEXED_JOB, [Place(1, 2)]),
-        (Processes(), INDEXED_JOB | TPU, [Place(5, 6)]),
-        (Processes(), INDEXED_JOB | OPEN_MPI, [Place(1, 2)]),
-        (Processes(processes=8), {"TPU_ML_PLATFORM": "JAX"}, [Place(-1, 8)]),
+        (Processes(restarts=3), {}, [ProcessInfo()]),
+        (Processes(local_processes=2), {}, [ProcessInfo(0, 2), ProcessInfo(1, 2)]),
+        (Processes("node1:99", 2, 1), {}, [ProcessInfo(1, 2, "node1:99")]),
+        (Processes(), SLURM, [ProcessInfo(2, 4)]),
+        (Processes(), OPEN_MPI, [ProcessInfo(1, 2)]),
+        (Processes("node1:99"), OPEN_MPI, [ProcessInfo(1, 2, "node1:99")]),
+        (Processes(), TPU, [ProcessInfo(5, 6)]),
+        (Processes("pod-0.job:99", 2), INDEXED_JOB, [ProcessInfo(1, 2, "pod-0.job:99")]),
+        (Processes("pod-0.job:99", 2, 0), INDEXED_JOB, [ProcessInfo(0, 2, "pod-0.job:99")]),
+        (Processes(processes=2), INDEXED_JOB, [ProcessInfo(1, 2)]),
+        (Processes(), INDEXED_JOB | TPU, [ProcessInfo(5, 6)]),
+        (Processes(), INDEXED_JOB | OPEN_MPI, [ProcessInfo(1, 2)]),
+        (Processes(processes=8), {"TPU_ML_PLATFORM": "JAX"}, [ProcessInfo(-1, 8)]),
     ],
 )
 def test_options_and_launchers_say_what_to_start(options, environment, expected):
     """Explicit options, Slurm, Open MPI, Kubernetes and TPU pods; one process alone needs no other to start it."""
-    assert places(options, environment) == expected
+    assert processes_to_start(options, environment) == expected
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_options_and_launchers_say_what_to_start(options, environment, expected)
 )
 def test_what_only_looks_like_a_cluster_trains_alone(environment):
     """The script of a Slurm job, an interactive step, a single TPU host, a lone pod and an array of pods."""
-    assert places(Processes(), environment) == []
+    assert processes_to_start(Processes(), environment) == []
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_what_only_looks_like_a_cluster_trains_alone(environment):
 def test_options_that_do_not_fit_are_refused(options, environment, message):
     """One sentence that says what to do."""
     with pytest.raises(UserError, match=message):
-        places(options, environment)
+        processes_to_start(options, environment)
 
 
 def test_one_process_agrees_with_itself():
     """Without others a value is passed through as it is."""
     value = {"step": None}
-    assert agreed(value) is value
+    assert broadcast_from_first(value) is value

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from research.runtime import supervisor
-from research.runtime.processes import STOPPED, Place
+from research.runtime.processes import STOPPED, ProcessInfo
 
 
 def test_a_run_that_a_signal_ends_has_not_failed_though_the_runtime_aborts_a_process(tmp_path: Path, monkeypatch):
@@ -12,10 +12,10 @@ def test_a_run_that_a_signal_ends_has_not_failed_though_the_runtime_aborts_a_pro
     program = tmp_path / "program.py"
     program.write_text(
         "import json, os, signal, time\n"
-        "index = json.loads(os.environ['ONTOGENY_WORKER'])['place']['index']\n"
+        "index = json.loads(os.environ['ONTOGENY_WORKER'])['info']['index']\n"
         f"index or os._exit({STOPPED})\n"
         "signal.signal(signal.SIGTERM, lambda *_: os.abort())\n"
         "time.sleep(60)\n"
     )
     monkeypatch.setattr(sys, "orig_argv", ["python", str(program)])
-    assert supervisor.supervise([Place(0, 2), Place(1, 2)], "run", restarts=0) == 0
+    assert supervisor.supervise([ProcessInfo(0, 2), ProcessInfo(1, 2)], "run", restarts=0) == 0

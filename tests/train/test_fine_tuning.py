@@ -25,7 +25,7 @@ from research.tasks.task import Context
 from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment, assemble
 from research.train.optimizers import Optimizer
-from research.train.pretrained import PretrainedModel, PretrainedTokenizer, pinned
+from research.train.pretrained import PretrainedModel, PretrainedTokenizer, resolved
 from research.train.run import load_run, train
 
 
@@ -191,7 +191,7 @@ def test_a_record_names_the_run_itself(pretrained, table, tmp_path, monkeypatch)
         assert part["source"] == str(pretrained.folder)
     with pytest.raises(UserError, match="There is no run in runs/bert_pretrain"):
         monkeypatch.chdir(tmp_path)
-        pinned(PretrainedModel("runs/bert_pretrain"))
+        resolved(PretrainedModel("runs/bert_pretrain"))
 
 
 def test_a_checkpoint_of_low_rank_updates_holds_them_and_their_moments_alone(pretrained, table, tmp_path) -> None:

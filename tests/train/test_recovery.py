@@ -22,7 +22,7 @@ from research.runs.directory import CHAIN, METRICS
 from research.tasks.regression import Regression
 from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer
-from research.train.recovery import History, Recovery, Rollback, read_history, usual_loss_before_spike
+from research.train.recovery import History, Recovery, Rollback, median_before_spike, read_history
 from research.train.run import train
 
 BATCH, STEPS = 4, 40
@@ -84,7 +84,7 @@ def healthy(tmp_path_factory):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_step_that_is_not_finite_is_skipped_counted_and_told(bad, tmp_path, healthy):
+def test_a_step_that_is_not_finite_is_skipped_counted_and_reported(bad, tmp_path, healthy):
     """The run goes on with the next batch and finite parameters; two bad batches side by side are one event."""
     found = run(experiment((7, bad), (8, bad), (39, bad)), tmp_path)
     assert found.record["status"] == "finished"
@@ -109,8 +109,8 @@ def test_more_skips_in_a_row_than_allowed_stop_the_run_at_the_last_good_state(tm
     resumed = run(faulty, tmp_path, resume=True)
     assert resumed.record["status"] == "finished"
     assert resumed.record["resumes"][0]["step"] == 15
-    undisturbed = run(dataclasses.replace(faulty, recovery=Recovery(window=10)), tmp_path / "patient")
-    assert resumed.record["params_sha256"] == undisturbed.record["params_sha256"]
+    uninterrupted = run(dataclasses.replace(faulty, recovery=Recovery(window=10)), tmp_path / "patient")
+    assert resumed.record["params_sha256"] == uninterrupted.record["params_sha256"]
 
 
 def test_a_spike_takes_the_run_back_and_its_batches_are_left_out(tmp_path, healthy):
@@ -145,7 +145,7 @@ def test_the_same_seed_meets_the_same_spikes(tmp_path):
 
 
 def test_a_spike_before_any_checkpoint_leads_back_to_the_start(tmp_path):
-    """The initial state is made anew, and the first batch is the one after the spike's."""
+    """The initial state is made again, and the first batch is the one after the spike's."""
     found = run(dataclasses.replace(experiment((9, 1e4)), checkpoint_every=0), tmp_path)
     assert [(event["step"], event["to"]) for event in events_of(found, "rollback")] == [(10, 0)]
     assert (
@@ -174,20 +174,20 @@ def test_the_checkpoint_that_a_spike_leads_back_to_outlives_interruptions(tmp_pa
 def test_losses_among_their_like_are_no_spikes_and_far_above_are(losses, loss):
     """Nothing within what was seen is a spike; what lies far above all of it is one."""
     recovery = Recovery()
-    assert usual_loss_before_spike(recovery, tuple(losses), min(loss, max(losses))) is None
-    assert usual_loss_before_spike(recovery, tuple(losses), 50.0) is not None
-    assert usual_loss_before_spike(recovery, tuple(losses[:49]), 50.0) is None
+    assert median_before_spike(recovery, tuple(losses), min(loss, max(losses))) is None
+    assert median_before_spike(recovery, tuple(losses), 50.0) is not None
+    assert median_before_spike(recovery, tuple(losses[:49]), 50.0) is None
 
 
 def test_a_spike_is_measured_in_robust_deviations():
     """By hand: of 0..100 the median is 50 and the median absolute deviation 25, so twenty deviations end at 791.3."""
     losses = tuple(map(float, range(101)))
-    assert usual_loss_before_spike(Recovery(), losses, 791.2) is None
-    assert usual_loss_before_spike(Recovery(), losses, 791.4) == 50
+    assert median_before_spike(Recovery(), losses, 791.2) is None
+    assert median_before_spike(Recovery(), losses, 791.4) == 50
     flat = (1.0,) * 100
-    assert usual_loss_before_spike(Recovery(), flat, 1.19) is None
-    assert usual_loss_before_spike(Recovery(), flat, 1.21) == 1
-    assert usual_loss_before_spike(Recovery(), (0.0,) * 100, 1e-9) is None
+    assert median_before_spike(Recovery(), flat, 1.19) is None
+    assert median_before_spike(Recovery(), flat, 1.21) == 1
+    assert median_before_spike(Recovery(), (0.0,) * 100, 1e-9) is None
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=5))

@@ -1,34 +1,36 @@
-"""The watchdog: a slow step is named while it hangs, with the place; usual ones, and pauses, are not."""
+"""The stall detector: a slow step is named while it hangs, with the position; others, and pauses, are not."""
 
+import re
 import threading
 import time
 
 import pytest
 
 from research.data.pipeline import prefetch
-from research.train.stall_detector import Watchdog, places
+from research.train import stall_detector
+from research.train.stall_detector import StallDetector, thread_positions
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """A watchdog that looks more often and calls a fifth of a second slow, so that the tests are fast."""
-    monkeypatch.setattr(watchdog, "LEAST", 0.2)
-    monkeypatch.setattr(watchdog, "LOOK", 0.02)
+    """A stall detector that looks more often and calls a fifth of a second slow, so that the tests are fast."""
+    monkeypatch.setattr(stall_detector, "MIN_SECONDS", 0.2)
+    monkeypatch.setattr(stall_detector, "POLL_SECONDS", 0.02)
 
 
-def usual_steps(watched, count=5):
+def quick_steps(watched, count=5):
     for step in range(count):
         watched.begins(step)
         time.sleep(0.005)
 
 
 def test_a_slow_step_is_named_while_it_hangs_and_noted_once_it_ends(quick, capfd):
-    """The line says the step, the usual time and where the program waits; the loop is told once, with the duration."""
+    """The line says the step, the median time and where the program waits; it is reported once, with the duration."""
     reports = []
     never = threading.Event()
     batches = prefetch(lambda _: never.wait(0.6), 0, 2, ahead=1)
-    with Watchdog(lambda *report: reports.append(report)) as watched:
-        usual_steps(watched)
+    with StallDetector(lambda *report: reports.append(report)) as watched:
+        quick_steps(watched)
         watched.begins(120)
         next(batches)
         said = capfd.readouterr().err
@@ -36,39 +38,41 @@ def test_a_slow_step_is_named_while_it_hangs_and_noted_once_it_ends(quick, capfd
         watched.begins(121)
     batches.close()
     assert said.count("step 120 has taken 0.") == 1
-    assert "are usual: MainThread at research/data/pipeline.py:" in said and "(prefetch)" in said
+    assert re.search(r"where the median is 0\.0\d* s: MainThread at research/data/pipeline\.py:\d+ \(prefetch\)", said)
     ((step, seconds),) = reports
     assert step == 120 and 0.5 < seconds < 2
 
 
-def test_usual_steps_and_pauses_are_not_named(quick, capfd):
+def test_quick_steps_and_pauses_are_not_named(quick, capfd):
     """An evaluation between steps may last as long as it likes; a first step has nothing to be compared with."""
     reports = []
-    with Watchdog(lambda *report: reports.append(report)) as watched:
+    with StallDetector(lambda *report: reports.append(report)) as watched:
         watched.begins(0)
         time.sleep(0.3)
         watched.ends()
-        usual_steps(watched)
+        quick_steps(watched)
         watched.ends()
         time.sleep(0.3)
-        usual_steps(watched)
+        quick_steps(watched)
     assert reports == [] and capfd.readouterr().err == ""
 
 
-def test_steps_that_are_all_slow_are_usual(quick, capfd):
+def test_steps_that_are_all_slow_are_not_named(quick, capfd):
     """Ten times the median, not a fixed time, is slow."""
-    with Watchdog(lambda *_: None) as watched:
+    with StallDetector(lambda *_: None) as watched:
         for step in range(4):
             watched.begins(step)
             time.sleep(0.25)
     assert capfd.readouterr().err == ""
 
 
-def test_places_are_those_of_the_project_and_the_watched_thread_comes_first():
-    """Each thread that stands in this project is named with its innermost places; the others are left out."""
+def test_positions_are_those_in_the_project_and_the_watched_thread_comes_first():
+    """Each thread that stands in this project is named with its innermost positions; the others are left out."""
     batches = prefetch(lambda _: time.sleep(0.5), 0, 1, ahead=1)
     found = []
-    looking = threading.Thread(target=lambda: (time.sleep(0.1), found.extend(places(threading.main_thread().ident))))
+    looking = threading.Thread(
+        target=lambda: (time.sleep(0.1), found.extend(thread_positions(threading.main_thread().ident)))
+    )
     looking.start()
     next(batches)
     looking.join()
