@@ -44,7 +44,7 @@ class BERT:
     """features of the residual stream"""
     heads: int = 4
     """heads of each attention"""
-    hidden: int = 0
+    mlp_dim: int = 0
     """features inside the MLP (0: 4 x width)"""
     context: int = 64
     """the longest example"""
@@ -126,7 +126,7 @@ class BERTModule(nn.Module):
         for index in range(c.depth):
             layer = block(
                 c.heads,
-                c.hidden or 4 * c.width,
+                c.mlp_dim or 4 * c.width,
                 c.activation,
                 "layer",
                 True,

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.attention import segment_mask
-from research.models.layers.cache import CACHE, Slots
+from research.models.layers.cache import CACHE, CachePositions
 from research.models.layers.dense import Dense
 from research.models.layers.recurrent_cells import CELLS, RecurrentStack, beginnings, recurrent_parameters
 from research.models.model import ATTENTION, Model, functional
@@ -77,17 +77,17 @@ class SequenceToSequenceModule(nn.Module):
         positions: Int[Array, "batch keys"] | None = None,
         decoder_segments: Int[Array, "batch length"] | None = None,
         decoder_positions: Int[Array, "batch length"] | None = None,
-        slots: Slots | None = None,
+        cache_positions: CachePositions | None = None,
     ) -> Float[Array, "batch length vocabulary"]:
         """Applies encoder and decoder.
 
         Args:
-            inputs: the source; None where `slots` are given and the cache holds what the encoder has made of it.
+            inputs: the source; None where `cache_positions` are given and the cache holds the output of the encoder.
             train: whether dropout falls.
             decoder_inputs: the target so far (default: the source, as when parameters are drawn).
             segments, decoder_segments: the example of the row that each token belongs to, from 1; 0 is padding.
             positions, decoder_positions: add nothing to the order of the tokens.
-            slots: where the target's tokens stand; what came before them is in the cache.
+            cache_positions: where the target's tokens stand; what came before them is in the cache.
         """
         c = self.config
         decoder_inputs = inputs if decoder_inputs is None else decoder_inputs
@@ -98,14 +98,14 @@ class SequenceToSequenceModule(nn.Module):
 
         def source() -> Source:
             assert inputs is not None
-            alone = jnp.ones((len(inputs), 1), jnp.int32) if slots is not None else jnp.ones_like(decoder_inputs)
+            alone = jnp.ones_like(decoder_inputs) if cache_positions is None else jnp.ones((len(inputs), 1), jnp.int32)
             targets = alone if decoder_segments is None else decoder_segments
             return self._encode(embedding[inputs], segments, targets, train)
 
-        known = source() if slots is None else self.variable(CACHE, "source", source).value
+        known = source() if cache_positions is None else self.variable(CACHE, "source", source).value
         y = nn.Dropout(c.dropout, deterministic=not train)(constrain(embedding[decoder_inputs], BATCH_AXES, None, None))
-        resets = beginnings(y, decoder_segments, slots)
-        states, contexts, weights = AttentionDecoder(c.width, name="decoder")(y, known, resets, slots)
+        resets = beginnings(y, decoder_segments, cache_positions)
+        states, contexts, weights = AttentionDecoder(c.width, name="decoder")(y, known, resets, cache_positions)
         self.sow(ATTENTION, "weights", weights[:, None], init_fn=lambda: None, reduce_fn=lambda _, new: new)
         said = jnp.tanh(Dense(c.width, name="readout")(jnp.concatenate([states, contexts, y], axis=-1)))
         logits = Dense(self.vocabulary, name="head")(nn.Dropout(c.dropout, deterministic=not train)(said))
@@ -144,7 +144,7 @@ class AttentionDecoder(nn.Module):
         x: Float[Array, "batch length features"],
         source: Source,
         resets: Bool[Array, "batch length"],
-        slots: Slots | None,
+        cache_positions: CachePositions | None,
     ) -> tuple[
         Float[Array, "batch length width"], Float[Array, "batch length encoded"], Float[Array, "batch length keys"]
     ]:
@@ -168,7 +168,7 @@ class AttentionDecoder(nn.Module):
 
         mask = jnp.broadcast_to(source.mask, (batch, length, source.mask.shape[2]))
         beginning = jnp.broadcast_to(source.beginning, (batch, length, width))
-        stored = None if slots is None else self.variable(CACHE, "state", jnp.zeros, (batch, width), x.dtype)
+        stored = None if cache_positions is None else self.variable(CACHE, "state", jnp.zeros, (batch, width), x.dtype)
         state = jnp.zeros((batch, width), x.dtype) if stored is None else stored.value
         sequences = (from_input, resets, mask, beginning)
         state, said = jax.lax.scan(step, state, jax.tree.map(lambda each: each.swapaxes(0, 1), sequences))

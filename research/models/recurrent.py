@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.attention import segment_mask
-from research.models.layers.cache import Slots
+from research.models.layers.cache import CachePositions
 from research.models.layers.dense import Dense, tied_logits
 from research.models.layers.recurrent_cells import CellKind, RecurrentStack
 from research.models.model import Model, functional
@@ -92,7 +92,7 @@ class RecurrentModule(nn.Module):
         segments: Int[Array, "batch length"] | None = None,
         positions: Int[Array, "batch length"] | None = None,
         starts: Int[Array, "batch examples"] | None = None,
-        slots: Slots | None = None,
+        cache_positions: CachePositions | None = None,
     ) -> Float[Array, "batch length vocabulary"] | Float[Array, "batch examples outputs"]:
         """`segments` part the examples of a row, `starts` says where they begin; `positions` add nothing to the order.
 
@@ -106,7 +106,7 @@ class RecurrentModule(nn.Module):
         embedding = constrain(embedding, "tensor", None)  # a table whose rows are whole is looked up where it is
         x = constrain(embedding[inputs], BATCH_AXES, None, None)
         read = RecurrentStack(c.cell, c.depth, c.width, c.bidirectional, c.dropout, name="layers")(
-            x, segments, train, slots
+            x, segments, train, cache_positions
         )
         dropout = nn.Dropout(c.dropout, deterministic=not train)
         if c.head == "sequence":

@@ -93,11 +93,11 @@ def test_an_examples_change_does_not_depend_on_its_batch():
     """The first images change alike in a batch of six, of three, and among other images; no two change by one key."""
     change = jax.jit(Augmentation(crop=2, flip=True, random_layers=1, cutout=3).apply)
     key = jax.random.key(3)
-    whole, _ = change(key, IMAGES, LABELS)
+    full, _ = change(key, IMAGES, LABELS)
     part, _ = change(key, IMAGES[:3], LABELS[:3])
     among, _ = change(key, IMAGES.at[3:].set(0), LABELS)
-    np.testing.assert_array_equal(whole[:3], part)
-    np.testing.assert_array_equal(whole[:3], among[:3])
+    np.testing.assert_array_equal(full[:3], part)
+    np.testing.assert_array_equal(full[:3], among[:3])
     same, _ = jax.jit(Augmentation(crop=4).apply)(key, jnp.broadcast_to(IMAGES[:1], (6, 9, 7, 3)), LABELS)
     assert len(np.unique(same.reshape(6, -1), axis=0)) > 3
 
