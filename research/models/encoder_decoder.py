@@ -94,7 +94,7 @@ class SequenceToSequenceModule(nn.Module):
         assert decoder_inputs is not None
         features = c.embedding or c.width
         embedding = self.param("token_embedding", nn.initializers.normal(1.0), (self.vocabulary, features), jnp.float32)
-        embedding = constrain(embedding, "tensor", None)  # a table whose rows are whole is looked up where it is
+        embedding = constrain(embedding, "tensor", None)  # split by rows: each device looks up its own
 
         def source() -> Source:
             assert inputs is not None

@@ -175,7 +175,7 @@ class GPTModule(nn.Module):
         length = inputs.shape[1]
         normal = nn.initializers.normal(0.02)
         embedding = self.param("token_embedding", normal, (self.vocabulary, c.width), jnp.float32)
-        embedding = constrain(embedding, "tensor", None)  # a table whose rows are whole is looked up where it is
+        embedding = constrain(embedding, "tensor", None)  # split by rows: each device looks up its own
         x = constrain(embedding[inputs], *RESIDUAL)
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(length), inputs.shape)

@@ -180,7 +180,7 @@ class LlamaModule(nn.Module):
         length = inputs.shape[1]
         normal = nn.initializers.normal(0.02)
         embedding = self.param("token_embedding", normal, (self.vocabulary, c.width), jnp.float32)
-        embedding = constrain(embedding, "tensor", None)  # a table whose rows are whole is looked up where it is
+        embedding = constrain(embedding, "tensor", None)  # split by rows: each device looks up its own
         x = constrain(embedding[inputs], *RESIDUAL)
         if c.scaled_embedding:
             x = x * jnp.asarray(c.width**0.5, x.dtype)  # the factor is rounded, too, as in the published model

@@ -103,7 +103,7 @@ class RecurrentModule(nn.Module):
         # As PyTorch starts them: with small embeddings the states say little, and learning starts late.
         embedding_init = nn.initializers.normal(features**-0.5 if c.tied else 1.0)
         embedding = self.param("token_embedding", embedding_init, (vocabulary, features), jnp.float32)
-        embedding = constrain(embedding, "tensor", None)  # a table whose rows are whole is looked up where it is
+        embedding = constrain(embedding, "tensor", None)  # split by rows: each device looks up its own
         x = constrain(embedding[inputs], BATCH_AXES, None, None)
         read = RecurrentStack(c.cell, c.depth, c.width, c.bidirectional, c.dropout, name="layers")(
             x, segments, train, cache_positions

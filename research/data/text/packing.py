@@ -56,9 +56,9 @@ class Windows:
     def gather(self, indices: Integer[np.ndarray, " batch"]) -> dict[str, np.ndarray]:
         """Returns a batch of windows: inputs and targets int32 [batch length], mask float32 [batch length]."""
         starts = np.asarray(indices, dtype=np.int64)[:, None] * self.stride
-        places = starts + np.arange(self.length + 1)
-        tokens = self.tokens.take(places, mode="clip").astype(np.int32)
-        inside = places[:, 1:] < self.tokens.size
+        positions = starts + np.arange(self.length + 1)
+        tokens = self.tokens.take(positions, mode="clip").astype(np.int32)
+        inside = positions[:, 1:] < self.tokens.size
         return {
             "inputs": np.where(inside, tokens[:, :-1], 0),
             "targets": np.where(inside, tokens[:, 1:], 0),

@@ -43,11 +43,11 @@ class Pairs:
         distances = [distance for size in range(1, self.window + 1) for distance in range(1, size + 1)]
         offsets = np.array([*distances, *(-distance for distance in distances)])
         turns, centres = np.divmod(np.asarray(indices, np.int64), self.tokens.size)
-        places = centres + offsets[(turns + centres) % len(offsets)]
+        positions = centres + offsets[(turns + centres) % len(offsets)]
         return {
             "inputs": self.tokens[centres].astype(np.int32),
-            "targets": self.tokens.take(places, mode="clip").astype(np.int32),
-            "mask": ((places >= 0) & (places < self.tokens.size)).astype(np.float32),
+            "targets": self.tokens.take(positions, mode="clip").astype(np.int32),
+            "mask": ((positions >= 0) & (positions < self.tokens.size)).astype(np.float32),
         }
 
 
