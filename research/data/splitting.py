@@ -93,7 +93,7 @@ def with_fractions(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[st
 
 
 def check_no_leak(splits: Mapping[str, Sequence[Document]], threshold: float = 0.8) -> None:
-    """Checks that no group and no near-duplicate text lies in two splits.
+    """Checks that no group and no near-duplicate text is in two splits.
 
     Args:
         splits: documents by split name.

@@ -70,7 +70,7 @@ def make_generate(decoding: Decoding, sampling: Sampling = Sampling(), *, chunk:
         running, last = np.ones(len(prompts), bool), np.array(sorted(end), np.int32)
         for slot in range(length, length + tokens):
             ready = token
-            if slot + 1 < length + tokens:  # on its way while the caller looks at the last one
+            if slot + 1 < length + tokens:  # computed while the caller uses the last one
                 token, cache, counts = step(params, cache, ready, jnp.int32(slot), counts, first, keys)
             chosen = np.where(running, np.asarray(ready), ENDED).astype(np.int32)
             yield chosen

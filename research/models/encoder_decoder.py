@@ -1,7 +1,7 @@
 """A recurrent encoder-decoder with additive attention (Bahdanau, Cho & Bengio 2015), for translation and its like.
 
-The encoder reads the source in both directions; at each step the decoder, a GRU, looks where it wants in the source.
-Packed rows equal unpacked ones. `apply(..., attention=True)` returns where it looked, in `Sown.attention`.
+The encoder reads the source in both directions; at each step the decoder, a GRU, attends to the source.
+Packed rows equal unpacked ones. `apply(..., attention=True)` returns the attention weights, in `Sown.attention`.
 """
 
 import dataclasses
@@ -87,7 +87,7 @@ class SequenceToSequenceModule(nn.Module):
             decoder_inputs: the target so far (default: the source, as when parameters are drawn).
             segments, decoder_segments: the example of the row that each token belongs to, from 1; 0 is padding.
             positions, decoder_positions: add nothing to the order of the tokens.
-            cache_positions: where the target's tokens stand; what came before them is in the cache.
+            cache_positions: where the target's tokens are in the cache, which holds the state before them.
         """
         c = self.config
         decoder_inputs = inputs if decoder_inputs is None else decoder_inputs
@@ -107,8 +107,8 @@ class SequenceToSequenceModule(nn.Module):
         resets = beginnings(y, decoder_segments, cache_positions)
         states, contexts, weights = AttentionDecoder(c.width, name="decoder")(y, known, resets, cache_positions)
         self.sow(ATTENTION, "weights", weights[:, None], init_fn=lambda: None, reduce_fn=lambda _, new: new)
-        said = jnp.tanh(Dense(c.width, name="readout")(jnp.concatenate([states, contexts, y], axis=-1)))
-        logits = Dense(self.vocabulary, name="head")(nn.Dropout(c.dropout, deterministic=not train)(said))
+        readout = jnp.tanh(Dense(c.width, name="readout")(jnp.concatenate([states, contexts, y], axis=-1)))
+        logits = Dense(self.vocabulary, name="head")(nn.Dropout(c.dropout, deterministic=not train)(readout))
         return constrain(logits, BATCH_AXES, None, "tensor")
 
     def _encode(
@@ -118,7 +118,7 @@ class SequenceToSequenceModule(nn.Module):
         targets: Int[Array, "batch #length"],
         train: bool,
     ) -> Source:
-        """Reads the source; a target begins with what the backward direction says at its source's first token."""
+        """Encodes the source. The decoder's first state comes from the backward output at the source's first token."""
         c = self.config
         x = constrain(x, BATCH_AXES, None, None)
         read = RecurrentStack("gru", c.depth, c.width, True, c.dropout, name="encoder")(x, segments, train)
@@ -171,10 +171,10 @@ class AttentionDecoder(nn.Module):
         stored = None if cache_positions is None else self.variable(CACHE, "state", jnp.zeros, (batch, width), x.dtype)
         state = jnp.zeros((batch, width), x.dtype) if stored is None else stored.value
         sequences = (from_input, resets, mask, beginning)
-        state, said = jax.lax.scan(step, state, jax.tree.map(lambda each: each.swapaxes(0, 1), sequences))
+        state, outputs = jax.lax.scan(step, state, jax.tree.map(lambda each: each.swapaxes(0, 1), sequences))
         if stored is not None:
             stored.value = state
-        return jax.tree.map(lambda each: each.swapaxes(0, 1), said)
+        return jax.tree.map(lambda each: each.swapaxes(0, 1), outputs)
 
     def _kernel(self, name: str, inputs: int, outputs: int, dtype: Any) -> Array:
         """A matrix of each time step, gathered from the mesh once for all of them."""

@@ -26,7 +26,7 @@ def layer_table(
 
     A layer is a module that owns parameters or multiplies. FLOPs are those of matrix products and convolutions of one
     forward pass over all of `inputs`, a multiplication and an addition counting as two; the rest is a few per cent
-    (a backward pass costs about twice the forward one). A scanned layer stands for all its repetitions; of a
+    (a backward pass costs about twice the forward one). A scanned layer counts for all its repetitions; of a
     conditional the costliest branch counts, of a loop of unknown length one turn. Experts count for their full
     capacity, used or not: `top` x `capacity_factor` times one MLP over all tokens, however many experts there are.
 

@@ -39,7 +39,7 @@ class Sown(NamedTuple):
         statistics: a pair (sum, weight) at the path of each parameter that is a running average of activations.
         losses: by name, what each row of the batch adds to its loss, [batch], summed over layers.
         metrics: by name, a measurement of each row, [batch], averaged over layers.
-        attention: by the path of a layer, the weights with which it looks at a source, where `apply` is asked for them.
+        attention: by the path of a layer, its attention weights over a source, where `apply` is asked for them.
     """
 
     statistics: Tree = {}
@@ -77,7 +77,7 @@ class DecodeStep(Protocol):
         start: Int[Array, ""],
         first: Int[Array, "batch"],
     ) -> tuple[Float[Array, "batch length vocabulary"], Cache]:
-        """Returns the logits after each of the next tokens, which stand at positions `start`, `start` + 1, ...
+        """Returns the logits after each of the next tokens, which are at positions `start`, `start` + 1, ...
         of the cache.
 
         `first` is the position in the cache where each row's text begins: before it is padding. See `layers/cache.py`.

@@ -104,7 +104,7 @@ class T5Module(nn.Module):
             decoder_inputs: the target so far (default: the source, as when parameters are drawn).
             segments, decoder_segments: the example of the row that each token belongs to, from 1; 0 is padding.
             positions, decoder_positions: not read, as distances are the same within an example and along a row.
-            cache_positions: where the target's tokens stand in the cache.
+            cache_positions: where the target's tokens are in the cache.
         """
         decoder_inputs = inputs if decoder_inputs is None else decoder_inputs
         assert decoder_inputs is not None

@@ -52,7 +52,7 @@ class Transformer:
     source_vocabulary: int = 0
     """token ids of the source where it has an embedding of its own (0: it shares that of the target)"""
     sinusoid: Sinusoid = "interleaved"
-    """where the sines and cosines of positions stand: in turn, or all sines first (Marian)"""
+    """the order of the sines and cosines of positions: alternating, or all sines first (Marian)"""
     scaled_embedding: bool = True
     """whether token embeddings are multiplied by the square root of the width"""
     norm_first: bool = False
@@ -111,7 +111,7 @@ class TransformerModule(nn.Module):
             decoder_inputs: the target so far (default: the source, as when parameters are drawn).
             segments, decoder_segments: the example of the row that each token belongs to, from 1; 0 is padding.
             positions, decoder_positions: of the tokens in their examples (default: 0, 1, ... along the row).
-            cache_positions: where the target's tokens stand in the cache.
+            cache_positions: where the target's tokens are in the cache.
 
         Raises:
             UserError: rows are longer than `context`, and no positions are given.

@@ -107,7 +107,7 @@ def _sentinels(data: Data, count: int) -> Int[Array, "gaps"]:
 
 
 def noise_mask(key: Key[Array, ""], gaps: Gaps) -> Bool[Array, "length"]:
-    """Draws which tokens stand in gaps: text and gaps by turns, beginning with text, each of random size."""
+    """Draws which tokens are in gaps: text and gaps alternate, beginning with text, each of random size."""
     text_key, gap_key = jax.random.split(key)
     text = random_sizes(text_key, gaps.length - gaps.hidden, gaps.number)
     ends = jnp.cumsum(jnp.stack([text, random_sizes(gap_key, gaps.hidden, gaps.number)], 1).reshape(-1))
@@ -141,7 +141,7 @@ def corrupt(
         start: the token that the decoder begins with.
         end: the token that ends a target.
 
-    A row of eight tokens with two gaps of two tokens each, for which 100 and 101 stand:
+    A row of eight tokens with two gaps of two tokens each, replaced by 100 and 101:
 
         >>> tokens = jnp.array([[10, 11, 12, 13, 14, 15, 16, 17]])
         >>> noise = jnp.isin(tokens, jnp.array([12, 13, 16, 17]))

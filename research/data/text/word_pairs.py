@@ -1,4 +1,4 @@
-"""Pairs of words that stand near each other, for the skip-gram (Mikolov et al. 2013), from any text.
+"""Pairs of words that are near each other, for the skip-gram (Mikolov et al. 2013), from any text.
 
 `SkipGramData().build()` makes records of one pair each. A pair is a function of its position alone.
 """
@@ -19,7 +19,7 @@ from research.data.text.tokenizers import TokenizerConfig
 class Pairs:
     """Pairs of a word and one of its neighbours.
 
-    A neighbour at distance d is drawn as often as in the original, which draws a window of 1 to `window` words anew for
+    A neighbour at distance d is drawn as often as in the original, which draws a new window of 1 to `window` words for
     each word: in `window + 1 - d` of the `window (window + 1)` records of a word. Records that follow each other are of
     different words. Where the text ends before the neighbour, `mask` is 0.
 

@@ -19,7 +19,7 @@ Image = Float[Array, "height width channels"]
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Which changes to make, in this order; as it stands, none."""
+    """Which changes to make, in this order; by default none."""
 
     crop: int = 0
     """pixels of black padding on each side, from which an image of the old size is cut (He et al. 2015)"""

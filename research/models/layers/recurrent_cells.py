@@ -38,9 +38,9 @@ def _rnn(from_input: Float[Array, "batch gates"], from_state: Float[Array, "batc
 
 
 def _lstm(from_input: Float[Array, "batch gates"], from_state: Float[Array, "batch gates"], state: State) -> State:
-    entered, forgotten, new, shown = jnp.split(from_input + from_state, 4, axis=-1)
-    memory = jax.nn.sigmoid(forgotten) * state[1] + jax.nn.sigmoid(entered) * jnp.tanh(new)
-    return jax.nn.sigmoid(shown) * jnp.tanh(memory), memory
+    input_gate, forget_gate, new, output_gate = jnp.split(from_input + from_state, 4, axis=-1)
+    memory = jax.nn.sigmoid(forget_gate) * state[1] + jax.nn.sigmoid(input_gate) * jnp.tanh(new)
+    return jax.nn.sigmoid(output_gate) * jnp.tanh(memory), memory
 
 
 def _gru(from_input: Float[Array, "batch gates"], from_state: Float[Array, "batch gates"], state: State) -> State:
@@ -90,7 +90,7 @@ class RecurrentLayer(nn.Module):
 
 
 class RecurrentStack(nn.Module):
-    """Layers of which each reads what the one below has said, `forward_i` and, if wanted, `backward_i`.
+    """Layers whose inputs are the outputs of the layer below: `forward_i` and, if wanted, `backward_i`.
 
     Dropout falls on what goes into a layer, never on the state (Zaremba et al. 2014).
     """
@@ -109,7 +109,7 @@ class RecurrentStack(nn.Module):
         train: bool,
         cache_positions: CachePositions | None = None,
     ) -> list[Float[Array, "batch length width"]]:
-        """Returns what the last layer has said: one array a direction."""
+        """Returns the outputs of the last layer: one array per direction."""
         resets = beginnings(x, segments, cache_positions)
         read = [x]
         for index in range(self.depth):
@@ -127,7 +127,7 @@ def beginnings(
     cache_positions: CachePositions | None = None,
     reverse: bool = False,
 ) -> Bool[Array, "batch length"]:
-    """Marks where the state starts anew: as a segment begins in the direction of reading, and before a cached text."""
+    """Marks where the state is reset: where a segment begins in the direction of reading, and before a cached text."""
     batch, length, _ = x.shape
     if cache_positions is not None:
         return cache_positions.start + jnp.arange(length) <= cache_positions.first[:, None]

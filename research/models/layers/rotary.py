@@ -14,7 +14,7 @@ class Rotary:
 
     base: float = 10_000.0
     scaling: Literal["none", "linear", "llama3"] = "none"
-    """how a model is stretched to longer texts: all turns slowed down (Chen et al. 2023), or the slow ones (Llama 3)"""
+    """how a model is adapted to longer texts: all turns slowed down (Chen et al. 2023), or the slow ones (Llama 3)"""
     factor: float = 1.0
     """how many times longer"""
     original_context: int = 8192

@@ -1,7 +1,7 @@
-"""The block of encoders and of decoders that read what an encoder has made: BERT, T5 and the original transformer.
+"""The block of encoders and of decoders that attend to an encoder: BERT, T5 and the original transformer.
 
 Self-attention, attention to the encoder's output where there is one, and an MLP, each added to the residual stream.
-The sharding rules of its parameters stand here too, as all three models have them.
+The sharding rules of its parameters are here too, as all three models have them.
 """
 
 from typing import Any
