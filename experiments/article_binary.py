@@ -1,4 +1,4 @@
-"""The articles' binary classifier, 100-64-1, tells two Gaussian clouds of deviation 0.1 and 0.2 apart.
+"""The articles' binary classifier, 100-64-1, tells two Gaussian clouds of standard deviation 0.1 and 0.2 apart.
 
     python -m experiments.article_binary
 
@@ -16,7 +16,7 @@ from research.train.optimizers import Optimizer
 from research.train.schedules import Schedule
 
 CONFIG = Experiment(
-    data=CloudData(examples=100, features=100, deviations=(0.1, 0.2), centres=(0.0, 0.1)),
+    data=CloudData(examples=100, features=100, stds=(0.1, 0.2), centres=(0.0, 0.1)),
     model=MLP(hidden=(64,)),
     task=BinaryClassification(),
     optimizer=Optimizer("sgd", peak=0.01),

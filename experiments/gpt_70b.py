@@ -14,7 +14,7 @@ from research.data.synthetic import TokenData
 from research.launch.launcher import launch
 from research.train.optimizers import Optimizer
 
-SIZES = {"depth": 80, "width": 8192, "heads": 64, "groups": 8, "hidden": 28672, "context": 8192}
+SIZES = {"depth": 80, "width": 8192, "heads": 64, "num_kv_heads": 8, "mlp_dim": 28672, "context": 8192}
 CONFIG = dataclasses.replace(
     gpt_7b.CONFIG,
     data=TokenData(vocabulary=128256, length=8192, examples=1024),

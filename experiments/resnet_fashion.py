@@ -18,7 +18,7 @@ from research.train.optimizers import Optimizer
 from research.train.schedules import Schedule
 
 CONFIG = Experiment(
-    data=ImageData("fashion_mnist/full", validation_share=0.05),
+    data=ImageData("fashion_mnist/full", validation_fraction=0.05),
     model=ResNet("cifar", stages=(1, 1, 1), width=16),
     task=Classification(label_smoothing=0.05, augmentation=Augmentation(crop=2, flip=True)),
     optimizer=Optimizer("momentum", peak=0.1, l2=5e-4),

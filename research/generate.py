@@ -129,7 +129,7 @@ def load_language(source: str) -> Language:
         raise UserError(f"{source} holds no model that continues text: name a run or a model of language modelling.")
     if tokenizer is None:
         raise UserError(f"{source} holds no tokenizer that can be read here: a prompt cannot be turned into tokens.")
-    if model.decoding.reads:
+    if model.decoding.has_encoder:
         start, last = boundary_ids(tokenizer)
 
         def read(text: str) -> Tokens:

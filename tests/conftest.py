@@ -70,7 +70,7 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_language_run(tiny_text: Path) -> Experiment:
     """A GPT of one block that trains for 8 steps on `tiny_text`, with every period shorter than that."""
     return Experiment(
-        data=TextData(train=(str(tiny_text),), length=8, validation_share=0.3),
+        data=TextData(train=(str(tiny_text),), length=8, validation_fraction=0.3),
         model=GPT(depth=1, width=8, heads=2, context=8),
         task=LanguageModelling(sample_tokens=8),
         optimizer=Optimizer("adamw", peak=1e-2, weight_decay=0.1, clip=1.0),
@@ -87,7 +87,7 @@ def tiny_language_run(tiny_text: Path) -> Experiment:
 
 
 @pytest.fixture(scope="session")
-def tiny_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of 48 pictures of 8 x 8 in two classes, dark and bright."""
     folder, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for name, low in (("bright", 128), ("dark", 0)):
@@ -99,10 +99,10 @@ def tiny_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_image_run(tiny_pictures: Path) -> Experiment:
-    """A ResNet of one block that trains for 8 steps on `tiny_pictures`."""
+def tiny_image_run(tiny_images: Path) -> Experiment:
+    """A ResNet of one block that trains for 8 steps on `tiny_images`."""
     return Experiment(
-        data=ImageData(folder=str(tiny_pictures), size=8, validation_share=0.25),
+        data=ImageData(folder=str(tiny_images), size=8, validation_fraction=0.25),
         model=ResNet(stages=(1,), width=4),
         task=Classification(),
         optimizer=Optimizer("momentum", peak=0.1),

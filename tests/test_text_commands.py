@@ -38,7 +38,7 @@ def labels(tmp_path_factory):
             train=(str(folder / "mine.csv"),),
             label="kind",
             group=(),
-            test_share=0.0,
+            test_fraction=0.0,
             length=16,
             tokenizer=TokenizerConfig("wordpiece", vocabulary_size=64),
         ),
@@ -142,7 +142,7 @@ def test_many_texts_go_through_in_batches(labels, monkeypatch) -> None:
 
 def test_a_run_with_low_rank_updates_writes_what_its_model_would(tiny_text, tmp_path) -> None:
     """They are merged once before writing, and the logits stay those of the run."""
-    text = TextData(train=(str(tiny_text),), length=8, validation_share=0.3)
+    text = TextData(train=(str(tiny_text),), length=8, validation_fraction=0.3)
     base = Experiment(data=text, model=GPT(depth=1, width=16, heads=2, context=8), task=LanguageModelling(), steps=2)
     source = str(train(base, name="base", root=tmp_path).folder)
     tuned = dataclasses.replace(
@@ -155,8 +155,8 @@ def test_a_run_with_low_rank_updates_writes_what_its_model_would(tiny_text, tmp_
     language = load_language(str(run.folder))
     assert not [path for path in trees.flatten(language.params) if path.startswith(BRANCH)]
     ids = language.encode("abcd efg")[None]
-    cache = language.decoding.begin(language.params, 1, 8)
+    cache = language.decoding.init_cache(language.params, 1, 8)
     zero = jnp.int32(0)
-    logits, _ = language.decoding.advance(language.params, cache, jnp.asarray(ids), zero, jnp.zeros(1, jnp.int32))
+    logits, _ = language.decoding.decode_step(language.params, cache, jnp.asarray(ids), zero, jnp.zeros(1, jnp.int32))
     expected = run.assembly.model.apply(run.state.merged, jnp.asarray(ids))[0]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)

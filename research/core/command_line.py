@@ -19,7 +19,7 @@ T = TypeVar("T")
 def parse(cls: type[T], default: T | None = None, *, description: str = "", args: Sequence[str] | None = None) -> T:
     """Parses the command line into `cls`; an unknown or ill-typed option exits with code 2 and the nearest name."""
     arguments = sys.argv[1:] if args is None else args
-    if old := renamed_option(arguments):
+    if old := renamed_option(arguments, cls if default is None else default):
         _fail(f"{old[0]} is now called {old[1]}: give that instead.", 2)
     options: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(cls, description=description, args=args, **options)

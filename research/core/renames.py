@@ -4,6 +4,7 @@
 old option.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,11 +22,42 @@ MODULES = {
     "research.data.tokenizers": "research.data.text.tokenizers",
     "research.models.lora": "research.models.wrappers.lora",
 }
-# Options that were renamed, as they are typed.
+# Fields that were renamed: (today's type name, old field): new field.
+FIELDS = {
+    ("research.data.synthetic.CloudData", "deviations"): "stds",
+    ("research.data.tables.TableData", "validation_share"): "validation_fraction",
+    ("research.data.text.chat.ChatData", "validation_share"): "validation_fraction",
+    ("research.data.text.labelled_text.LabelledText", "test_share"): "test_fraction",
+    ("research.data.text.labelled_text.LabelledText", "validation_share"): "validation_fraction",
+    ("research.data.text.paired_text.PairedText", "test_share"): "test_fraction",
+    ("research.data.text.paired_text.PairedText", "validation_share"): "validation_fraction",
+    ("research.data.text.text_data.TextData", "validation_share"): "validation_fraction",
+    ("research.data.vision.images.ImageData", "validation_share"): "validation_fraction",
+    ("research.models.bert.BERT", "hidden"): "mlp_dim",
+    ("research.models.gpt.GPT", "groups"): "num_kv_heads",
+    ("research.models.gpt.GPT", "hidden"): "mlp_dim",
+    ("research.models.llama.Llama", "groups"): "num_kv_heads",
+    ("research.models.llama.Llama", "head"): "head_dim",
+    ("research.models.llama.Llama", "hidden"): "mlp_dim",
+    ("research.models.t5.T5", "head"): "head_dim",
+    ("research.models.t5.T5", "hidden"): "mlp_dim",
+    ("research.models.transformer.Transformer", "hidden"): "mlp_dim",
+    ("research.tasks.masked_language_modelling.MaskedLanguageModelling", "share"): "mask_rate",
+    ("research.tasks.span_corruption.SpanCorruption", "share"): "mask_rate",
+}
+# Options that were renamed, as they are typed. Some old names are still options of other configurations.
 OPTIONS = {
     "--adapter": "--format adapter",
+    "--data.deviations": "--data.stds",
+    "--data.test-share": "--data.test-fraction",
+    "--data.text.validation-share": "--data.text.validation-fraction",
+    "--data.validation-share": "--data.validation-fraction",
     "--explain-memory": "--plan-memory",
     "--explain-sharding": "--plan-sharding",
+    "--model.groups": "--model.num-kv-heads",
+    "--model.head": "--model.head-dim",
+    "--model.hidden": "--model.mlp-dim",
+    "--task.share": "--task.mask-rate",
 }
 
 
@@ -35,15 +67,39 @@ def upgraded(config: Any) -> Any:
         return [upgraded(item) for item in config]
     if not isinstance(config, dict):
         return config
-    module, _, name = str(config.get("type", "")).rpartition(".")
     fields = {field: upgraded(value) for field, value in config.items()}
-    return {**fields, "type": f"{MODULES[module]}.{name}"} if module in MODULES else fields
+    if "type" not in fields:
+        return fields
+    module, _, name = str(fields["type"]).rpartition(".")
+    fields["type"] = f"{MODULES.get(module, module)}.{name}"
+    return {FIELDS.get((fields["type"], field), field): value for field, value in fields.items()}
 
 
-def renamed_option(arguments: Sequence[str]) -> tuple[str, str] | None:
-    """Returns the first old option among the arguments, with its new name; None where there is none."""
+def renamed_option(arguments: Sequence[str], config: Any) -> tuple[str, str] | None:
+    """Returns the first old option among the arguments, with its new name; None where there is none.
+
+    Args:
+        arguments: the command line.
+        config: the dataclass, or its default, whose fields are the options; names that it still has are not old.
+    """
     for argument in arguments:
-        option = argument.partition("=")[0].replace("_", "-")
-        if option in OPTIONS:
-            return option, OPTIONS[option]
+        old = argument.partition("=")[0].replace("_", "-")
+        new = OPTIONS.get(old)
+        if new and not _has_option(config, old) and _has_option(config, new.partition(" ")[0]):
+            return old, new
     return None
+
+
+def _has_option(config: Any, option: str) -> bool:
+    """Whether an option is a field of the configuration, or of a member whose own name is left out of its options."""
+    path = option.removeprefix("--").replace("-", "_").split(".")
+    members = [getattr(config, field.name, None) for field in dataclasses.fields(config)]
+    return any(_reaches(root, path) for root in (config, *filter(dataclasses.is_dataclass, members)))
+
+
+def _reaches(config: Any, path: Sequence[str]) -> bool:
+    for name in path:
+        if not hasattr(config, name):
+            return False
+        config = getattr(config, name)
+    return True

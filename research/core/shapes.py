@@ -5,13 +5,14 @@
 | `batch` | examples in a batch |
 | `length` | positions of a sequence: tokens, characters, frames |
 | `keys` | positions attended to, where they differ from `length` |
-| `width` | features of the residual stream |
-| `hidden` | features inside an MLP |
-| `heads`, `groups` | query heads; key and value heads that groups of query heads share |
-| `head` | features of one attention head |
+| `width` | features of the residual stream; of an image, see below |
+| `mlp_dim` | features inside an MLP |
+| `heads`, `num_kv_heads` | query heads; key and value heads, each shared by heads / num_kv_heads query heads |
+| `head_dim` | features of one attention head |
+| `experts`, `capacity` | expert MLPs of a layer; tokens of a row that one expert takes |
 | `vocabulary` | token ids |
 | `classes` | labels of a classification |
-| `height`, `breadth`, `channels` | an image, channels last |
+| `height`, `width`, `channels` | an image, channels last: here `width` counts pixels |
 | `features`, `outputs` | columns of a table; numbers predicted |
 
 `Params` and `Batch` are pytrees: nested dictionaries of arrays.

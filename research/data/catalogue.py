@@ -47,7 +47,7 @@ def load(name: str, *, cache: Path | None = None) -> dict[str, Records]:
     """Returns {split: records} of a data set, preparing it first where that was not done before.
 
     A record is a dictionary as TFDS gives it: text as UTF-8 `bytes`, labels as numbers (their names are in `info`),
-    pictures as uint8 arrays.
+    images as uint8 arrays.
 
     Args:
         name: an embedded data set (see `names`) or one of TFDS's catalogue; "NAME/CONFIG" picks a configuration.
@@ -65,7 +65,7 @@ def load(name: str, *, cache: Path | None = None) -> dict[str, Records]:
     except ImportError:
         raise UserError(
             f"The records of {name!r} need TensorFlow to be decoded, which this project does without: export them to "
-            "files, for example pictures to a folder with a sub-folder for each class, and give those."
+            "files, for example images to a folder with a sub-folder for each class, and give those."
         ) from None
     except NotImplementedError:
         raise UserError(

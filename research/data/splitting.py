@@ -17,17 +17,17 @@ def split_of(group: str, fractions: Mapping[str, float], salt: str = "") -> str:
 
     Args:
         group: key of the group, the unit that is never divided.
-        fractions: share of the groups by split name, in a fixed order; they sum to 1.
+        fractions: fraction of the groups by split name, in a fixed order; they sum to 1.
         salt: another salt gives another split of the same groups.
 
     Raises:
         UserError: the fractions are negative or do not sum to 1.
     """
-    if any(share < 0 for share in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
-        raise UserError(f"The split fractions are {dict(fractions)}; give shares of at least 0 that sum to 1.")
+    if any(fraction < 0 for fraction in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
+        raise UserError(f"The split fractions are {dict(fractions)}; give fractions of at least 0 that sum to 1.")
     digest = hashlib.sha256(f"{salt}\0{group}".encode()).digest()
     point = int.from_bytes(digest[:8]) / 2**64
-    names = [name for name, share in fractions.items() if share > 0]
+    names = [name for name, fraction in fractions.items() if fraction > 0]
     bound = 0.0
     for name in names:
         bound += fractions[name]
@@ -37,15 +37,15 @@ def split_of(group: str, fractions: Mapping[str, float], salt: str = "") -> str:
 
 
 def split(documents: Sequence[Document], fractions: Mapping[str, float], salt: str = "") -> dict[str, list[Document]]:
-    """Divides documents by their group, in their order; a share of 0 makes no split.
+    """Divides documents by their group, in their order; a fraction of 0 makes no split.
 
-    With few groups the shares are only roughly met: `summary` tells the true ones.
+    With few groups the fractions are only approximate: `summary` gives the true ones.
 
     Raises:
         UserError: a split asked for stays empty, or the fractions are wrong.
     """
     check_fractions(fractions)
-    splits: dict[str, list[Document]] = {name: [] for name, share in fractions.items() if share > 0}
+    splits: dict[str, list[Document]] = {name: [] for name, fraction in fractions.items() if fraction > 0}
     for document in documents:
         splits[split_of(document.group, fractions, salt)].append(document)
     check_none_empty(
@@ -55,25 +55,26 @@ def split(documents: Sequence[Document], fractions: Mapping[str, float], salt: s
 
 
 def check_fractions(fractions: Mapping[str, float]) -> None:
-    """Raises UserError where the fractions are no shares, or leave nothing to train on."""
+    """Raises UserError where the fractions are out of range, or leave nothing to train on."""
     if not fractions.get("train", 1) > 0:
         raise UserError(f"The split fractions are {dict(fractions)}, which leaves nothing to train on: give less away.")
     split_of("", fractions)
 
 
 def check_none_empty(groups: Mapping[str, int], fractions: Mapping[str, float]) -> None:
-    """Raises UserError where a split with a share has none of the groups, counted by split."""
-    for name, share in fractions.items():
-        if share > 0 and not groups.get(name):
+    """Raises UserError where a split with a fraction above 0 has none of the groups, counted by split."""
+    for name, fraction in fractions.items():
+        if fraction > 0 and not groups.get(name):
             raise UserError(
-                f"The split {name!r} (share {share:g}) got none of the {sum(groups.values())} groups of documents; "
-                "give more or smaller groups, a larger share, another salt, or separate files for each split."
+                f"The split {name!r} (fraction {fraction:g}) got none of the {sum(groups.values())} groups of "
+                "documents; give more or smaller groups, a larger fraction, another salt, or separate files for each "
+                "split."
             )
 
 
 def summary(splits: Mapping[str, Sequence[Document]]) -> dict[str, dict[str, Any]]:
-    """Returns, by split name and as JSON values, the documents, groups, characters and true share of characters."""
-    return with_shares(
+    """Returns, by split name and as JSON values, the documents, groups, characters and true fraction of characters."""
+    return with_fractions(
         {
             name: {
                 "documents": len(members),
@@ -85,14 +86,14 @@ def summary(splits: Mapping[str, Sequence[Document]]) -> dict[str, dict[str, Any
     )
 
 
-def with_shares(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
-    """Adds each split's share of all characters to its counts."""
+def with_fractions(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
+    """Adds each split's fraction of all characters to its counts."""
     total = sum(count["characters"] for count in counts.values())
     return {name: {**count, "share": count["characters"] / max(total, 1)} for name, count in counts.items()}
 
 
 def check_no_leak(splits: Mapping[str, Sequence[Document]], threshold: float = 0.8) -> None:
-    """Checks that no group and no near-duplicate text lies in two splits.
+    """Checks that no group and no near-duplicate text is in two splits.
 
     Args:
         splits: documents by split name.

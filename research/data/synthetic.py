@@ -36,7 +36,7 @@ class CloudData:
     examples: int = 100
     """of each class"""
     features: int = 100
-    deviations: tuple[float, ...] = (0.1, 0.2)
+    stds: tuple[float, ...] = (0.1, 0.2)
     """standard deviation of each class's cloud"""
     centres: tuple[float, ...] = (0.0, 0.0)
     """coordinate, the same along every feature, of each cloud's centre"""
@@ -48,13 +48,13 @@ class CloudData:
 
         def draw() -> Rows:
             clouds = [
-                centre + deviation * random.standard_normal((self.examples, self.features))
-                for centre, deviation in zip(self.centres, self.deviations, strict=True)
+                centre + std * random.standard_normal((self.examples, self.features))
+                for centre, std in zip(self.centres, self.stds, strict=True)
             ]
             labels = np.repeat(np.arange(len(clouds)), self.examples)
             return Rows({"inputs": np.concatenate(clouds).astype(np.float32), "labels": labels.astype(np.int32)})
 
-        names = tuple(f"cloud {index}" for index in range(len(self.deviations)))
+        names = tuple(f"cloud {index}" for index in range(len(self.stds)))
         outputs = 1 if len(names) == 2 else len(names)
         return Data({"train": draw(), "validation": draw()}, outputs=outputs, class_names=names, summary=_facts(self))
 

@@ -39,8 +39,8 @@ class TableData:
     """columns not to use; names that your own table does not have are passed over"""
     logarithm: tuple[str, ...] = ()
     """columns of numbers above -1 that span orders of magnitude, taken as log(1 + x); names as above"""
-    validation_share: float = 0.1
-    """share of the training rows held out, by a hash of their content"""
+    validation_fraction: float = 0.1
+    """fraction of the training rows held out, by a hash of their content"""
 
     def build(self) -> Data:
         """Reads, splits, encodes; raises UserError for columns and values that cannot work."""
@@ -80,14 +80,14 @@ class TableData:
 
     def _divide(self, table: Table) -> dict[str, Table]:
         """Holds rows out by their content, so that equal rows are never on both sides."""
-        if not self.validation_share:
+        if not self.validation_fraction:
             return {"train": table}
-        shares = {"train": 1 - self.validation_share, "validation": self.validation_share}
+        fractions = {"train": 1 - self.validation_fraction, "validation": self.validation_fraction}
         rows = list(zip(*table.values(), strict=True))
-        sides = [split_of(repr(row), shares) for row in rows]
-        if missing := set(shares) - set(sides):
+        sides = [split_of(repr(row), fractions) for row in rows]
+        if missing := set(fractions) - set(sides):
             raise UserError(f"The {min(missing)} split of {len(rows)} rows is empty: give more rows.")
-        chosen = {side: [row for row, its in zip(rows, sides, strict=True) if its == side] for side in shares}
+        chosen = {side: [row for row, its in zip(rows, sides, strict=True) if its == side] for side in fractions}
         return {side: dict(zip(table, zip(*members, strict=True), strict=True)) for side, members in chosen.items()}
 
     def _check_columns(self, tables: Mapping[str, Table]) -> None:

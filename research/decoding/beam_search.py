@@ -1,7 +1,8 @@
-"""Beam search: the likeliest text by keeping the best few beginnings, with transformers' scores and ends.
+"""Beam search: the likeliest text, found by extending only the best few beginnings at each step.
 
-`make_beam_search(model.decoding, beams=4)` compiles once and returns a function of parameters and prompts. The beams of
-a prompt are neighbouring rows of one batch; their caches move with them.
+Scores and stopping rules are those of Hugging Face's transformers. `make_beam_search(model.decoding, Beam(4))` compiles
+once and returns a function of parameters and prompts. The beams of a prompt are neighbouring rows of one batch; their
+caches are reordered with them.
 """
 
 import dataclasses
@@ -24,20 +25,20 @@ LOW = -1e9
 
 @dataclasses.dataclass(frozen=True)
 class Beam:
-    """The width of the search and when it ends."""
+    """How many beams the search keeps, and when it ends."""
 
     beams: int = 4
     length_penalty: float = 1.0
     """a text's score is its log-probability over its length to this power"""
     stop: Literal["full", "hopeless", "never"] = "hopeless"
-    """end when there are enough finished texts; when no open one of its present length would beat them; or when none of
-    any length would (where length_penalty is above 0)"""
+    """end when there are enough finished texts; when no unfinished one would score higher at its present length; or
+    when none would at any length (where length_penalty is above 0)"""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Search:
-    """The open and the finished texts of each prompt."""
+    """The unfinished ("open") and the finished texts of each prompt."""
 
     open: Int[Array, "prompts beams length"]
     scores: Float[Array, "prompts beams"]
@@ -47,9 +48,9 @@ class _Search:
     """penalised by length; `LOW` where there is none yet"""
     is_finished: Array
     hopeful: Array
-    """[prompts], whether an open text may still beat a finished one"""
+    """[prompts], whether an open text may still score higher than a finished one"""
     all_ended: Array
-    """[], whether no candidate of the last step could go on"""
+    """[], whether all candidates of the last step ended"""
 
 
 def make_beam_search(decoding: Decoding, beam: Beam = Beam()) -> Callable[..., list[tuple[Tokens, float]]]:
@@ -60,6 +61,23 @@ def make_beam_search(decoding: Decoding, beam: Beam = Beam()) -> Callable[..., l
 
     Raises:
         UserError: fewer than one beam; when called, a prompt is empty, or too long with the tokens.
+
+    Here the "model" is a table of next-token probabilities by the last token. After the token 0, token 1 is likelier
+    (0.6) than token 2 (0.4), but 2 leads to token 3 with 0.9 and 1 only with 0.4. One beam is greedy search and takes
+    1, 3 (probability 0.24); two beams find 2, 3 (0.36). The score is the log-probability per token:
+
+        >>> table = [[0.0, 0.6, 0.4, 0.0], [0.3, 0.3, 0.0, 0.4], [0.0, 0.1, 0.0, 0.9], [1.0, 0.0, 0.0, 0.0]]
+        >>> decoding = Decoding(
+        ...     init_cache=lambda params, batch, capacity: jnp.zeros((batch, 1)),
+        ...     decode_step=lambda params, cache, tokens, start, first: (params["table"][tokens], cache),
+        ... )
+        >>> params = {"table": jnp.log(jnp.array(table))}
+        >>> for beams in (1, 2):
+        ...     search = make_beam_search(decoding, Beam(beams))
+        ...     ((text, score),) = search(params, [np.array([0], np.int32)], tokens=2)
+        ...     print(text.tolist(), f"{np.exp(2 * score):.2f}")
+        [1, 3] 0.24
+        [2, 3] 0.36
     """
     if beam.beams < 1:
         raise UserError(f"A search cannot keep {beam.beams} beams: give 1 or more.")
@@ -67,9 +85,9 @@ def make_beam_search(decoding: Decoding, beam: Beam = Beam()) -> Callable[..., l
     extend = jax.jit(partial(_extend, beam), static_argnames=("tokens", "end"))
 
     @partial(jax.jit, donate_argnums=1)
-    def advance(params: Params, cache: Any, rows: Array, token: Array, slot: Array, first: Array) -> Any:
+    def decode_step(params: Params, cache: Any, rows: Array, token: Array, slot: Array, first: Array) -> Any:
         cache = jax.tree.map(lambda leaf: leaf[rows], cache)
-        logits, cache = decoding.advance(params, cache, token[:, None], slot, first[rows])
+        logits, cache = decoding.decode_step(params, cache, token[:, None], slot, first[rows])
         return logits[:, 0], cache
 
     def search(
@@ -89,7 +107,7 @@ def make_beam_search(decoding: Decoding, beam: Beam = Beam()) -> Callable[..., l
             state, moved, token = extend(state, logits, jnp.int32(step), tokens=tokens, end=last)
             if _over(beam, state):
                 break
-            logits, cache = advance(params, cache, moved, token, jnp.int32(length + step), first)
+            logits, cache = decode_step(params, cache, moved, token, jnp.int32(length + step), first)
         return _best(state, beam.length_penalty, step + 1)
 
     return search
@@ -99,7 +117,9 @@ def _begin(prompts: int, beams: int, tokens: int) -> _Search:
     texts = jnp.full((prompts, beams, tokens), -1, jnp.int32)
     return _Search(
         open=texts,
-        scores=jnp.tile(jnp.where(jnp.arange(beams) == 0, 0.0, LOW), (prompts, 1)),  # all beams begin alike
+        scores=jnp.tile(
+            jnp.where(jnp.arange(beams) == 0, 0.0, LOW), (prompts, 1)
+        ),  # all beams start equal: only the first counts
         finished=texts,
         finished_scores=jnp.full((prompts, beams), LOW),
         is_finished=jnp.zeros((prompts, beams), bool),
@@ -111,11 +131,11 @@ def _begin(prompts: int, beams: int, tokens: int) -> _Search:
 def _extend(
     beam: Beam, state: _Search, logits: Float[Array, "rows vocabulary"], step: Array, *, tokens: int, end: Sequence[int]
 ) -> tuple[_Search, Int[Array, "rows"], Int[Array, "rows"]]:
-    """Returns the search one token further, the rows whose caches go on, and their tokens."""
+    """Returns the search extended by one token, the rows whose caches are kept, and their tokens."""
     prompts, beams, _ = state.open.shape
     logits = logits.reshape(prompts, beams, -1)
     scores = jax.nn.log_softmax(logits.astype(jnp.float32)) + state.scores[..., None]
-    # So many candidates that as many open ones remain if a beam's worth of them end.
+    # Enough candidates that `beams` open ones remain even where many of them end.
     count = max(2, 1 + len(end)) * beams
     scores, flat = jax.lax.top_k(scores.reshape(prompts, -1), count)
     parents, token = flat // logits.shape[-1], (flat % logits.shape[-1]).astype(jnp.int32)
@@ -134,20 +154,20 @@ def _extend(
 
 
 def _finish(beam: Beam, state: _Search, texts: Array, scores: Array, ends: Array, step: Array) -> _Search:
-    """Puts candidates that end, among the likeliest ones of a beam's width, into the finished ones."""
+    """Adds the candidates that end, among the `beams` likeliest, to the finished texts."""
     beams = state.scores.shape[1]
     penalised = scores / (step + 1.0) ** beam.length_penalty
     full = state.is_finished.all(1, keepdims=True) & (beam.stop == "full")
     closed = ~ends | (jnp.arange(scores.shape[1]) >= beams) | full | ~state.hopeful[:, None]
     penalised = jnp.where(closed, penalised + LOW, penalised)
     merged = jnp.concatenate([state.finished_scores, penalised], 1)
-    best, places = jax.lax.top_k(merged, beams)
+    best, indices = jax.lax.top_k(merged, beams)
     flags = jnp.concatenate([state.is_finished, ~closed], 1)
     return dataclasses.replace(
         state,
-        finished=_rows(jnp.concatenate([state.finished, texts], 1), places),
+        finished=_rows(jnp.concatenate([state.finished, texts], 1), indices),
         finished_scores=best,
-        is_finished=jnp.take_along_axis(flags, places, 1),
+        is_finished=jnp.take_along_axis(flags, indices, 1),
     )
 
 

@@ -1,6 +1,6 @@
 """Greedy decoding as one traced function: the likeliest next token, of every row, until all have ended.
 
-For predictions inside a compiled evaluation; `generate.py` and `beam.py` are for texts that a person asks for.
+For predictions inside a compiled evaluation; `loop.py` and `beam_search.py` are for texts that a user asks for.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from research.models.model import Decoding
 def greedy(
     decoding: Decoding, params: Params, start: Int[Array, "batch"], tokens: int, end: int, context: Mapping[str, Any]
 ) -> Int[Array, "batch tokens"]:
-    """Returns so many tokens of each row, which follow `start`; those after the first `end` are `end` too.
+    """Returns the `tokens` tokens of each row that follow `start`; those after the first `end` are `end` too.
 
-    `context` is what an encoder reads.
+    `context` is the input of an encoder.
     """
     batch = start.shape[0]
-    cache = decoding.begin(params, batch, tokens, **context)
+    cache = decoding.init_cache(params, batch, tokens, **context)
     first = jnp.zeros(batch, jnp.int32)
 
     def going_on(carry: Any) -> Any:
@@ -30,13 +30,13 @@ def greedy(
         ended = (texts == end).any(1)
         return (step < tokens) & ~ended.all()
 
-    def advance(carry: Any) -> Any:
+    def step(carry: Any) -> Any:
         cache, token, texts, step = carry
-        logits, cache = decoding.advance(params, cache, token[:, None], step, first)
+        logits, cache = decoding.decode_step(params, cache, token[:, None], step, first)
         token = logits[:, 0].argmax(-1).astype(jnp.int32)
         return cache, token, texts.at[:, step].set(token), step + 1
 
     texts = jnp.full((batch, tokens), -1, jnp.int32)
-    _, _, texts, _ = jax.lax.while_loop(going_on, advance, (cache, start.astype(jnp.int32), texts, jnp.int32(0)))
+    _, _, texts, _ = jax.lax.while_loop(going_on, step, (cache, start.astype(jnp.int32), texts, jnp.int32(0)))
     over = jnp.cumsum(texts == end, axis=1) > 0
     return jnp.where(over, end, texts)

@@ -32,7 +32,7 @@ def make_generate(decoding: Decoding, sampling: Sampling = Sampling(), *, chunk:
 
     Its arguments: token ids of each row's prompt; a key for each row, so that what is drawn does not depend on the
     other rows; the most tokens to yield; the ids that end a row, which are yielded as its last, and after which it
-    yields `ENDED`; and what an encoder reads. It stops where all rows have ended. Keep it: it holds the compiled
+    yields `ENDED`; and the input of an encoder. It stops where all rows have ended. Keep it: it holds the compiled
     programs.
 
     Args:
@@ -51,7 +51,7 @@ def make_generate(decoding: Decoding, sampling: Sampling = Sampling(), *, chunk:
     def step(
         params: Params, cache: Cache, token: Array, slot: Array, counts: Counts | None, first: Array, keys: Array
     ) -> Any:
-        logits, cache = decoding.advance(params, cache, token[:, None], slot, first)
+        logits, cache = decoding.decode_step(params, cache, token[:, None], slot, first)
         token, counts = _choose(sampling, logits[:, 0], counts, keys, slot - first)
         return token, cache, counts
 
@@ -70,7 +70,7 @@ def make_generate(decoding: Decoding, sampling: Sampling = Sampling(), *, chunk:
         running, last = np.ones(len(prompts), bool), np.array(sorted(end), np.int32)
         for slot in range(length, length + tokens):
             ready = token
-            if slot + 1 < length + tokens:  # on its way while the caller looks at the last one
+            if slot + 1 < length + tokens:  # computed while the caller uses the last one
                 token, cache, counts = step(params, cache, ready, jnp.int32(slot), counts, first, keys)
             chosen = np.where(running, np.asarray(ready), ENDED).astype(np.int32)
             yield chosen
@@ -103,16 +103,16 @@ def make_read(decoding: Decoding, chunk: int) -> Callable[..., Reading]:
     Raises:
         UserError: when called, a prompt is empty, or too long with the tokens.
     """
-    advance = jax.jit(decoding.advance, donate_argnums=1)
+    decode_step = jax.jit(decoding.decode_step, donate_argnums=1)
 
     def read(params: Params, prompts: Sequence[Tokens], tokens: int, context: Mapping[str, Any]) -> Reading:
         rows, first = left_padded(prompts, chunk)
         check_context(decoding, prompts, tokens)
         length = rows.shape[1]
         capacity = -(-(length + tokens) // UNIT) * UNIT
-        cache = decoding.begin(params, len(prompts), capacity, **context)
+        cache = decoding.init_cache(params, len(prompts), capacity, **context)
         for start in range(int(first.min()) // chunk * chunk, length, chunk):
-            logits, cache = advance(params, cache, rows[:, start : start + chunk], jnp.int32(start), first)
+            logits, cache = decode_step(params, cache, rows[:, start : start + chunk], jnp.int32(start), first)
         return Reading(logits[:, -1], cache, first, length)
 
     return read

@@ -76,24 +76,24 @@ def transposed(path: str, name: str) -> Tensor:
     return Tensor(path, (name,), lambda parts: parts[0].T, lambda array: [array.T])
 
 
-def joined_heads(path: str, names: Sequence[str], groups: int, shared: Sequence[int]) -> Tensor:
+def joined_heads(path: str, names: Sequence[str], num_kv_heads: int, shared: Sequence[int]) -> Tensor:
     """The kernel or bias of a joined projection, [inputs outputs] or [outputs], from one tensor for each part of it.
 
     Args:
         path: the joined parameter's, such as `block_0/attention/query_key_value/kernel`.
         names: of the parts, such as those of query, key and value; [outputs inputs] or [outputs] each.
-        groups: the groups of heads; ours are [groups, parts of a group].
-        shared: the heads that each part has in a group: (heads / groups, 1, 1) for query, key and value.
+        num_kv_heads: key and value heads; ours are [num_kv_heads, query heads of one + key + value].
+        shared: the heads that each part has in a group: (heads / num_kv_heads, 1, 1) for query, key and value.
     """
 
     def join(parts: Sequence[np.ndarray]) -> np.ndarray:
-        grouped = [part.reshape(groups, -1, *part.shape[1:]) for part in parts]
+        grouped = [part.reshape(num_kv_heads, -1, *part.shape[1:]) for part in parts]
         joined = np.concatenate(grouped, axis=1)
         return joined.reshape(-1, *joined.shape[2:]).T
 
     def split(array: np.ndarray) -> Sequence[np.ndarray]:
         rows = array.T
-        grouped = rows.reshape(groups, -1, *rows.shape[1:])
+        grouped = rows.reshape(num_kv_heads, -1, *rows.shape[1:])
         head = grouped.shape[1] // sum(shared)
         ends = [head * count for count in itertools.accumulate(shared)]
         parts = np.split(grouped, ends[:-1], axis=1)

@@ -86,8 +86,8 @@ class Gguf:
         projection = re.search(r"\.([qk])_proj\.", name)
         if self._architecture == "llama" and projection:
             heads = self._metadata["llama.attention.head_count"]
-            groups = self._metadata.get("llama.attention.head_count_kv", heads)
-            return _halves_apart(array, heads if projection[1] == "q" else groups)
+            num_kv_heads = self._metadata.get("llama.attention.head_count_kv", heads)
+            return _halves_apart(array, heads if projection[1] == "q" else num_kv_heads)
         if self._architecture == "gemma3" and name.endswith("norm.weight"):
             array -= 1  # GGUF has the scale, Hugging Face what it exceeds 1 by
         return array
@@ -111,7 +111,7 @@ def open_file(path: Path) -> tuple[dict[str, Any], Gguf]:
     try:
         metadata, stored = _contents(path)
     except (struct.error, UnicodeDecodeError, OSError) as error:
-        raise _lies(path, f"it cannot be read ({error})") from None
+        raise _corrupt(path, f"it cannot be read ({error})") from None
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
@@ -128,29 +128,29 @@ def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
     with open(path, "rb") as file:
         magic, version, tensors, entries = struct.unpack("<4sIQQ", file.read(24))
         if magic != b"GGUF" or version not in (2, 3):
-            raise _lies(path, f"it begins with {magic!r}, version {version}, not with b'GGUF' and version 2 or 3")
+            raise _corrupt(path, f"it begins with {magic!r}, version {version}, not with b'GGUF' and version 2 or 3")
         reader = _Reader(path, file, size)
         metadata: dict[str, Any] = {}
         for _ in range(reader.limited(entries, 12)):
             name = reader.text()
             if name in metadata:
-                raise _lies(path, f"{name[:100]!r} occurs twice in its metadata")
+                raise _corrupt(path, f"{name[:100]!r} occurs twice in its metadata")
             metadata[name] = reader.value()
         described: dict[str, tuple[Kind, tuple[int, ...], int]] = {}
         for _ in range(reader.limited(tensors, 24)):
             name = reader.text()
             if name in described or not name or ".." in name or re.search(r"[\x00-\x1f/\\]", name):
-                raise _lies(path, f"{name[:100]!r} is no name for a tensor, or occurs twice")
+                raise _corrupt(path, f"{name[:100]!r} is no name for a tensor, or occurs twice")
             described[name] = _description(reader, path, name)
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 8 <= alignment <= 1 << 16 or alignment & (alignment - 1):
-            raise _lies(path, f"its alignment is {alignment!r}, no power of two from 8 to 65536")
+            raise _corrupt(path, f"its alignment is {alignment!r}, no power of two from 8 to 65536")
         base = -(-file.tell() // alignment) * alignment
     stored = {name: Stored(kind, shape, base + start) for name, (kind, shape, start) in described.items()}
     end = base
     for name, tensor in sorted(stored.items(), key=lambda item: item[1].start):
         if tensor.start < end or tensor.start % alignment or tensor.start + tensor.size > size:
-            raise _lies(path, f"the bytes of {name!r} overlap others or lie outside the file")
+            raise _corrupt(path, f"the bytes of {name!r} overlap others or lie outside the file")
         end = tensor.start + tensor.size
     return metadata, stored
 
@@ -158,14 +158,14 @@ def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
 def _description(reader: "_Reader", path: Path, name: str) -> tuple[Kind, tuple[int, ...], int]:
     axes = reader.number("<u4")
     if not 1 <= axes <= 4:
-        raise _lies(path, f"{name!r} has {axes} axes")
+        raise _corrupt(path, f"{name!r} has {axes} axes")
     shape = tuple(reader.number("<u8") for _ in range(axes))[::-1]
     number, start = reader.number("<u4"), reader.number("<u8")
     if number not in KINDS:
         known = ", ".join(kind.name for kind in KINDS.values())
         raise UserError(f"{path} has {name!r} in the kind number {number}, which is not read here; known are {known}.")
     if min(shape) < 1 or max(shape) >= 1 << 40 or shape[-1] % KINDS[number].values:
-        raise _lies(path, f"{name!r} has the shape {list(shape)}, no multiple of the blocks of {KINDS[number].name}")
+        raise _corrupt(path, f"{name!r} has the shape {list(shape)}, no multiple of the blocks of {KINDS[number].name}")
     return KINDS[number], shape, start
 
 
@@ -178,7 +178,7 @@ class _Reader:
     def limited(self, count: int, least: int) -> int:
         """Returns `count`, where as many entries of `least` bytes may follow."""
         if count > LONGEST or count * least > self._size - self._file.tell():
-            raise _lies(self._path, f"{count} entries would follow at byte {self._file.tell()}")
+            raise _corrupt(self._path, f"{count} entries would follow at byte {self._file.tell()}")
         return count
 
     def number(self, dtype: str) -> Any:
@@ -197,12 +197,12 @@ class _Reader:
         if kind == STRING:
             return [self.text() for _ in range(self.limited(count, 8))]
         if kind not in NUMBERS:
-            raise _lies(self._path, f"its metadata have a value of the unknown kind {kind}")
+            raise _corrupt(self._path, f"its metadata have a value of the unknown kind {kind}")
         dtype = np.dtype(NUMBERS[kind])
         return np.frombuffer(self._file.read(self.limited(count, dtype.itemsize) * dtype.itemsize), dtype).tolist()
 
 
-def _lies(path: Path, what: str) -> UserError:
+def _corrupt(path: Path, what: str) -> UserError:
     return UserError(f"{path} is damaged or no GGUF file: {what}; fetch it again.")
 
 

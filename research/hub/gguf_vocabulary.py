@@ -29,7 +29,7 @@ SPACE = "▁"  # what SentencePiece writes for a space
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-CUTS = {"llama-bpe": WORDS.replace("DIGITS", r"\p{N}{1,3}"), "qwen2": WORDS.replace("DIGITS", r"\p{N}")}
+PRE_TOKENIZERS = {"llama-bpe": WORDS.replace("DIGITS", r"\p{N}{1,3}"), "qwen2": WORDS.replace("DIGITS", r"\p{N}")}
 
 
 def tokenizer_of(metadata: Mapping[str, Any]) -> Subwords | None:
@@ -109,15 +109,15 @@ def _byte_level(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> t
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
     trained = byte_level(vocabulary, merges)
     cut = metadata.get("tokenizer.ggml.pre", "default")
-    if cut in CUTS:
+    if cut in PRE_TOKENIZERS:
         trained.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Split(Regex(CUTS[cut]), "isolated"),
+                pre_tokenizers.Split(Regex(PRE_TOKENIZERS[cut]), "isolated"),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
             ]
         )
     elif cut not in ("default", "gpt-2"):
         raise UserError(
-            f"The GGUF file cuts text in the way {cut!r}, unknown here; known are {', '.join(CUTS)}, gpt-2."
+            f"The GGUF file cuts text in the way {cut!r}, unknown here; known are {', '.join(PRE_TOKENIZERS)}, gpt-2."
         )
     return trained

@@ -31,7 +31,7 @@ def configuration(json: Json, head: str | None = None) -> tuple[GPT, int]:
         depth=json["n_layer"],
         width=json["n_embd"],
         heads=json["n_head"],
-        hidden=json.get("n_inner") or 4 * json["n_embd"],
+        mlp_dim=json.get("n_inner") or 4 * json["n_embd"],
         context=json.get("n_positions", 1024),
         activation=translated(json, "activation_function", "gelu_new", ACTIVATIONS),
         epsilon=json.get("layer_norm_epsilon", 1e-5),
@@ -46,7 +46,7 @@ def to_json(config: GPT, shapes: Shapes) -> dict[str, Any]:
     impossible = {
         "positions": config.positions != "learned",
         "norm": config.norm != "layer",
-        "groups": config.groups not in (0, config.heads),
+        "num_kv_heads": config.num_kv_heads not in (0, config.heads),
         "bias": not config.bias,
         "experts": config.experts > 0,
         "activation": config.activation not in ACTIVATIONS.values(),

@@ -30,16 +30,16 @@ def configuration(json: Json, head: str | None = None) -> tuple[Llama, int]:
     window, global_blocks = _windows(json, depth)
     rotary, window_rotary = _rotaries(json)
     if gemma:
-        head_size = json.get("head_dim") or 256
+        head_dim = json.get("head_dim") or 256
     else:
-        head_size = json.get("head_dim") or (128 if json["model_type"] == "qwen3" else json["hidden_size"] // heads)
+        head_dim = json.get("head_dim") or (128 if json["model_type"] == "qwen3" else json["hidden_size"] // heads)
     config = Llama(
         depth=depth,
         width=json["hidden_size"],
         heads=heads,
-        groups=json.get("num_key_value_heads") or (4 if gemma else heads),
-        head=head_size,
-        hidden=json["intermediate_size"],
+        num_kv_heads=json.get("num_key_value_heads") or (4 if gemma else heads),
+        head_dim=head_dim,
+        mlp_dim=json["intermediate_size"],
         context=json.get("max_position_embeddings", 131_072 if gemma else 2048),
         rotary=rotary,
         window=window,
@@ -125,7 +125,7 @@ def model_type(config: Llama) -> str:
     kind = "gemma3_text" if gemma else "qwen3" if config.query_key_norm else "llama"
     impossible = {
         "query_key_norm": gemma and not config.query_key_norm,
-        "query_scale": not gemma and config.query_scale not in (0, config.head_size),
+        "query_scale": not gemma and config.query_scale not in (0, config.resolved_head_dim),
         "mlp_bias": kind != "llama" and config.mlp_bias,
         "window": kind == "llama" and config.window > 0,
         "window_rotary": kind == "qwen3" and config.window > 0 and config.window_rotary != config.rotary,
@@ -148,8 +148,8 @@ def to_json(config: Llama, shapes: Shapes) -> dict[str, Any]:
         "intermediate_size": shapes["block_0/mlp/up/kernel"][1],
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.heads,
-        "num_key_value_heads": config.groups or config.heads,
-        "head_dim": config.head_size,
+        "num_key_value_heads": config.num_kv_heads or config.heads,
+        "head_dim": config.resolved_head_dim,
         "hidden_activation" if gemma else "hidden_act": "gelu_pytorch_tanh" if gemma else "silu",
         "max_position_embeddings": config.context,
         "rms_norm_eps": config.epsilon,
@@ -163,7 +163,7 @@ def to_json(config: Llama, shapes: Shapes) -> dict[str, Any]:
     kinds = ["sliding_attention" if config.windowed(block) else "full_attention" for block in range(config.depth)]
     json |= {"layer_types": kinds, "sliding_window": config.window or None}
     if gemma:
-        return json | {"query_pre_attn_scalar": config.query_scale or config.head_size}
+        return json | {"query_pre_attn_scalar": config.query_scale or config.resolved_head_dim}
     first = kinds.index("sliding_attention") if config.window else config.depth
     return json | {"use_sliding_window": config.window > 0, "max_window_layers": first}
 
@@ -196,7 +196,7 @@ def _rotary_json(config: Llama, gemma: bool) -> dict[str, Any]:
 
 def tensors(config: Llama) -> list[Tensor]:
     """Lists every parameter and what it is stored as."""
-    gemma, groups = config.output_norms, config.groups or config.heads
+    gemma, num_kv_heads = config.output_norms, config.num_kv_heads or config.heads
     norm = _shifted if gemma else same
     listed = [same("token_embedding", "model.embed_tokens.weight"), norm("final_norm/scale", "model.norm.weight")]
     if not config.tied:
@@ -213,11 +213,11 @@ def tensors(config: Llama) -> list[Tensor]:
         layers = {"attention/output": "self_attn.o_proj"}
         layers |= {f"mlp/{name}": f"mlp.{name}_proj" for name in ("up", "gate", "down")}
         heads = [f"{theirs}.self_attn.{part}_proj" for part in "qkv"]
-        shared = (config.heads // groups, 1, 1)
+        shared = (config.heads // num_kv_heads, 1, 1)
         for kind, stored in (("kernel", "weight"), ("bias", "bias")):
             joined = [f"{name}.{stored}" for name in heads]
             if kind == "kernel" or config.attention_bias:
-                listed.append(joined_heads(f"{ours}/attention/query_key_value/{kind}", joined, groups, shared))
+                listed.append(joined_heads(f"{ours}/attention/query_key_value/{kind}", joined, num_kv_heads, shared))
             for name, other in layers.items():
                 if kind == "kernel":
                     listed.append(transposed(f"{ours}/{name}/{kind}", f"{theirs}.{other}.{stored}"))

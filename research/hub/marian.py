@@ -47,8 +47,8 @@ def configuration(json: Json, head: str | None = None) -> tuple[Transformer, int
     """Reads config.json; raises UserError for what the model cannot do."""
     if head is not None:
         raise UserError(f"A Marian model predicts the next token and has no head {head!r}: leave the head out.")
-    heads, hidden = json.get("encoder_attention_heads", 16), json.get("encoder_ffn_dim", 4096)
-    fixed = FIXED | {"decoder_attention_heads": heads, "decoder_ffn_dim": hidden}
+    heads, mlp_dim = json.get("encoder_attention_heads", 16), json.get("encoder_ffn_dim", 4096)
+    fixed = FIXED | {"decoder_attention_heads": heads, "decoder_ffn_dim": mlp_dim}
     refuse_others({"decoder_attention_heads": 16, "decoder_ffn_dim": 4096, **json}, fixed)
     shared = json.get("share_encoder_decoder_embeddings", True)
     tied = json.get("tie_word_embeddings", True)
@@ -62,7 +62,7 @@ def configuration(json: Json, head: str | None = None) -> tuple[Transformer, int
         decoder_depth=json.get("decoder_layers", 12),
         width=json.get("d_model", 1024),
         heads=heads,
-        hidden=hidden,
+        mlp_dim=mlp_dim,
         context=json.get("max_position_embeddings", 1024),
         source_vocabulary=0 if shared else json["vocab_size"],
         scaled_embedding=json.get("scale_embedding", False),
@@ -86,7 +86,7 @@ def to_json(config: Transformer, shapes: Shapes) -> dict[str, Any]:
         raise UserError(f"A Marian model cannot have {name}={value!r}, so this model cannot be saved as one.")
     target = shapes["token_embedding"][0]
     padding = min(target, config.source_vocabulary or target) - 1
-    heads, hidden = config.heads, shapes["encoder_0/mlp/up/kernel"][1]
+    heads, mlp_dim = config.heads, shapes["encoder_0/mlp/up/kernel"][1]
     return {
         "model_type": "marian",
         "architectures": ["MarianMTModel"],
@@ -99,8 +99,8 @@ def to_json(config: Transformer, shapes: Shapes) -> dict[str, Any]:
         "d_model": config.width,
         "encoder_attention_heads": heads,
         "decoder_attention_heads": heads,
-        "encoder_ffn_dim": hidden,
-        "decoder_ffn_dim": hidden,
+        "encoder_ffn_dim": mlp_dim,
+        "decoder_ffn_dim": mlp_dim,
         "max_position_embeddings": config.context,
         "scale_embedding": config.scaled_embedding,
         "activation_function": next(theirs for theirs, ours in ACTIVATIONS.items() if ours == config.activation),

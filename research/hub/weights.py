@@ -162,14 +162,14 @@ def _entries(path: Path) -> dict[str, Entry]:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(LARGEST_HEADER, size - 8):
-                raise _lies(path, f"its header would be {length} bytes long")
+                raise _corrupt(path, f"its header would be {length} bytes long")
             header = json.loads(file.read(length), object_pairs_hook=_unique)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
-        raise _lies(path, f"its header is no JSON ({error})") from None
+        raise _corrupt(path, f"its header is no JSON ({error})") from None
     if not isinstance(header, dict):
-        raise _lies(path, "its header is no JSON object")
+        raise _corrupt(path, "its header is no JSON object")
     header.pop("__metadata__", None)
     entries, ends = {}, {}
     for name, value in header.items():
@@ -177,26 +177,26 @@ def _entries(path: Path) -> dict[str, Entry]:
     place = 8 + length
     for name in sorted(entries, key=lambda name: (entries[name].start, ends[name])):
         if entries[name].start != place:
-            raise _lies(path, f"the bytes of {name!r} overlap others or leave a gap")
+            raise _corrupt(path, f"the bytes of {name!r} overlap others or leave a gap")
         place = ends[name]
     if place != size:
-        raise _lies(path, f"it has {size} bytes, but its tensors end at {place}")
+        raise _corrupt(path, f"it has {size} bytes, but its tensors end at {place}")
     return entries
 
 
 def _entry(path: Path, name: str, value: Any, base: int) -> tuple[Entry, int]:
     if not name or ".." in name or re.search(r"[\x00-\x1f/\\]", name):
-        raise _lies(path, f"{name[:100]!r} is no name for a tensor")
+        raise _corrupt(path, f"{name[:100]!r} is no name for a tensor")
     try:
         dtype, shape, (start, end) = value["dtype"], value["shape"], value["data_offsets"]
     except (KeyError, TypeError, ValueError):
-        raise _lies(path, f"{name!r} does not have a dtype, a shape and two offsets") from None
+        raise _corrupt(path, f"{name!r} does not have a dtype, a shape and two offsets") from None
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise _lies(path, f"{name!r} has the dtype {str(dtype)[:100]!r}, which is none of {', '.join(DTYPES)}")
+        raise _corrupt(path, f"{name!r} has the dtype {str(dtype)[:100]!r}, which is none of {', '.join(DTYPES)}")
     if not isinstance(shape, list) or len(shape) > 32 or not all(_is_count(each) for each in [*shape, start, end]):
-        raise _lies(path, f"the shape or the offsets of {name!r} are no whole numbers from 0")
+        raise _corrupt(path, f"the shape or the offsets of {name!r} are no whole numbers from 0")
     if math.prod(shape) * DTYPES[dtype].itemsize != end - start:
-        raise _lies(path, f"{name!r} has a shape that does not fit its bytes")
+        raise _corrupt(path, f"{name!r} has a shape that does not fit its bytes")
     return Entry(path, DTYPES[dtype], tuple(shape), base + start), base + end
 
 
@@ -211,7 +211,7 @@ def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _lies(path: Path, what: str) -> UserError:
+def _corrupt(path: Path, what: str) -> UserError:
     return UserError(f"{path} is damaged or no safetensors file: {what}; fetch it again.")
 
 

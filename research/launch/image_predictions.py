@@ -1,6 +1,6 @@
-"""A grid of pictures with right and wrong predictions: chosen at the end of an image run, shown by the report.
+"""A grid of images with right and wrong predictions: chosen at the end of an image run, shown by the report.
 
-`write_predictions` leaves `predictions.json` in the run directory, which holds the pictures themselves as PNG, so that
+`write_predictions` leaves `predictions.json` in the run directory, which holds the images themselves as PNG, so that
 the report needs neither the data nor the model.
 """
 
@@ -25,11 +25,11 @@ from research.runtime import processes
 from research.tasks.task import evaluation_context
 from research.train.run import Run
 
-COUNT = 20  # pictures of each kind
+COUNT = 20  # images of each kind
 
 
-def picture_predictions(run: Run, limit: int = 2000) -> None:
-    """Writes the predictions of a run that classifies pictures, on the split last evaluated; nothing for other runs."""
+def write_image_predictions(run: Run, limit: int = 2000) -> None:
+    """Writes the predictions of a run that classifies images, on the split last evaluated; nothing for other runs."""
     data, task = run.assembly.data, run.assembly.task
     splits = [evaluator.split for evaluator in run.assembly.evaluators]
     example = data.splits["train"][0]
@@ -51,13 +51,13 @@ def picture_predictions(run: Run, limit: int = 2000) -> None:
 
 def write_predictions(
     run: Path,
-    images: UInt8[np.ndarray, "batch height breadth channels"],
+    images: UInt8[np.ndarray, "batch height width channels"],
     labels: Integer[np.ndarray, " batch"],
     predicted: Integer[np.ndarray, " batch"],
     class_names: Sequence[str],
     split: str,
 ) -> None:
-    """Writes the first pictures predicted wrongly and the first predicted rightly, spread over the classes.
+    """Writes the first images predicted wrongly and the first predicted rightly, spread over the classes.
 
     Args:
         run: the run directory.
@@ -73,7 +73,7 @@ def write_predictions(
 
 
 def prediction_grid(
-    images: UInt8[np.ndarray, "batch height breadth channels"],
+    images: UInt8[np.ndarray, "batch height width channels"],
     labels: Integer[np.ndarray, " batch"],
     predicted: Integer[np.ndarray, " batch"],
     class_names: Sequence[str],
@@ -87,7 +87,7 @@ def prediction_grid(
     def name(index: int) -> str:
         return str(class_names[index]) if index < len(class_names) else str(index)
 
-    def pictures(chosen: Sequence[int]) -> list[dict[str, str]]:
+    def rows(chosen: Sequence[int]) -> list[dict[str, str]]:
         return [
             {"png": png(images[index]), "label": name(int(labels[index])), "predicted": name(int(predicted[index]))}
             for index in chosen
@@ -96,13 +96,13 @@ def prediction_grid(
     return {
         "examples": len(labels),
         "wrong_total": int(wrong.sum()),
-        "wrong": pictures(_spread(labels, np.flatnonzero(wrong))),
-        "right": pictures(_spread(labels, np.flatnonzero(~wrong))),
+        "wrong": rows(_spread(labels, np.flatnonzero(wrong))),
+        "right": rows(_spread(labels, np.flatnonzero(~wrong))),
     }
 
 
-def png(image: UInt8[np.ndarray, "height breadth channels"]) -> str:
-    """Returns a picture as PNG in base 64."""
+def png(image: UInt8[np.ndarray, "height width channels"]) -> str:
+    """Returns an image as PNG in base 64."""
     buffer = io.BytesIO()
     Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, format="PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -16,7 +16,7 @@ from rich.console import Console
 from research.core import command_line
 from research.evaluate.results_table import results_table
 from research.launch.attention_maps import picture_attention
-from research.launch.image_predictions import picture_predictions
+from research.launch.image_predictions import write_image_predictions
 from research.plan.options import Explanation
 from research.report.html import write_report
 from research.runs.record import new_id, newest_unfinished
@@ -66,7 +66,7 @@ def _launch(config: Experiment, name: str, description: str) -> None:
             run_id = assignment.run_id if assignment else None
             run = train(options.experiment, name=name, root=options.runs, resume=options.resume, run_id=run_id)
             if run.record["status"] == "finished":
-                picture_predictions(run)
+                write_image_predictions(run)
                 picture_attention(run)
         if processes.is_main_process():
             _conclude(run, name)

@@ -44,7 +44,7 @@ class BERT:
     """features of the residual stream"""
     heads: int = 4
     """heads of each attention"""
-    hidden: int = 0
+    mlp_dim: int = 0
     """features inside the MLP (0: 4 x width)"""
     context: int = 64
     """the longest example"""
@@ -56,7 +56,7 @@ class BERT:
     """what comes out: the vocabulary's logits at each position; logits of the labels for each example or each position;
     logits of the first and the last position of an answer; or a vector for each example"""
     pooling: PoolingKind = "first"
-    """sequence, embedding: what stands for an example, its first position or the mean of all"""
+    """sequence, embedding: what represents an example, its first position or the mean of all"""
     pooler: bool = True
     """sequence: whether a dense layer and tanh come before the classifier"""
     tied: bool = True
@@ -126,7 +126,7 @@ class BERTModule(nn.Module):
         for index in range(c.depth):
             layer = block(
                 c.heads,
-                c.hidden or 4 * c.width,
+                c.mlp_dim or 4 * c.width,
                 c.activation,
                 "layer",
                 True,
@@ -183,7 +183,7 @@ class BERTModule(nn.Module):
         return constrain(logits, BATCH_AXES, "context", "tensor")
 
     def _pool(self, x: Any, segments: Any, starts: Any) -> Array:
-        """Returns what stands for each example, [batch examples width]."""
+        """Returns the vector of each example, [batch examples width]."""
         if starts is None:
             starts = (segments > 0).argmax(1, keepdims=True)
         if self.config.pooling == "first":

@@ -1,7 +1,7 @@
 """A recurrent encoder-decoder with additive attention (Bahdanau, Cho & Bengio 2015), for translation and its like.
 
-The encoder reads the source in both directions; at each step the decoder, a GRU, looks where it wants in the source.
-Packed rows equal unpacked ones. `apply(..., attention=True)` returns where it looked, in `Sown.attention`.
+The encoder reads the source in both directions; at each step the decoder, a GRU, attends to the source.
+Packed rows equal unpacked ones. `apply(..., attention=True)` returns the attention weights, in `Sown.attention`.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.attention import segment_mask
-from research.models.layers.cache import CACHE, Slots
+from research.models.layers.cache import CACHE, CachePositions
 from research.models.layers.dense import Dense
 from research.models.layers.recurrent_cells import CELLS, RecurrentStack, beginnings, recurrent_parameters
 from research.models.model import ATTENTION, Model, functional
@@ -77,38 +77,38 @@ class SequenceToSequenceModule(nn.Module):
         positions: Int[Array, "batch keys"] | None = None,
         decoder_segments: Int[Array, "batch length"] | None = None,
         decoder_positions: Int[Array, "batch length"] | None = None,
-        slots: Slots | None = None,
+        cache_positions: CachePositions | None = None,
     ) -> Float[Array, "batch length vocabulary"]:
         """Applies encoder and decoder.
 
         Args:
-            inputs: the source; None where `slots` are given and the cache holds what the encoder has made of it.
+            inputs: the source; None where `cache_positions` are given and the cache holds the output of the encoder.
             train: whether dropout falls.
             decoder_inputs: the target so far (default: the source, as when parameters are drawn).
             segments, decoder_segments: the example of the row that each token belongs to, from 1; 0 is padding.
             positions, decoder_positions: add nothing to the order of the tokens.
-            slots: where the target's tokens stand; what came before them is in the cache.
+            cache_positions: where the target's tokens are in the cache, which holds the state before them.
         """
         c = self.config
         decoder_inputs = inputs if decoder_inputs is None else decoder_inputs
         assert decoder_inputs is not None
         features = c.embedding or c.width
         embedding = self.param("token_embedding", nn.initializers.normal(1.0), (self.vocabulary, features), jnp.float32)
-        embedding = constrain(embedding, "tensor", None)  # a table whose rows are whole is looked up where it is
+        embedding = constrain(embedding, "tensor", None)  # split by rows: each device looks up its own
 
         def source() -> Source:
             assert inputs is not None
-            alone = jnp.ones((len(inputs), 1), jnp.int32) if slots is not None else jnp.ones_like(decoder_inputs)
+            alone = jnp.ones_like(decoder_inputs) if cache_positions is None else jnp.ones((len(inputs), 1), jnp.int32)
             targets = alone if decoder_segments is None else decoder_segments
             return self._encode(embedding[inputs], segments, targets, train)
 
-        known = source() if slots is None else self.variable(CACHE, "source", source).value
+        known = source() if cache_positions is None else self.variable(CACHE, "source", source).value
         y = nn.Dropout(c.dropout, deterministic=not train)(constrain(embedding[decoder_inputs], BATCH_AXES, None, None))
-        resets = beginnings(y, decoder_segments, slots)
-        states, contexts, weights = AttentionDecoder(c.width, name="decoder")(y, known, resets, slots)
+        resets = beginnings(y, decoder_segments, cache_positions)
+        states, contexts, weights = AttentionDecoder(c.width, name="decoder")(y, known, resets, cache_positions)
         self.sow(ATTENTION, "weights", weights[:, None], init_fn=lambda: None, reduce_fn=lambda _, new: new)
-        said = jnp.tanh(Dense(c.width, name="readout")(jnp.concatenate([states, contexts, y], axis=-1)))
-        logits = Dense(self.vocabulary, name="head")(nn.Dropout(c.dropout, deterministic=not train)(said))
+        readout = jnp.tanh(Dense(c.width, name="readout")(jnp.concatenate([states, contexts, y], axis=-1)))
+        logits = Dense(self.vocabulary, name="head")(nn.Dropout(c.dropout, deterministic=not train)(readout))
         return constrain(logits, BATCH_AXES, None, "tensor")
 
     def _encode(
@@ -118,7 +118,7 @@ class SequenceToSequenceModule(nn.Module):
         targets: Int[Array, "batch #length"],
         train: bool,
     ) -> Source:
-        """Reads the source; a target begins with what the backward direction says at its source's first token."""
+        """Encodes the source. The decoder's first state comes from the backward output at the source's first token."""
         c = self.config
         x = constrain(x, BATCH_AXES, None, None)
         read = RecurrentStack("gru", c.depth, c.width, True, c.dropout, name="encoder")(x, segments, train)
@@ -144,7 +144,7 @@ class AttentionDecoder(nn.Module):
         x: Float[Array, "batch length features"],
         source: Source,
         resets: Bool[Array, "batch length"],
-        slots: Slots | None,
+        cache_positions: CachePositions | None,
     ) -> tuple[
         Float[Array, "batch length width"], Float[Array, "batch length encoded"], Float[Array, "batch length keys"]
     ]:
@@ -168,13 +168,13 @@ class AttentionDecoder(nn.Module):
 
         mask = jnp.broadcast_to(source.mask, (batch, length, source.mask.shape[2]))
         beginning = jnp.broadcast_to(source.beginning, (batch, length, width))
-        stored = None if slots is None else self.variable(CACHE, "state", jnp.zeros, (batch, width), x.dtype)
+        stored = None if cache_positions is None else self.variable(CACHE, "state", jnp.zeros, (batch, width), x.dtype)
         state = jnp.zeros((batch, width), x.dtype) if stored is None else stored.value
         sequences = (from_input, resets, mask, beginning)
-        state, said = jax.lax.scan(step, state, jax.tree.map(lambda each: each.swapaxes(0, 1), sequences))
+        state, outputs = jax.lax.scan(step, state, jax.tree.map(lambda each: each.swapaxes(0, 1), sequences))
         if stored is not None:
             stored.value = state
-        return jax.tree.map(lambda each: each.swapaxes(0, 1), said)
+        return jax.tree.map(lambda each: each.swapaxes(0, 1), outputs)
 
     def _kernel(self, name: str, inputs: int, outputs: int, dtype: Any) -> Array:
         """A matrix of each time step, gathered from the mesh once for all of them."""

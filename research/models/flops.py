@@ -1,7 +1,7 @@
 """Where a model's parameters and floating-point operations are: a table by layer, read from the traced program.
 
 Nothing is computed: `layer_table` traces the forward pass and walks its equations, so that abstract parameters of any
-size do. Reports show the table; the training loop can turn its total into a share of the device's peak.
+size do. Reports show the table; the training loop can turn its total into a fraction of the device's peak.
 """
 
 import math
@@ -26,9 +26,9 @@ def layer_table(
 
     A layer is a module that owns parameters or multiplies. FLOPs are those of matrix products and convolutions of one
     forward pass over all of `inputs`, a multiplication and an addition counting as two; the rest is a few per cent
-    (a backward pass costs about twice the forward one). A scanned layer stands for all its repetitions; of a
-    conditional the costliest branch counts, of a loop of unknown length one turn. Experts count for all their places,
-    taken or not: `top` x `capacity` times one MLP over all tokens, however many experts there are.
+    (a backward pass costs about twice the forward one). A scanned layer counts for all its repetitions; of a
+    conditional the costliest branch counts, of a loop of unknown length one turn. Experts count for their full
+    capacity, used or not: `top` x `capacity_factor` times one MLP over all tokens, however many experts there are.
 
     Args:
         model: what to trace.

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.attention import SelfAttention, causal_mask, check_heads
-from research.models.layers.cache import CACHE, Slots
+from research.models.layers.cache import CACHE, CachePositions
 from research.models.layers.dense import Dense, tied_logits
 from research.models.layers.experts import Experts
 from research.models.layers.feed_forward import GATES, ActivationKind, FeedForward
@@ -54,9 +54,9 @@ class GPT:
     """features of the residual stream"""
     heads: int = 4
     """query heads of each attention"""
-    groups: int = 0
-    """key and value heads, each shared by heads / groups queries (0: one per query head)"""
-    hidden: int = 0
+    num_kv_heads: int = 0
+    """key and value heads, each shared by heads / num_kv_heads query heads (0: one per query head)"""
+    mlp_dim: int = 0
     """features inside the MLP (0: 4 x width, or 8/3 x width for gated activations)"""
     context: int = 64
     """the longest sequence"""
@@ -65,7 +65,7 @@ class GPT:
     experts_per_token: int = 2
     """experts that a token uses"""
     capacity_factor: float = 1.25
-    """places of each expert in a row, in multiples of an even share; tokens beyond them skip it"""
+    """capacity of each expert, in multiples of an even division of a row's tokens; tokens beyond it skip the expert"""
     balance_weight: float = 0.01
     """weight of the loss that keeps the experts equally used"""
     positions: Literal["learned", "rotary"] = "learned"
@@ -85,14 +85,18 @@ class GPT:
 
     def build(self, outputs: int) -> Model:
         """Builds the model for a vocabulary of `outputs` tokens."""
-        groups = self.groups or self.heads
-        if min(self.depth, self.width, self.heads, groups) < 1:
+        num_kv_heads = self.num_kv_heads or self.heads
+        if min(self.depth, self.width, self.heads, num_kv_heads) < 1:
             raise UserError(
-                "A GPT needs at least one block, head and group, and a width: set --model.depth and the like."
+                "A GPT needs at least one block, query head and key-value head, and a width: set "
+                "--model.depth and the like."
             )
         check_heads(self.width, self.heads)
-        if self.heads % groups:
-            raise UserError(f"{self.heads} heads cannot share {groups} groups evenly: make --model.groups a divisor.")
+        if self.heads % num_kv_heads:
+            raise UserError(
+                f"{self.heads} heads cannot share {num_kv_heads} key and value heads evenly: make "
+                "--model.num-kv-heads a divisor."
+            )
         if self.positions == "rotary" and self.width // self.heads % 2:
             raise UserError(
                 f"Rotary positions need an even head size, not {self.width // self.heads}: widen the model."
@@ -121,14 +125,14 @@ class Block(nn.Module):
         mask: Any,
         positions: Int[Array, "batch length"],
         train: bool,
-        slots: Slots | None = None,
+        cache_positions: CachePositions | None = None,
     ) -> tuple[Float[Array, "batch length width"], None]:
         c = self.config
         kernel_init = nn.initializers.normal(0.02)
         output_init = nn.initializers.normal(0.02 * (2 * c.depth) ** -0.5)
         attention = SelfAttention(
             c.heads,
-            c.groups or c.heads,
+            c.num_kv_heads or c.heads,
             Rotary() if c.positions == "rotary" else None,
             c.bias,
             c.dropout,
@@ -136,15 +140,15 @@ class Block(nn.Module):
             output_init,
             name="attention",
         )
-        hidden = c.hidden or (8 * c.width // 3 if c.activation in GATES else 4 * c.width)
-        dense = (hidden, c.activation, c.bias, c.dropout, kernel_init, output_init)
+        mlp_dim = c.mlp_dim or (8 * c.width // 3 if c.activation in GATES else 4 * c.width)
+        dense = (mlp_dim, c.activation, c.bias, c.dropout, kernel_init, output_init)
         mlp = (
             Experts(c.experts, c.experts_per_token, c.capacity_factor, c.balance_weight, *dense, name="experts")
             if c.experts
             else FeedForward(*dense, name="mlp")
         )
         norm = partial(Norm, c.norm, c.bias, c.epsilon)
-        x = x + attention(norm(name="attention_norm")(x), mask, positions, train, slots)
+        x = x + attention(norm(name="attention_norm")(x), mask, positions, train, cache_positions)
         x = constrain(x, *RESIDUAL)
         x = x + mlp(norm(name="mlp_norm")(x), train)
         return constrain(x, *RESIDUAL), None
@@ -163,23 +167,26 @@ class GPTModule(nn.Module):
         train: bool = False,
         segments: Int[Array, "batch length"] | None = None,
         positions: Int[Array, "batch length"] | None = None,
-        slots: Slots | None = None,
+        cache_positions: CachePositions | None = None,
     ) -> Float[Array, "batch length vocabulary"]:
-        """`segments` (document numbers) confine attention, `positions` default to 0, 1, ...; `slots` use the cache."""
+        """`segments` (document numbers) confine attention; `positions` default to 0, 1, ...; with `cache_positions` the
+        cache is used."""
         c = self.config
         length = inputs.shape[1]
         normal = nn.initializers.normal(0.02)
         embedding = self.param("token_embedding", normal, (self.vocabulary, c.width), jnp.float32)
-        embedding = constrain(embedding, "tensor", None)  # a table whose rows are whole is looked up where it is
+        embedding = constrain(embedding, "tensor", None)  # split by rows: each device looks up its own
         x = constrain(embedding[inputs], *RESIDUAL)
         if positions is None:
-            positions = jnp.broadcast_to(jnp.arange(length), inputs.shape) if slots is None else slots.positions(length)
+            positions = jnp.broadcast_to(jnp.arange(length), inputs.shape)
+            if cache_positions is not None:
+                positions = cache_positions.text_positions(length)
         if c.positions == "learned":
             table = self.param("position_embedding", normal, (c.context, c.width), jnp.float32)
             x = x + constrain(table, None, None)[positions]
         x = nn.Dropout(c.dropout, deterministic=not train)(x)
-        mask = causal_mask(length, segments) if slots is None else None
-        x = self._blocks(x, mask, positions, train, slots)
+        mask = causal_mask(length, segments) if cache_positions is None else None
+        x = self._blocks(x, mask, positions, train, cache_positions)
         x = Norm(c.norm, c.bias, c.epsilon, name="final_norm")(x)
         if not c.tied:
             logits = Dense(self.vocabulary, bias=False, kernel_init=normal, name="head")(x)
@@ -187,7 +194,7 @@ class GPTModule(nn.Module):
             logits = tied_logits(x, embedding)
         return constrain(logits, BATCH_AXES, "context", "tensor")
 
-    def _blocks(self, x: Any, mask: Any, positions: Any, train: bool, slots: Slots | None) -> Any:
+    def _blocks(self, x: Any, mask: Any, positions: Any, train: bool, cache_positions: CachePositions | None) -> Any:
         c = self.config
         block = nn.remat(Block, prevent_cse=not c.scan, static_argnums=(4,)) if c.remat else Block
         if c.scan:
@@ -198,7 +205,7 @@ class GPTModule(nn.Module):
                 in_axes=nn.broadcast,
                 length=c.depth,
             )
-            return scanned(c, name="blocks")(x, mask, positions, train, slots)[0]
+            return scanned(c, name="blocks")(x, mask, positions, train, cache_positions)[0]
         for index in range(c.depth):
-            x, _ = block(c, name=f"block_{index}")(x, mask, positions, train, slots)
+            x, _ = block(c, name=f"block_{index}")(x, mask, positions, train, cache_positions)
         return x

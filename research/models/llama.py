@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.attention import SelfAttention, causal_mask, check_heads
-from research.models.layers.cache import Slots
+from research.models.layers.cache import CachePositions
 from research.models.layers.dense import Dense, tied_logits
 from research.models.layers.feed_forward import ActivationKind, FeedForward
 from research.models.layers.norm import Norm
@@ -47,11 +47,11 @@ class Llama:
     """features of the residual stream"""
     heads: int = 4
     """query heads of each attention"""
-    groups: int = 0
-    """key and value heads, each shared by heads / groups queries (0: one per query head)"""
-    head: int = 0
+    num_kv_heads: int = 0
+    """key and value heads, each shared by heads / num_kv_heads query heads (0: one per query head)"""
+    head_dim: int = 0
     """features of an attention head (0: width / heads)"""
-    hidden: int = 0
+    mlp_dim: int = 0
     """features inside the MLP (0: 8/3 x width)"""
     context: int = 64
     """the longest sequence that it is meant for"""
@@ -85,9 +85,9 @@ class Llama:
     """recompute each block's activations in the backward pass: less memory, a third more compute"""
 
     @property
-    def head_size(self) -> int:
-        """Features of an attention head."""
-        return self.head or self.width // self.heads
+    def resolved_head_dim(self) -> int:
+        """Features of an attention head, as given or as they follow from the width."""
+        return self.head_dim or self.width // self.heads
 
     def windowed(self, block: int) -> bool:
         """Whether a block sees no further than its window."""
@@ -95,17 +95,23 @@ class Llama:
 
     def build(self, outputs: int) -> Model:
         """Builds the model for a vocabulary of `outputs` tokens."""
-        groups = self.groups or self.heads
-        if min(self.depth, self.width, self.heads, groups) < 1:
+        num_kv_heads = self.num_kv_heads or self.heads
+        if min(self.depth, self.width, self.heads, num_kv_heads) < 1:
             raise UserError(
-                "A Llama needs at least one block, head and group, and a width: set --model.depth and the like."
+                "A Llama needs at least one block, query head and key-value head, and a width: set "
+                "--model.depth and the like."
             )
-        if not self.head:
+        if not self.head_dim:
             check_heads(self.width, self.heads, free=True)
-        if self.heads % groups:
-            raise UserError(f"{self.heads} heads cannot share {groups} groups evenly: make --model.groups a divisor.")
-        if self.head_size % 2:
-            raise UserError(f"Rotary positions need an even head size, not {self.head_size}: set --model.head.")
+        if self.heads % num_kv_heads:
+            raise UserError(
+                f"{self.heads} heads cannot share {num_kv_heads} key and value heads evenly: make "
+                "--model.num-kv-heads a divisor."
+            )
+        if self.resolved_head_dim % 2:
+            raise UserError(
+                f"Rotary positions need an even head size, not {self.resolved_head_dim}: set --model.head-dim."
+            )
         return functional(LlamaModule(self, outputs), SHARDING, cached=True)
 
 
@@ -122,7 +128,7 @@ class Block(nn.Module):
         mask: Bool[Array, "#batch length length"] | None,
         positions: Int[Array, "batch length"],
         train: bool,
-        slots: Slots | None = None,
+        cache_positions: CachePositions | None = None,
     ) -> Float[Array, "batch length width"]:
         c = self.config
         kernel_init = nn.initializers.normal(0.02)
@@ -130,23 +136,23 @@ class Block(nn.Module):
         norm = partial(Norm, "rms", epsilon=c.epsilon)
         attended = SelfAttention(
             c.heads,
-            c.groups or c.heads,
+            c.num_kv_heads or c.heads,
             c.window_rotary if self.windowed else c.rotary,
             c.attention_bias,
             c.dropout,
             kernel_init,
             output_init,
-            head=c.head_size,
-            scale=(c.query_scale or c.head_size) ** -0.5,
+            head_dim=c.resolved_head_dim,
+            scale=(c.query_scale or c.resolved_head_dim) ** -0.5,
             query_key_norm=c.epsilon if c.query_key_norm else None,
             window=c.window if self.windowed else 0,
             name="attention",
-        )(norm(name="attention_norm")(x), mask, positions, train, slots)
+        )(norm(name="attention_norm")(x), mask, positions, train, cache_positions)
         if c.output_norms:
             attended = norm(name="attention_output_norm")(attended)
         x = constrain(x + attended, *RESIDUAL)
-        hidden = c.hidden or 8 * c.width // 3
-        mlp = FeedForward(hidden, c.activation, c.mlp_bias, c.dropout, kernel_init, output_init, name="mlp")
+        mlp_dim = c.mlp_dim or 8 * c.width // 3
+        mlp = FeedForward(mlp_dim, c.activation, c.mlp_bias, c.dropout, kernel_init, output_init, name="mlp")
         fed = mlp(norm(name="mlp_norm")(x), train)
         if c.output_norms:
             fed = norm(name="mlp_output_norm")(fed)
@@ -166,21 +172,24 @@ class LlamaModule(nn.Module):
         train: bool = False,
         segments: Int[Array, "batch length"] | None = None,
         positions: Int[Array, "batch length"] | None = None,
-        slots: Slots | None = None,
+        cache_positions: CachePositions | None = None,
     ) -> Float[Array, "batch length vocabulary"]:
-        """`segments` (document numbers) confine attention, `positions` default to 0, 1, ...; `slots` use the cache."""
+        """`segments` (document numbers) confine attention; `positions` default to 0, 1, ...; with `cache_positions` the
+        cache is used."""
         c = self.config
         length = inputs.shape[1]
         normal = nn.initializers.normal(0.02)
         embedding = self.param("token_embedding", normal, (self.vocabulary, c.width), jnp.float32)
-        embedding = constrain(embedding, "tensor", None)  # a table whose rows are whole is looked up where it is
+        embedding = constrain(embedding, "tensor", None)  # split by rows: each device looks up its own
         x = constrain(embedding[inputs], *RESIDUAL)
         if c.scaled_embedding:
             x = x * jnp.asarray(c.width**0.5, x.dtype)  # the factor is rounded, too, as in the published model
         if positions is None:
-            positions = jnp.broadcast_to(jnp.arange(length), inputs.shape) if slots is None else slots.positions(length)
+            positions = jnp.broadcast_to(jnp.arange(length), inputs.shape)
+            if cache_positions is not None:
+                positions = cache_positions.text_positions(length)
         x = nn.Dropout(c.dropout, deterministic=not train)(x)
-        x = self._blocks(x, segments, positions, train, slots)
+        x = self._blocks(x, segments, positions, train, cache_positions)
         x = Norm("rms", epsilon=c.epsilon, name="final_norm")(x)
         if not c.tied:
             logits = Dense(self.vocabulary, bias=False, kernel_init=normal, name="head")(x)
@@ -188,13 +197,15 @@ class LlamaModule(nn.Module):
             logits = tied_logits(x, embedding)
         return constrain(logits, BATCH_AXES, "context", "tensor")
 
-    def _blocks(self, x: Any, segments: Any, positions: Any, train: bool, slots: Slots | None) -> Any:
+    def _blocks(
+        self, x: Any, segments: Any, positions: Any, train: bool, cache_positions: CachePositions | None
+    ) -> Any:
         c = self.config
         masks = {}
-        if slots is None:
+        if cache_positions is None:
             masks = {True: causal_mask(x.shape[1], segments, c.window), False: causal_mask(x.shape[1], segments)}
         block = nn.remat(Block, static_argnums=(4,)) if c.remat else Block
         for index in range(c.depth):
             windowed = c.windowed(index)
-            x = block(c, windowed, name=f"block_{index}")(x, masks.get(windowed), positions, train, slots)
+            x = block(c, windowed, name=f"block_{index}")(x, masks.get(windowed), positions, train, cache_positions)
         return x

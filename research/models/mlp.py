@@ -32,7 +32,7 @@ class MLP:
     """features of each hidden layer; none makes a linear model"""
     activation: Literal["relu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
     dropout: float = 0.0
-    """share of each hidden layer's features dropped in training"""
+    """fraction of each hidden layer's features dropped in training"""
 
     def build(self, outputs: int) -> Model:
         """Builds the model; it flattens each example to one vector."""

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 from research.core import trees
 from research.core.errors import UserError
 from research.core.shapes import Params, Tree
-from research.models.layers.cache import CACHE, Slots
+from research.models.layers.cache import CACHE, CachePositions
 
 # The collections that layers sow into in training; see `Sown`.
 STATISTICS = "statistics"
@@ -39,7 +39,7 @@ class Sown(NamedTuple):
         statistics: a pair (sum, weight) at the path of each parameter that is a running average of activations.
         losses: by name, what each row of the batch adds to its loss, [batch], summed over layers.
         metrics: by name, a measurement of each row, [batch], averaged over layers.
-        attention: by the path of a layer, the weights with which it looks at a source, where `apply` is asked for them.
+        attention: by the path of a layer, its attention weights over a source, where `apply` is asked for them.
     """
 
     statistics: Tree = {}
@@ -62,13 +62,13 @@ class Apply(Protocol):
         ...
 
 
-class Begin(Protocol):
+class InitCache(Protocol):
     def __call__(self, params: Params, batch: int, capacity: int, **context: Any) -> Cache:
-        """Returns an empty cache for so many rows of at most `capacity` tokens; `context` is what an encoder reads."""
+        """Returns an empty cache for `batch` rows of at most `capacity` tokens; `context` is an encoder's input."""
         ...
 
 
-class Advance(Protocol):
+class DecodeStep(Protocol):
     def __call__(
         self,
         params: Params,
@@ -77,24 +77,25 @@ class Advance(Protocol):
         start: Int[Array, ""],
         first: Int[Array, "batch"],
     ) -> tuple[Float[Array, "batch length vocabulary"], Cache]:
-        """Returns the logits after each of the next tokens, which stand at slots `start`, `start` + 1, ...
+        """Returns the logits after each of the next tokens, which are at positions `start`, `start` + 1, ...
+        of the cache.
 
-        `first` is the slot where each row's text begins: tokens before it are padding. See `layers/cache.py`.
+        `first` is the position in the cache where each row's text begins: before it is padding. See `layers/cache.py`.
         """
         ...
 
 
 class Decoding(NamedTuple):
-    """A language model applied step by step: `begin` a cache, and `advance` it by tokens.
+    """A language model applied step by step: `init_cache` makes a cache, `decode_step` extends it by the next tokens.
 
     The leading axis of every array of a cache is the batch. `context` is the longest text that the model can take
-    (0: any); one that `reads` has an encoder, and `begin` takes what that reads, `inputs` and `segments`.
+    (0: any). Where the model `has_encoder`, `init_cache` takes the inputs of the encoder, `inputs` and `segments`.
     """
 
-    begin: Begin
-    advance: Advance
+    init_cache: InitCache
+    decode_step: DecodeStep
     context: int = 0
-    reads: bool = False
+    has_encoder: bool = False
 
 
 def no_path(path: str) -> bool:
@@ -128,8 +129,8 @@ def functional(
 ) -> Model:
     """Turns a Linen module, called as `module(inputs, train=..., **extra)`, into a `Model`.
 
-    One that is `cached` takes `slots=Slots(...)` too, and keeps what it must remember in the collection `CACHE`;
-    `context` is the longest text that it can take (0: any), `tokens` the argument that takes the next tokens.
+    One that is `cached` takes `cache_positions=CachePositions(...)` too, and stores its cache in the collection
+    `CACHE`; `context` is the longest text that it can take (0: any), `tokens` the argument that takes the next tokens.
     `variables` accepts the paths of running statistics.
     """
 
@@ -161,22 +162,22 @@ def functional(
 
 
 def _decoding(module: nn.Module, longest: int, argument: str) -> Decoding:
-    def begin(params: Params, batch: int, capacity: int, **context: Any) -> Cache:
+    def init_cache(params: Params, batch: int, capacity: int, **context: Any) -> Cache:
         def no_step() -> Cache:
-            slots = Slots(jnp.int32(0), jnp.zeros(batch, jnp.int32), capacity)
+            cache_positions = CachePositions(jnp.int32(0), jnp.zeros(batch, jnp.int32), capacity)
             extra = {argument: jnp.zeros((batch, 0), jnp.int32), **context}
-            return module.apply({"params": params}, slots=slots, mutable=[CACHE], **extra)[1][CACHE]
+            return module.apply({"params": params}, cache_positions=cache_positions, mutable=[CACHE], **extra)[1][CACHE]
 
-        if context:  # what an encoder makes of it is a part of the cache
+        if context:  # the output of the encoder is a part of the cache
             return no_step()
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(no_step))
 
-    def advance(params: Params, cache: Cache, tokens: Any, start: Any, first: Any) -> tuple[Any, Cache]:
-        variables, slots = {"params": params, CACHE: cache}, Slots(start, first)
-        logits, state = module.apply(variables, slots=slots, mutable=[CACHE], **{argument: tokens})
+    def decode_step(params: Params, cache: Cache, tokens: Any, start: Any, first: Any) -> tuple[Any, Cache]:
+        variables, cache_positions = {"params": params, CACHE: cache}, CachePositions(start, first)
+        logits, state = module.apply(variables, cache_positions=cache_positions, mutable=[CACHE], **{argument: tokens})
         return logits, state[CACHE]
 
-    return Decoding(begin, advance, longest, reads=argument != "inputs")
+    return Decoding(init_cache, decode_step, longest, has_encoder=argument != "inputs")
 
 
 def _by_name(collection: Tree) -> dict[str, Float[Array, "layers batch"]]:
@@ -224,5 +225,7 @@ def change_layer(model: Model, pattern: str, change: Callable[..., Any]) -> Mode
         return call
 
     steps = model.decoding
-    decoding = steps and steps._replace(begin=intercepted(steps.begin), advance=intercepted(steps.advance))
+    decoding = steps and steps._replace(
+        init_cache=intercepted(steps.init_cache), decode_step=intercepted(steps.decode_step)
+    )
     return model._replace(init=init, apply=intercepted(model.apply), decoding=decoding)

@@ -1,7 +1,7 @@
 """Recurrent networks for text: plain RNN, LSTM and GRU, stacked, as language models and as classifiers.
 
 A language model reads from left to right; a classifier may read in both directions (Schuster & Paliwal 1997) and pools
-what it has read. Packed rows equal unpacked ones: the state starts anew with each segment.
+its outputs. Packed rows equal unpacked ones: the state is reset with each segment.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.attention import segment_mask
-from research.models.layers.cache import Slots
+from research.models.layers.cache import CachePositions
 from research.models.layers.dense import Dense, tied_logits
 from research.models.layers.recurrent_cells import CellKind, RecurrentStack
 from research.models.model import Model, functional
@@ -37,7 +37,7 @@ class Recurrent:
 
     cell: CellKind = "lstm"
     depth: int = 1
-    """layers, each reading what the one below has said"""
+    """layers, the inputs of each being the outputs of the one below"""
     width: int = 256
     """features of a layer's state, in each direction"""
     embedding: int = 0
@@ -49,7 +49,7 @@ class Recurrent:
     head: Literal["language", "sequence"] = "language"
     """logits of the next token at each position, or `outputs` numbers for each example"""
     pooling: Literal["last", "mean"] = "last"
-    """sequence: what each direction says at its last token, or the mean over the example's tokens"""
+    """sequence: the output of each direction at its last token, or the mean over the example's tokens"""
     tied: bool = False
     """language: whether the output head is the token embedding"""
     vocabulary: int = 0
@@ -92,21 +92,21 @@ class RecurrentModule(nn.Module):
         segments: Int[Array, "batch length"] | None = None,
         positions: Int[Array, "batch length"] | None = None,
         starts: Int[Array, "batch examples"] | None = None,
-        slots: Slots | None = None,
+        cache_positions: CachePositions | None = None,
     ) -> Float[Array, "batch length vocabulary"] | Float[Array, "batch examples outputs"]:
-        """`segments` part the examples of a row, `starts` says where they begin; `positions` add nothing to the order.
+        """`segments` separate the examples of a row, `starts` says where they begin; `positions` are not read.
 
         With the head "sequence" a row is one example where `starts` are not given.
         """
         c = self.config
         vocabulary, features = c.vocabulary or self.outputs, c.embedding or c.width
-        # As PyTorch starts them: with small embeddings the states say little, and learning starts late.
+        # As PyTorch starts them: with small embeddings the states are small, and learning starts late.
         embedding_init = nn.initializers.normal(features**-0.5 if c.tied else 1.0)
         embedding = self.param("token_embedding", embedding_init, (vocabulary, features), jnp.float32)
-        embedding = constrain(embedding, "tensor", None)  # a table whose rows are whole is looked up where it is
+        embedding = constrain(embedding, "tensor", None)  # split by rows: each device looks up its own
         x = constrain(embedding[inputs], BATCH_AXES, None, None)
         read = RecurrentStack(c.cell, c.depth, c.width, c.bidirectional, c.dropout, name="layers")(
-            x, segments, train, slots
+            x, segments, train, cache_positions
         )
         dropout = nn.Dropout(c.dropout, deterministic=not train)
         if c.head == "sequence":

@@ -21,7 +21,7 @@ from research.models.layers.batch_norm import BatchNorm, is_running_statistic
 from research.models.layers.dense import Dense
 from research.models.model import Model, functional
 
-IMAGES = (BATCH_AXES, None, None, None)  # where activations live, [batch height breadth channels]
+IMAGES = (BATCH_AXES, None, None, None)  # where activations live, [batch height width channels]
 SHARDING = (
     (r"(stem|conv_\d|shortcut)/kernel$", P(None, None, "fsdp", "tensor")),
     (r"norm(_\d)?/(scale|bias|mean|variance)$", P()),
@@ -37,14 +37,14 @@ class ResNet:
     stem: Literal["cifar", "imagenet"] = "cifar"
     """cifar: a 3 x 3 convolution; imagenet: a 7 x 7 one and a max-pool, which leave a sixteenth of the positions"""
     stages: tuple[int, ...] = (1, 1, 1)
-    """blocks of each stage; every stage after the first halves height and breadth and doubles the channels"""
+    """blocks of each stage; every stage after the first halves height and width and doubles the channels"""
     width: int = 16
     """channels of the first stage"""
     block: Literal["basic", "bottleneck"] = "basic"
     """basic: two 3 x 3 convolutions; bottleneck: 1 x 1, 3 x 3 and 1 x 1, with four times the channels outside"""
 
     def build(self, outputs: int) -> Model:
-        """Builds the model for images [height breadth channels]."""
+        """Builds the model for images [height width channels]."""
         return functional(ResNetModule(self, outputs), SHARDING, variables=is_running_statistic)
 
 
@@ -57,7 +57,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: Float[Array, "batch height breadth channels"]
+        self, inputs: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch rows columns features"]:
         shape = (self.size, self.size, inputs.shape[-1], self.channels)
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -82,7 +82,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: Float[Array, "batch height breadth channels"], train: bool
+        self, inputs: Float[Array, "batch height width channels"], train: bool
     ) -> Float[Array, "batch rows columns features"]:
         narrow, wide = self.channels, self.channels * (4 if self.kind == "bottleneck" else 1)
         # (channels, size, stride) of each convolution
@@ -113,7 +113,7 @@ class ResNetModule(nn.Module):
     def __call__(self, inputs: Float[Array, "batch ..."], train: bool = False) -> Float[Array, "batch outputs"]:
         if inputs.ndim != 4:
             raise UserError(
-                f"A ResNet takes images [height breadth channels], found examples of shape {inputs.shape[1:]}: choose "
+                f"A ResNet takes images [height width channels], found examples of shape {inputs.shape[1:]}: choose "
                 "data with images, or another model, such as MLP."
             )
         c = self.config

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.attention import causal_mask, check_heads, segment_mask
-from research.models.layers.cache import Slots, remember
+from research.models.layers.cache import CachePositions, remember
 from research.models.layers.dense import Dense, tied_logits
 from research.models.layers.feed_forward import GATES, ActivationKind
 from research.models.layers.norm import Norm
@@ -46,9 +46,9 @@ class T5:
     """features of the residual stream"""
     heads: int = 4
     """heads of each attention"""
-    head: int = 0
+    head_dim: int = 0
     """features of a head (0: width / heads)"""
-    hidden: int = 0
+    mlp_dim: int = 0
     """features inside the MLP (0: 4 x width, or 8/3 x width if gated)"""
     buckets: int = 32
     """of relative positions"""
@@ -67,7 +67,7 @@ class T5:
         """Builds the model for a vocabulary of `outputs` tokens, which source and target share."""
         if min(self.depth, self.width, self.heads, self.decoder_depth + 1) < 1:
             raise UserError("A T5 needs at least one block and head, and a width: set --model.depth and the like.")
-        if not self.head:
+        if not self.head_dim:
             check_heads(self.width, self.heads, free=True)
         if self.buckets < 4 or self.buckets % 2 or self.distance <= self.buckets // 2:
             raise UserError(
@@ -94,17 +94,17 @@ class T5Module(nn.Module):
         positions: Int[Array, "batch keys"] | None = None,
         decoder_segments: Int[Array, "batch length"] | None = None,
         decoder_positions: Int[Array, "batch length"] | None = None,
-        slots: Slots | None = None,
+        cache_positions: CachePositions | None = None,
     ) -> Float[Array, "batch length vocabulary"]:
         """Applies encoder and decoder.
 
         Args:
-            inputs: the source; None where `slots` are given and the cache holds what the encoder has made of it.
+            inputs: the source; None where `cache_positions` are given and the cache holds the output of the encoder.
             train: whether dropout falls.
             decoder_inputs: the target so far (default: the source, as when parameters are drawn).
             segments, decoder_segments: the example of the row that each token belongs to, from 1; 0 is padding.
             positions, decoder_positions: not read, as distances are the same within an example and along a row.
-            slots: where the target's tokens stand in the cache.
+            cache_positions: where the target's tokens are in the cache.
         """
         decoder_inputs = inputs if decoder_inputs is None else decoder_inputs
         assert decoder_inputs is not None
@@ -112,26 +112,35 @@ class T5Module(nn.Module):
         embedding = self.param("token_embedding", normal, (self.vocabulary, self.config.width), jnp.float32)
         embedding = constrain(embedding, "tensor", None)
         encoded = None if inputs is None else self._encode(embedding[inputs], segments, train)
-        source = encoded_mask(self, inputs, segments, decoder_inputs, decoder_segments, slots is not None)
-        x = self._decode(embedding[decoder_inputs], decoder_segments, train, encoded, source, slots)
+        source = encoded_mask(self, inputs, segments, decoder_inputs, decoder_segments, cache_positions is not None)
+        x = self._decode(embedding[decoder_inputs], decoder_segments, train, encoded, source, cache_positions)
         return self._logits(x, embedding)
 
     def _encode(self, x: Any, segments: Any, train: bool) -> Array:
-        places = jnp.arange(x.shape[1])[None]
-        bias = self._relative_positions("encoder", places, places)
+        positions = jnp.arange(x.shape[1])[None]
+        bias = self._relative_positions("encoder", positions, positions)
         mask = jnp.ones((1, x.shape[1], x.shape[1]), bool) if segments is None else segment_mask(segments, segments)
         return self._stack("encoder", x, mask, train, score_bias=bias)
 
-    def _decode(self, x: Any, segments: Any, train: bool, encoded: Any, source: Any, slots: Slots | None) -> Array:
-        if slots is None:
-            places = keys = jnp.arange(x.shape[1])[None]
+    def _decode(
+        self, x: Any, segments: Any, train: bool, encoded: Any, source: Any, cache_positions: CachePositions | None
+    ) -> Array:
+        if cache_positions is None:
+            queries = keys = jnp.arange(x.shape[1])[None]
             mask = causal_mask(x.shape[1], segments)
         else:
-            places, mask = slots.positions(x.shape[1]), None
-            keys = remember(self, "positions", places, slots)
-        bias = self._relative_positions("decoder", places, keys)
+            queries, mask = cache_positions.text_positions(x.shape[1]), None
+            keys = remember(self, "positions", queries, cache_positions)
+        bias = self._relative_positions("decoder", queries, keys)
         return self._stack(
-            "decoder", x, mask, train, encoded=encoded, encoded_mask=source, score_bias=bias, slots=slots
+            "decoder",
+            x,
+            mask,
+            train,
+            encoded=encoded,
+            encoded_mask=source,
+            score_bias=bias,
+            cache_positions=cache_positions,
         )
 
     def _relative_positions(self, stack: str, queries: Any, keys: Any) -> Array:
@@ -145,12 +154,12 @@ class T5Module(nn.Module):
         c = self.config
         x = nn.Dropout(c.dropout, deterministic=not train)(constrain(x, *RESIDUAL))
         block = nn.remat(TransformerBlock, static_argnums=(3,)) if c.remat else TransformerBlock
-        head = c.head or c.width // c.heads
+        head_dim = c.head_dim or c.width // c.heads
         lecun = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
         for index in range(c.depth if name == "encoder" else c.decoder_depth or c.depth):
             layer = block(
                 c.heads,
-                c.hidden or (8 * c.width // 3 if c.activation in GATES else 4 * c.width),
+                c.mlp_dim or (8 * c.width // 3 if c.activation in GATES else 4 * c.width),
                 c.activation,
                 "rms",
                 False,
@@ -159,10 +168,10 @@ class T5Module(nn.Module):
                 True,
                 lecun,
                 crossing=name == "decoder",
-                head=head,
+                head_dim=head_dim,
                 scale=1.0,
-                joined_init=_smaller_queries(c.heads, head),
-                query_init=nn.initializers.variance_scaling(1 / head, "fan_in", "normal"),
+                joined_init=_smaller_queries(c.heads, head_dim),
+                query_init=nn.initializers.variance_scaling(1 / head_dim, "fan_in", "normal"),
                 name=f"{name}_{index}",
             )
             x = layer(x, mask, train, **rest)
@@ -177,12 +186,12 @@ class T5Module(nn.Module):
         return constrain(logits, BATCH_AXES, "context", "tensor")
 
 
-def _smaller_queries(heads: int, head: int) -> nn.initializers.Initializer:
-    """Draws the joined kernel of queries, keys and values, the queries smaller by head^-0.5."""
+def _smaller_queries(heads: int, head_dim: int) -> nn.initializers.Initializer:
+    """Draws the joined kernel of queries, keys and values, the queries smaller by head_dim^-0.5."""
 
     def init(key: Key[Array, ""], shape: Any, dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
         drawn = nn.initializers.variance_scaling(1.0, "fan_in", "normal")(key, shape, dtype)
-        factors = jnp.asarray([head**-0.5, 1, 1], dtype)
-        return (drawn.reshape(-1, heads, 3, head) * factors[:, None]).reshape(shape)
+        factors = jnp.asarray([head_dim**-0.5, 1, 1], dtype)
+        return (drawn.reshape(-1, heads, 3, head_dim) * factors[:, None]).reshape(shape)
 
     return init

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.attention import causal_mask, segment_mask
-from research.models.layers.cache import Slots
+from research.models.layers.cache import CachePositions
 from research.models.layers.dense import Dense, tied_logits
 from research.models.layers.feed_forward import ActivationKind
 from research.models.layers.norm import Norm
@@ -45,14 +45,14 @@ class Transformer:
     """features of the residual stream"""
     heads: int = 4
     """heads of each attention"""
-    hidden: int = 0
+    mlp_dim: int = 0
     """features inside the MLP (0: 4 x width)"""
     context: int = 64
     """the longest source and the longest target"""
     source_vocabulary: int = 0
     """token ids of the source where it has an embedding of its own (0: it shares that of the target)"""
     sinusoid: Sinusoid = "interleaved"
-    """where the sines and cosines of positions stand: in turn, or all sines first (Marian)"""
+    """the order of the sines and cosines of positions: alternating, or all sines first (Marian)"""
     scaled_embedding: bool = True
     """whether token embeddings are multiplied by the square root of the width"""
     norm_first: bool = False
@@ -101,17 +101,17 @@ class TransformerModule(nn.Module):
         positions: Int[Array, "batch keys"] | None = None,
         decoder_segments: Int[Array, "batch length"] | None = None,
         decoder_positions: Int[Array, "batch length"] | None = None,
-        slots: Slots | None = None,
+        cache_positions: CachePositions | None = None,
     ) -> Float[Array, "batch length vocabulary"]:
         """Applies encoder and decoder.
 
         Args:
-            inputs: the source; None where `slots` are given and the cache holds what the encoder has made of it.
+            inputs: the source; None where `cache_positions` are given and the cache holds the output of the encoder.
             train: whether dropout falls.
             decoder_inputs: the target so far (default: the source, as when parameters are drawn).
             segments, decoder_segments: the example of the row that each token belongs to, from 1; 0 is padding.
             positions, decoder_positions: of the tokens in their examples (default: 0, 1, ... along the row).
-            slots: where the target's tokens stand in the cache.
+            cache_positions: where the target's tokens are in the cache.
 
         Raises:
             UserError: rows are longer than `context`, and no positions are given.
@@ -126,13 +126,15 @@ class TransformerModule(nn.Module):
             length = inputs.shape[1]
             seen = jnp.ones((1, length, length), bool) if segments is None else segment_mask(segments, segments)
             encoded = self._stack("encoder", self._embed(source_table, inputs, positions), seen, train)
-        source = encoded_mask(self, inputs, segments, decoder_inputs, decoder_segments, slots is not None)
+        source = encoded_mask(self, inputs, segments, decoder_inputs, decoder_segments, cache_positions is not None)
         length = decoder_inputs.shape[1]
-        if slots is not None:
-            decoder_positions = slots.positions(length)
+        if cache_positions is not None:
+            decoder_positions = cache_positions.text_positions(length)
         x = self._embed(target_table, decoder_inputs, decoder_positions)
-        mask = causal_mask(length, decoder_segments) if slots is None else None
-        x = self._stack("decoder", x, mask, train, encoded=encoded, encoded_mask=source, slots=slots)
+        mask = causal_mask(length, decoder_segments) if cache_positions is None else None
+        x = self._stack(
+            "decoder", x, mask, train, encoded=encoded, encoded_mask=source, cache_positions=cache_positions
+        )
         return self._logits(x, target_table)
 
     def _table(self, name: str, rows: int) -> Array:
@@ -160,7 +162,7 @@ class TransformerModule(nn.Module):
         for index in range(c.depth if name == "encoder" else c.decoder_depth or c.depth):
             layer = block(
                 c.heads,
-                c.hidden or 4 * c.width,
+                c.mlp_dim or 4 * c.width,
                 c.activation,
                 "layer",
                 True,

@@ -90,7 +90,7 @@ def sample(
     known, half, first = prompt.shape[0], -(-length // 2), jnp.zeros(1, jnp.int32)
 
     def read(cache: Cache, text: Int[Array, "text"], slot: Any) -> tuple[Array, Cache, Array]:
-        logits, cache = decoding.advance(params, cache, text[None], jnp.int32(slot), first)
+        logits, cache = decoding.decode_step(params, cache, text[None], jnp.int32(slot), first)
         return logits[0, -1].astype(jnp.float32), cache, jnp.int32(slot + text.shape[0])
 
     def step(carry: Any, key: Key[Array, ""]) -> tuple[Any, Array]:
@@ -101,7 +101,7 @@ def sample(
         token = jax.random.categorical(key, logits / temperature).astype(jnp.int32)
         return (cache, slot, jnp.append(recent[1:], token)), token
 
-    cache = empty = decoding.begin(params, 1, length)
+    cache = empty = decoding.init_cache(params, 1, length)
     if known > 1:
         _, cache, _ = read(empty, prompt[:-1], 0)
     recent = jnp.zeros(half, jnp.int32).at[-min(half, known) :].set(prompt[-half:])

@@ -1,4 +1,4 @@
-"""Masked language modelling: tell what stood where tokens are masked (Devlin et al. 2019, BERT, section 3.1)."""
+"""Masked language modelling: predict the tokens that are masked (Devlin et al. 2019, BERT, section 3.1)."""
 
 import dataclasses
 from functools import partial
@@ -30,13 +30,15 @@ class MaskedLanguageModelling:
     evaluation asks for the same.
     """
 
-    share: float = 0.15
-    """share of the tokens that are predicted"""
+    mask_rate: float = 0.15
+    """fraction of the tokens that are predicted"""
 
     def build(self, model: Any, data: Data) -> Task:
         """Builds the task for a model that gives logits [batch length vocabulary]."""
-        if not 0 < self.share < 1:
-            raise UserError(f"The share of tokens to predict is {self.share}: set --task.share 0.15, or near it.")
+        if not 0 < self.mask_rate < 1:
+            raise UserError(
+                f"The fraction of tokens to predict is {self.mask_rate}: set --task.mask-rate 0.15, or near it."
+            )
         functions, mask_id = built(model, data), special_id(data, "mask")
         special, vocabulary = special_ids(data), data.tokenizer.vocabulary_size if data.tokenizer else 0
 
@@ -46,7 +48,7 @@ class MaskedLanguageModelling:
             inputs = jnp.asarray(batch["inputs"])
             eligible = real_tokens(batch) & ~jnp.isin(inputs, jnp.asarray(special))
             draws = jax.random.uniform(drawn, (3, *inputs.shape)) if context.train else draws_by_row(batch, context)
-            return corrupt(inputs, eligible, draws, self.share, mask_id, vocabulary)
+            return corrupt(inputs, eligible, draws, self.mask_rate, mask_id, vocabulary)
 
         def loss(params: Params, batch: Batch, context: Context) -> Loss:
             key, drawn = jax.random.split(context.key)
@@ -68,12 +70,12 @@ def corrupt(
     tokens: Int[Array, "batch length"],
     eligible: Bool[Array, "batch length"],
     draws: Float[Array, "3 batch length"],
-    share: float,
+    mask_rate: float,
     mask_id: int,
     vocabulary: int,
 ) -> Corrupted:
-    """Chooses a share of the eligible tokens and masks, replaces or leaves them, by three draws from [0, 1) each."""
-    chosen = eligible & (draws[0] < share)
+    """Chooses eligible tokens at `mask_rate` and masks, replaces or leaves them, by three draws from [0, 1) each."""
+    chosen = eligible & (draws[0] < mask_rate)
     other = (draws[2] * vocabulary).astype(jnp.int32)
     replaced = jnp.where(draws[1] < 0.8, mask_id, jnp.where(draws[1] < 0.9, other, tokens))
     return Corrupted(jnp.where(chosen, replaced, tokens), chosen)

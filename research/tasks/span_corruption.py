@@ -1,7 +1,9 @@
-"""Span corruption: tell what stood in the gaps of a text (Raffel et al. 2020, T5, section 3.1.4 and appendix D).
+"""Span corruption: predict the text in the gaps of a text (Raffel et al. 2020, T5, section 3.1.4 and appendix D).
 
-Every gap is one sentinel token in the source; the target is each sentinel followed by what stood in its gap, and the
-end. The number of tokens in gaps and the number of gaps are the same in every row, so that shapes are fixed.
+In the source, one sentinel token replaces each gap; the target is each sentinel followed by the tokens of its gap, and
+the end. Of "Thank you for inviting me to your party" with the gaps "for inviting" and "party", the source is
+"Thank you <0> me to your <1>" and the target "<0> for inviting <1> party </s>". The number of tokens in gaps and the
+number of gaps are the same in every row, so that shapes are fixed.
 """
 
 import dataclasses
@@ -44,8 +46,8 @@ class SpanCorruption:
     evaluation asks for the same.
     """
 
-    share: float = 0.15
-    """share of the tokens that stand in gaps"""
+    mask_rate: float = 0.15
+    """fraction of the tokens that are in gaps"""
     gap: float = 3.0
     """mean tokens of a gap"""
 
@@ -83,12 +85,12 @@ class SpanCorruption:
         return Task(init, loss, predict)
 
     def _gaps(self, length: int) -> Gaps:
-        tokens = round(length * self.share)
+        tokens = round(length * self.mask_rate)
         count = max(1, round(tokens / max(self.gap, 1)))
-        if not (0 < self.share < 1 and count <= tokens and count <= length - tokens):
+        if not (0 < self.mask_rate < 1 and count <= tokens and count <= length - tokens):
             raise UserError(
-                f"Rows of {length} tokens cannot have a share of {self.share:g} in gaps of {self.gap:g}: give longer "
-                "rows with --data.length, or set --task.share 0.15 --task.gap 3."
+                f"Rows of {length} tokens cannot have a fraction of {self.mask_rate:g} in gaps of {self.gap:g}: give "
+                "longer rows with --data.length, or set --task.mask-rate 0.15 --task.gap 3."
             )
         return Gaps(length, tokens, count)
 
@@ -106,7 +108,7 @@ def _sentinels(data: Data, count: int) -> Int[Array, "gaps"]:
 
 
 def noise_mask(key: Key[Array, ""], gaps: Gaps) -> Bool[Array, "length"]:
-    """Draws which tokens stand in gaps: text and gaps by turns, beginning with text, each of random size."""
+    """Draws which tokens are in gaps: text and gaps alternate, beginning with text, each of random size."""
     text_key, gap_key = jax.random.split(key)
     text = random_sizes(text_key, gaps.length - gaps.hidden, gaps.number)
     ends = jnp.cumsum(jnp.stack([text, random_sizes(gap_key, gaps.hidden, gaps.number)], 1).reshape(-1))
@@ -129,9 +131,32 @@ def corrupt(
     start: int,
     end: int,
 ) -> dict[str, Array]:
-    """Returns the batch for an encoder-decoder: source, target so far, target, and which of its tokens count."""
+    """Returns the batch for an encoder-decoder: source, target so far, target, and which of its tokens count.
+
+    Args:
+        tokens: rows of text.
+        real: which of them are not padding.
+        noise: which of them are in gaps, as from `noise_mask`: a row begins with text and ends with a gap.
+        gaps: the sizes.
+        sentinels: the token of the first gap of a row, of the second, ...
+        start: the token that the decoder begins with.
+        end: the token that ends a target.
+
+    A row of eight tokens with two gaps of two tokens each, replaced by 100 and 101:
+
+        >>> tokens = jnp.array([[10, 11, 12, 13, 14, 15, 16, 17]])
+        >>> noise = jnp.isin(tokens, jnp.array([12, 13, 16, 17]))
+        >>> gaps, sentinels = Gaps(8, hidden=4, number=2), jnp.array([100, 101])
+        >>> batch = corrupt(tokens, tokens > 0, noise, gaps, sentinels, start=0, end=1)
+        >>> batch["inputs"].tolist()
+        [[10, 11, 100, 14, 15, 101]]
+        >>> batch["targets"].tolist()
+        [[100, 12, 13, 101, 16, 17, 1]]
+        >>> batch["decoder_inputs"].tolist()
+        [[0, 100, 12, 13, 101, 16, 17]]
+    """
     source, known = _with_sentinels(tokens, real, noise, sentinels, gaps.source_length)
-    # The target turns it around: there the text between the gaps is what a sentinel stands for.
+    # The target is the opposite: there the text between the gaps is replaced by sentinels.
     targets, counts = _with_sentinels(tokens, real, ~noise, sentinels, gaps.target_length - 1)
     targets = jnp.pad(targets, ((0, 0), (0, 1)), constant_values=end)
     counts = jnp.pad(counts, ((0, 0), (0, 1))).at[:, -1].set(real.any(1))

@@ -16,17 +16,17 @@ from research.tasks.task import WeightedSum
 def standardise(
     data: Data, inputs: Num[Array, "batch ..."] | Num[np.ndarray, "batch ..."]
 ) -> Float[Array, "batch ..."]:
-    """Returns (inputs - mean) / deviation in float32, by the last axis; inputs as they are where data gives neither.
+    """Returns (inputs - mean) / std in float32, by the last axis; inputs as they are where data gives neither.
 
-    `data.summary["standardisation"]` holds "mean" and "deviation", one number a channel or column, in the units of
+    `data.summary["standardisation"]` holds "mean" and "std", one number a channel or column, in the units of
     the inputs (0 to 255 for pixels). A column that never varies is only shifted.
     """
     x = jnp.asarray(inputs).astype(jnp.float32)
     if "standardisation" not in data.summary:
         return x
     values = data.summary["standardisation"]
-    mean, deviation = (np.asarray(values[name], np.float32) for name in ("mean", "deviation"))
-    return (x - mean) / np.where(deviation > 0, deviation, 1)
+    mean, std = (np.asarray(values[name], np.float32) for name in ("mean", "std"))
+    return (x - mean) / np.where(std > 0, std, 1)
 
 
 def example_inputs(data: Data) -> Float[Array, "1 ..."]:

@@ -41,9 +41,9 @@ SMALL = {
     "depth": 1,
     "examples": 64,
     "fsdp": 1,
-    "groups": 2,
+    "num_kv_heads": 2,
     "heads": 2,
-    "hidden": 32,
+    "mlp_dim": 32,
     "length": 16,
     "stages": 1,
     "steps": 4,
@@ -109,7 +109,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> str:
 def publish_language_model(folder: Path) -> None:
     """Writes a small language model into a folder, with short conversations and preferences."""
     tokenizer = TokenizerConfig("bpe", vocabulary_size=258).train(["1 2 1 2"])
-    model = Llama(1, 16, 2, hidden=32, context=16, tied=True)
+    model = Llama(1, 16, 2, mlp_dim=32, context=16, tied=True)
     params = model.build(258).init(jax.random.key(0), jax.numpy.zeros((1, 4), jax.numpy.int32))
     save_pretrained(folder, model, params, tokenizer)
     questions = [{"role": "user", "content": f"{number}?"} for number in range(100)]

@@ -45,11 +45,11 @@ def test_every_epoch_visits_every_record_once_in_a_row_of_batches(count, size):
 @given(parts=st.sampled_from([1, 2, 4]), step=st.integers(0, 200))
 def test_hosts_make_only_their_rows(parts, step):
     """The rows of all hosts together are the batch."""
-    whole = training_batches(rows(30), batch_size=8, seed=1)(step)["labels"]
+    full = training_batches(rows(30), batch_size=8, seed=1)(step)["labels"]
     size = 8 // parts
     slices = [slice(part * size, (part + 1) * size) for part in range(parts)]
     own = [training_batches(rows(30), batch_size=8, seed=1, rows=its)(step)["labels"] for its in slices]
-    np.testing.assert_array_equal(np.concatenate(own), whole)
+    np.testing.assert_array_equal(np.concatenate(own), full)
 
 
 def test_another_seed_gives_other_batches():

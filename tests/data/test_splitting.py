@@ -25,13 +25,13 @@ def test_adding_data_moves_no_old_record(old: list[str], new: list[str]) -> None
 
 
 def test_the_split_of_a_key_never_changes() -> None:
-    """Golden: the first eight bytes of SHA-256 of salt, NUL and key (hashlib), against the cumulated shares."""
+    """Golden: the first eight bytes of SHA-256 of salt, NUL and key (hashlib), against the cumulated fractions."""
     found = [split_of(f"chapter {number}", FRACTIONS, "salt") for number in range(6)]
     assert found == ["train", "train", "test", "validation", "train", "train"]
 
 
-def test_groups_stay_whole_and_shares_are_met() -> None:
-    """Every document is in one split with its whole group, in order, and the shares are near those asked for."""
+def test_groups_stay_together_and_fractions_are_met() -> None:
+    """Every document is in one split with its whole group, in order, and the fractions are near those asked for."""
     every = documents(6000, group_size=3)
     splits = split(every, FRACTIONS)
     assert sum(map(len, splits.values())) == len(every)
@@ -48,8 +48,8 @@ def test_another_salt_gives_another_split() -> None:
     assert split(documents(100), FRACTIONS, "a") != split(documents(100), FRACTIONS, "b")
 
 
-def test_a_share_of_nothing_makes_no_split() -> None:
-    """With a test share of 0 there is no test split."""
+def test_a_fraction_of_zero_makes_no_split() -> None:
+    """With a test fraction of 0 there is no test split."""
     assert set(split(documents(50), {"train": 0.5, "validation": 0.5, "test": 0.0})) == {"train", "validation"}
 
 

@@ -29,14 +29,14 @@ def test_the_target_of_a_line_is_the_sum_of_its_features():
 @pytest.mark.parametrize(("centres", "outputs"), [((0.0, 0.1), 1), ((0.0, 1.0, 2.0), 3)])
 def test_clouds_have_their_centres_and_deviations(centres, outputs):
     """Two clouds are a binary question, more are classes."""
-    deviations = tuple(0.1 * (1 + index) for index in range(len(centres)))
-    data = CloudData(examples=500, features=20, deviations=deviations, centres=centres).build()
+    stds = tuple(0.1 * (1 + index) for index in range(len(centres)))
+    data = CloudData(examples=500, features=20, stds=stds, centres=centres).build()
     arrays = data.splits["train"].arrays
     assert (data.outputs, len(data.class_names)) == (outputs, len(centres))
-    for label, (centre, deviation) in enumerate(zip(centres, deviations, strict=True)):
+    for label, (centre, std) in enumerate(zip(centres, stds, strict=True)):
         cloud = arrays["inputs"][arrays["labels"] == label]
         assert len(cloud) == 500
-        np.testing.assert_allclose([cloud.mean(), cloud.std()], [centre, deviation], atol=0.01)
+        np.testing.assert_allclose([cloud.mean(), cloud.std()], [centre, std], atol=0.01)
 
 
 def test_noise_has_nothing_to_validate():

@@ -25,7 +25,7 @@ def write(path, *lines):
 
 def test_columns_become_features(table):
     """The number has mean 0 and deviation 1 over the training rows; each category its own feature of 0 and 1."""
-    data = TableData(train=str(table), validation_share=0.2).build()
+    data = TableData(train=str(table), validation_fraction=0.2).build()
     inputs = data.splits["train"].arrays["inputs"]
     assert inputs.shape[1] == 3
     np.testing.assert_allclose([inputs[:, 0].mean(), inputs[:, 0].std()], [0, 1], atol=1e-5)
@@ -40,7 +40,7 @@ def test_columns_become_features(table):
 def test_equal_rows_are_on_one_side(tmp_path):
     """Rows are held out by their content, so that none leaks."""
     rows = [f"{n},a,{'yes' if n % 2 else 'no'}" for n in range(30)] * 3
-    data = TableData(train=write(tmp_path / "t.csv", "x,kind,label", *rows), validation_share=0.3).build()
+    data = TableData(train=write(tmp_path / "t.csv", "x,kind,label", *rows), validation_fraction=0.3).build()
     sides = [{row.tobytes() for row in rows.arrays["inputs"]} for rows in data.splits.values()]
     assert not sides[0] & sides[1]
     assert sum(map(len, data.splits.values())) == 90
@@ -49,7 +49,7 @@ def test_equal_rows_are_on_one_side(tmp_path):
 def test_test_rows_are_encoded_by_the_training_rows(table, tmp_path):
     """A category that training never saw is all zeros; the number keeps the training scale."""
     test = write(tmp_path / "test.csv", "x,kind,label", "0.5,c,yes", "0.5,a,no")
-    data = TableData(train=str(table), test=test, validation_share=0.0).build()
+    data = TableData(train=str(table), test=test, validation_fraction=0.0).build()
     numbers = [float(line.split(",")[0]) for line in table.read_text().splitlines()[1:]]
     expected = (0.5 - np.mean(numbers)) / np.std(numbers)
     np.testing.assert_allclose(data.splits["test"].arrays["inputs"], [[expected, 0, 0], [expected, 1, 0]], rtol=1e-5)
@@ -72,7 +72,7 @@ def test_ignored_columns_leave_no_trace_and_logarithms_tame_wide_ones(tmp_path):
     """log(1 + x) before standardising."""
     rows = [f"{10**n},{n},{'yes' if n % 2 else 'no'}" for n in range(8)]
     path = write(tmp_path / "t.csv", "wide,other,label", *rows)
-    data = TableData(train=path, ignore=("other",), logarithm=("wide",), validation_share=0.0).build()
+    data = TableData(train=path, ignore=("other",), logarithm=("wide",), validation_fraction=0.0).build()
     values = np.log1p(10.0 ** np.arange(8))
     expected = ((values - values.mean()) / values.std())[:, None]
     np.testing.assert_allclose(data.splits["train"].arrays["inputs"], expected, rtol=1e-4, atol=1e-6)
@@ -81,7 +81,7 @@ def test_ignored_columns_leave_no_trace_and_logarithms_tame_wide_ones(tmp_path):
 def test_a_column_that_never_varies_is_only_shifted(tmp_path):
     """Not divided by zero."""
     path = write(tmp_path / "t.csv", "x,label", "3,yes", "3,no")
-    data = TableData(train=path, validation_share=0.0).build()
+    data = TableData(train=path, validation_fraction=0.0).build()
     np.testing.assert_array_equal(data.splits["train"].arrays["inputs"], [[0], [0]])
 
 
@@ -92,7 +92,7 @@ def test_a_column_that_never_varies_is_only_shifted(tmp_path):
         ({"logarithm": ("x",)}, "column 'x' has values that are not finite numbers, or not above -1"),
         ({"target": "x"}, r"The target 'x' has \d+ values, not 2: set --data.kind classes"),
         ({"target": "kind", "kind": "numbers"}, "'kind' holds numbers in the training rows, elsewhere"),
-        ({"validation_share": 1.0}, "The train split of 200 rows is empty"),
+        ({"validation_fraction": 1.0}, "The train split of 200 rows is empty"),
     ],
 )
 def test_columns_that_do_not_fit_are_refused(table, options, message):
@@ -112,7 +112,7 @@ def test_a_column_of_numbers_with_gaps_is_refused(tmp_path):
     """A blank cell would silently turn a column of numbers into as many categories."""
     path = write(tmp_path / "t.csv", "x,label", "1,yes", "2,no", ",yes", "4,no")
     with pytest.raises(UserError, match="column 'x' holds numbers but for 1 values such as ''"):
-        TableData(train=path, validation_share=0.0).build()
+        TableData(train=path, validation_fraction=0.0).build()
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,6 @@ def test_a_data_sets_bytes_become_text(monkeypatch):
     rows = [{"x": n, "kind": b"a", "label": b"yes" if n % 2 else b"no"} for n in range(20)]
     monkeypatch.setattr(catalogue, "load", lambda name: {"train": rows, "test": rows[:3]})
     monkeypatch.setattr(catalogue, "info", lambda name: {"name": name})
-    data = TableData("any", validation_share=0.3).build()
+    data = TableData("any", validation_fraction=0.3).build()
     assert data.class_names == ("no", "yes")
     assert set(data.splits) == {"train", "validation", "test"}

@@ -14,7 +14,15 @@ VOCABULARY = 40
 MODELS = {
     "learned": GPT(depth=2, width=16, heads=4, context=128),
     "rotary, grouped, scanned": GPT(
-        depth=2, width=16, heads=4, groups=2, context=64, positions="rotary", activation="swiglu", norm="rms", scan=True
+        depth=2,
+        width=16,
+        heads=4,
+        num_kv_heads=2,
+        context=64,
+        positions="rotary",
+        activation="swiglu",
+        norm="rms",
+        scan=True,
     ),
 }
 PROMPTS = [np.array(ids, np.int32) for ids in ([5, 9, 3, 17, 2, 30, 8, 11, 4, 6], [1], [7, 7, 21])]
@@ -57,12 +65,12 @@ def test_cached_logits_are_those_of_the_forward_pass(model) -> None:
     built, params = model
     tokens = jnp.asarray([[5, 9, 3, 17, 2, 30, 8, 11]], jnp.int32)
     whole = built.apply(params, tokens)[0]
-    advance = jax.jit(built.decoding.advance)
+    decode_step = jax.jit(built.decoding.decode_step)
     for sizes in ((8,), (3, 3, 2)):
-        cache, start, parts = built.decoding.begin(params, 1, 8), 0, []
+        cache, start, parts = built.decoding.init_cache(params, 1, 8), 0, []
         for size in sizes:
             piece = tokens[:, start : start + size]
-            logits, cache = advance(params, cache, piece, jnp.int32(start), jnp.zeros(1, jnp.int32))
+            logits, cache = decode_step(params, cache, piece, jnp.int32(start), jnp.zeros(1, jnp.int32))
             parts.append(logits)
             start += size
         np.testing.assert_allclose(jnp.concatenate(parts, 1), whole, rtol=1e-4, atol=1e-5)

@@ -40,7 +40,7 @@ def tuned(tmp_path_factory):
             train=(str(folder / "mine.csv"),),
             label="kind",
             group=(),
-            test_share=0.0,
+            test_fraction=0.0,
             length=16,
             packing=False,
             tokenizer=PretrainedTokenizer(source),

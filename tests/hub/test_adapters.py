@@ -19,13 +19,13 @@ from research.models.t5 import T5
 from research.models.wrappers.lora import BRANCH, LoRA, merged, with_lora
 
 LORA = LoRA(rank=2, alpha=3.0)
-BERT_LABELS = BERT(depth=2, width=16, heads=4, hidden=20, context=8, head="sequence", vocabulary=12)
+BERT_LABELS = BERT(depth=2, width=16, heads=4, mlp_dim=20, context=8, head="sequence", vocabulary=12)
 MODELS = {
-    "gpt": GPT(depth=2, width=16, heads=4, hidden=20),
-    "gpt scanned": GPT(depth=2, width=16, heads=2, hidden=20, scan=True),
-    "llama": Llama(depth=2, width=16, heads=4, groups=2, head=4, hidden=20),
+    "gpt": GPT(depth=2, width=16, heads=4, mlp_dim=20),
+    "gpt scanned": GPT(depth=2, width=16, heads=2, mlp_dim=20, scan=True),
+    "llama": Llama(depth=2, width=16, heads=4, num_kv_heads=2, head_dim=4, mlp_dim=20),
     "bert": BERT_LABELS,
-    "t5": T5(depth=1, decoder_depth=1, width=16, heads=4, head=4, hidden=20),
+    "t5": T5(depth=1, decoder_depth=1, width=16, heads=4, head_dim=4, mlp_dim=20),
 }
 
 
@@ -42,7 +42,7 @@ def saved(tmp_path):
     """A folder with an adapter of a BERT that tells three classes, over a base that has no such head."""
     params = adapted(BERT_LABELS, outputs=3)
     bare = {name: branch for name, branch in params.items() if name not in (BRANCH, "head", "pooler")}
-    base = BERT(depth=2, width=16, heads=4, hidden=20, context=8, head="embedding", pooling="mean", vocabulary=12)
+    base = BERT(depth=2, width=16, heads=4, mlp_dim=20, context=8, head="embedding", pooling="mean", vocabulary=12)
     save_pretrained(tmp_path / "base", base, bare)
     trained = ("head/kernel", "head/bias", "pooler/kernel", "pooler/bias")
     save_adapter(tmp_path / "adapter", BERT_LABELS, params, LORA, str(tmp_path / "base"), trained=trained)

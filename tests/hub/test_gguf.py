@@ -43,8 +43,8 @@ GEMMA_NAMES = NAMES | {
 MODELS = {
     "llama": LLAMA,
     "llama, biases": dataclasses.replace(LLAMA, attention_bias=True, tied=True, rotary=Rotary(5e5, "linear", 2.0)),
-    "llama3": dataclasses.replace(LLAMA, head=16, rotary=Rotary(5e5, "llama3", 32.0)),
-    "qwen3": dataclasses.replace(LLAMA, query_key_norm=True, head=6),
+    "llama3": dataclasses.replace(LLAMA, head_dim=16, rotary=Rotary(5e5, "llama3", 32.0)),
+    "qwen3": dataclasses.replace(LLAMA, query_key_norm=True, head_dim=6),
     "gemma3": Llama(
         7,
         16,
@@ -73,10 +73,10 @@ def described(kind: str, config: Llama) -> dict[str, Any]:
         "context_length": config.context,
         "embedding_length": config.width,
         "block_count": config.depth,
-        "feed_forward_length": config.hidden,
+        "feed_forward_length": config.mlp_dim,
         "attention.head_count": config.heads,
-        "attention.head_count_kv": config.groups,
-        "attention.key_length": config.head,
+        "attention.head_count_kv": config.num_kv_heads,
+        "attention.key_length": config.head_dim,
         "attention.layer_norm_rms_epsilon": config.epsilon,
         "rope.freq_base": config.rotary.base,
     }
@@ -97,11 +97,11 @@ def stored(config: Llama, params: dict[str, Any]) -> dict[str, np.ndarray]:
             if config.output_norms and name.endswith("norm.weight"):
                 part = part + 1
             if not config.query_key_norm and ("q_proj" in name or "k_proj" in name):  # pairs side by side
-                pairs = part.reshape(-1, 2, config.head // 2, *part.shape[1:])
+                pairs = part.reshape(-1, 2, config.head_dim // 2, *part.shape[1:])
                 part = np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(part.shape))
             found[gguf_name(name, config)] = part
     if config.rotary.scaling == "llama3":
-        slower = Rotary(config.rotary.base).frequencies(config.head) / config.rotary.frequencies(config.head)
+        slower = Rotary(config.rotary.base).frequencies(config.head_dim) / config.rotary.frequencies(config.head_dim)
         found["rope_freqs.weight"] = np.asarray(slower)
     return found
 

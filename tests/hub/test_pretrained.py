@@ -28,11 +28,11 @@ from research.models.t5 import T5
 from research.models.transformer import Transformer
 
 VOCABULARY = 12
-LLAMA = Llama(depth=2, width=16, heads=4, groups=2, head=4, hidden=20)
+LLAMA = Llama(depth=2, width=16, heads=4, num_kv_heads=2, head_dim=4, mlp_dim=20)
 GEMMA = Llama(3, 16, 4, 1, 6, 20, window=4, global_blocks=(1,), query_key_norm=True, query_scale=9)
 MODELS: dict[str, Any] = {
-    "gpt": GPT(depth=2, width=16, heads=4, hidden=20),
-    "gpt untied": GPT(depth=2, width=16, heads=2, hidden=20, tied=False, dropout=0.1, activation="relu"),
+    "gpt": GPT(depth=2, width=16, heads=4, mlp_dim=20),
+    "gpt untied": GPT(depth=2, width=16, heads=2, mlp_dim=20, tied=False, dropout=0.1, activation="relu"),
     "llama": dataclasses.replace(LLAMA, attention_bias=True, mlp_bias=True, tied=True),
     "llama stretched": dataclasses.replace(LLAMA, rotary=Rotary(5e5, "llama3", 8.0, 32), epsilon=1e-3),
     "qwen": dataclasses.replace(LLAMA, query_key_norm=True, window=3, global_blocks=(0,)),
@@ -44,8 +44,8 @@ MODELS: dict[str, Any] = {
         tied=True,
         rotary=Rotary(1e6, "linear", 2.0),
     ),
-    "bert": BERT(depth=2, width=16, heads=4, hidden=20, context=8, head="masked", vocabulary=VOCABULARY),
-    "t5": T5(depth=2, decoder_depth=2, width=16, heads=4, head=4, hidden=20),
+    "bert": BERT(depth=2, width=16, heads=4, mlp_dim=20, context=8, head="masked", vocabulary=VOCABULARY),
+    "t5": T5(depth=2, decoder_depth=2, width=16, heads=4, head_dim=4, mlp_dim=20),
     "marian": Transformer(
         2, 2, 16, 4, 20, sinusoid="halves", head_bias=True, epsilon=1e-5, activation="silu", tied=True
     ),
@@ -306,7 +306,7 @@ def test_parameters_go_to_their_devices(saved):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell a program's peak memory")
 def test_loading_peaks_at_no_more_than_a_fifth_above_the_parameters(tmp_path):
     """500 MB in safetensors, a fifth of it an untied head that must be turned round: 1.2 times that at the most."""
-    config = dataclasses.replace(LLAMA, depth=6, width=1024, heads=8, groups=8, head=128, hidden=2816)
+    config = dataclasses.replace(LLAMA, depth=6, width=1024, heads=8, num_kv_heads=8, head_dim=128, mlp_dim=2816)
     shapes = jax.eval_shape(config.build(24_000).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
     zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
     save_pretrained(tmp_path, config, zeros, limit=1 << 27)

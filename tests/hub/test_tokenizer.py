@@ -15,7 +15,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from research.core.errors import UserError
 from research.data.text.tokenizers import PairTokenizer, Subwords, TokenizerConfig, load
-from research.hub.gguf_vocabulary import CUTS, tokenizer_of
+from research.hub.gguf_vocabulary import PRE_TOKENIZERS, tokenizer_of
 from research.hub.tokenizer import open_tokenizer, save_tokenizer
 
 TEXT = "the cat sat on the mat, and the other cat sat on the hat of that rat"
@@ -178,7 +178,7 @@ def test_special_and_user_defined_pieces_are_found_first():
     assert prefixed.encode("b").tolist() == merged_by_score(sentencepiece(prefix=True), " b")
 
 
-@pytest.mark.parametrize("cut", ["gpt-2", *CUTS])
+@pytest.mark.parametrize("cut", ["gpt-2", *PRE_TOKENIZERS])
 def test_byte_level_vocabularies_are_read(cut):
     """Merges and the way of cutting words, as Llama 3 and Qwen have them, with digits in threes or one by one."""
     trained = tokenizers.Tokenizer(models.BPE())

@@ -42,7 +42,7 @@ def data(tmp_path_factory):
     rows = [" ".join(draw.choice("light day night earth".split(), size)) for size in draw.integers(1, 5, 60)]
     path = tmp_path_factory.mktemp("pairs") / "pairs.tsv"
     path.write_text("en\tes\n" + "".join(f"{number} {row}\t{row} {number}\n" for number, row in enumerate(rows)))
-    shares = {"validation_share": 0.3, "test_share": 0.1}
+    shares = {"validation_fraction": 0.3, "test_fraction": 0.1}
     return PairedText(train=(str(path),), group=(), tokenizer=TOKENIZER, length=SIZE, **shares)
 
 

@@ -110,14 +110,14 @@ def test_ctrl_c_before_the_first_step_leaves_no_trace(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "error: interrupted\n"
 
 
-def test_your_own_table_and_pictures_train_by_the_readmes_commands(tiny_pictures: Path, tmp_path: Path) -> None:
+def test_your_own_table_and_pictures_train_by_the_readmes_commands(tiny_images: Path, tmp_path: Path) -> None:
     """The experiments evaluate a test split that your own data lack: the validation split is enough."""
     rows = [f"{number},{'abc'[number % 3]},{'yes' if number % 3 else 'no'}" for number in range(300)]
     (tmp_path / "mine.csv").write_text("\n".join(["size,kind,sold", *rows]) + "\n", encoding="utf-8")
     few = ["--steps", "2", "--schedule.warmup", "1", "--batch-size", "4", "--runs", str(tmp_path / "runs")]
     table = ["--data.train", str(tmp_path / "mine.csv"), "--data.target", "sold"]
     assert run_module("experiments.mlp_adult", *table, *few) == 0
-    pictures = ["--data.folder", str(tiny_pictures), "--data.size", "8", "--data.validation-share", "0.25"]
+    pictures = ["--data.folder", str(tiny_images), "--data.size", "8", "--data.validation-fraction", "0.25"]
     assert run_module("experiments.resnet_fashion", *pictures, *few) == 0
     for run in all_runs(tmp_path / "runs"):
         assert set(record(run)["metrics"]) == {"validation"}
@@ -131,7 +131,7 @@ def test_resuming_on_changed_data_is_refused(
     text = tmp_path / "mine.txt"
     text.write_text(tiny_text.read_text(encoding="utf-8"), encoding="utf-8")
     command = ["--data.train", str(text), "--data.length", "8", "--model.context", "8", "--model.width", "8"]
-    command += ["--model.heads", "2", "--data.validation-share", "0.3", "--runs", str(tmp_path / "runs")]
+    command += ["--model.heads", "2", "--data.validation-fraction", "0.3", "--runs", str(tmp_path / "runs")]
     command += ["--steps", "4", "--schedule.warmup", "1", "--evaluators.0.limit", "8", "--sample-every", "0"]
     assert run_module("experiments.gpt_austen", *command) == 0
     run = only_run(tmp_path)

@@ -20,7 +20,7 @@ VOCABULARY, LENGTH, LABELS = 11, 8, 3
 TINY = BERT(depth=2, width=16, heads=4, context=LENGTH, vocabulary=VOCABULARY)
 OPTIONS: dict[str, dict[str, Any]] = {
     "masked": {},
-    "masked, free": {"tied": False, "hidden": 24, "activation": "relu"},
+    "masked, free": {"tied": False, "mlp_dim": 24, "activation": "relu"},
     "RoBERTa": {"padding": 1, "token_types": 1, "epsilon": 1e-5},
     "sequence": {"head": "sequence"},
     "sequence, mean": {"head": "sequence", "pooling": "mean", "pooler": False},

@@ -79,10 +79,10 @@ def test_steps_with_a_cache_equal_the_full_pass(chunk):
     rows = np.concatenate([tokens(2, 2, seed=2), target], axis=1)
     rows[1, :TARGET] = target[1]  # the second row's text begins at once
     first = jnp.int32([2, 0])
-    cache = model.decoding.begin(params, 2, TARGET + 2, inputs=jnp.asarray(source), segments=jnp.asarray(segments))
-    found, advance = [], jax.jit(model.decoding.advance)
+    cache = model.decoding.init_cache(params, 2, TARGET + 2, inputs=jnp.asarray(source), segments=jnp.asarray(segments))
+    found, decode_step = [], jax.jit(model.decoding.decode_step)
     for start in range(0, TARGET + 2, chunk):
-        piece, cache = advance(params, cache, jnp.asarray(rows[:, start : start + chunk]), jnp.int32(start), first)
+        piece, cache = decode_step(params, cache, jnp.asarray(rows[:, start : start + chunk]), jnp.int32(start), first)
         found.append(piece)
     found = np.concatenate(found, axis=1)
     np.testing.assert_allclose(found[0, 2:], expected[0], rtol=1e-4, atol=1e-5)

@@ -21,7 +21,7 @@ TINY_T5 = T5(depth=2, width=16, heads=4, buckets=8, distance=6)
 TINY = Transformer(depth=2, width=16, heads=4, context=12)
 CONFIGS: dict[str, Any] = {
     "T5": TINY_T5,
-    "T5 1.1": dataclasses.replace(TINY_T5, activation="geglu", tied=False, head=6, decoder_depth=1),
+    "T5 1.1": dataclasses.replace(TINY_T5, activation="geglu", tied=False, head_dim=6, decoder_depth=1),
     "original": TINY,
     "pre-norm": dataclasses.replace(TINY, norm_first=True, tied=False, decoder_depth=1),
     "Marian": dataclasses.replace(
@@ -123,16 +123,18 @@ def test_cached_decoding_equals_the_whole_pass(name, options):
     inside = (np.arange(TARGET) >= first[:, None]).astype(np.int32)
     places = np.maximum(np.arange(TARGET) - first[:, None], 0).astype(np.int32)
     expected = logits(name, source, target, segments=segments, decoder_segments=inside, decoder_positions=places)
-    begin = jax.jit(lambda inputs, segments: model.decoding.begin(params, 2, 10, inputs=inputs, segments=segments))
-    cache = begin(source, segments)
+    init_cache = jax.jit(
+        lambda inputs, segments: model.decoding.init_cache(params, 2, 10, inputs=inputs, segments=segments)
+    )
+    cache = init_cache(source, segments)
     assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(cache))
-    advance = jax.jit(model.decoding.advance)
+    decode_step = jax.jit(model.decoding.decode_step)
     for start, end in ((0, 3), (3, 4), (4, 5), (5, 6)):
-        found, cache = advance(params, cache, target[:, start:end], jnp.int32(start), first)
+        found, cache = decode_step(params, cache, target[:, start:end], jnp.int32(start), first)
         seen = inside[:, start:end].astype(bool)
         np.testing.assert_allclose(np.asarray(found)[seen], expected[:, start:end][seen], rtol=1e-4, atol=2e-5)
     step = jnp.asarray(target[:, :1])
-    computed = str(jax.make_jaxpr(model.decoding.advance)(params, cache, step, jnp.int32(0), jnp.asarray(first)))
+    computed = str(jax.make_jaxpr(model.decoding.decode_step)(params, cache, step, jnp.int32(0), jnp.asarray(first)))
     blocks = [layers for path, layers in params.items() if path.startswith("decoder_") and "mlp" in layers]
     # In each block two attentions, each with a product before and after and two inside, and an MLP; then the head.
     assert computed.count("dot_general") == sum(2 * 4 + len(block["mlp"]) for block in blocks) + 1

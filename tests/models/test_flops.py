@@ -89,7 +89,7 @@ def test_scanned_and_rematerialised_layers_cost_the_same(options):
 
 def test_experts_cost_their_places():
     """Top 2 of any number of experts with capacity 1.25 cost 2.5 MLPs, and as many parameters as there are experts."""
-    dense = GPT(depth=1, width=16, heads=2, context=16, activation="swiglu", hidden=32)
+    dense = GPT(depth=1, width=16, heads=2, context=16, activation="swiglu", mlp_dim=32)
     mlp = by_path(layer_table(*abstract(dense.build(11), (2, 16), jnp.int32)))["block_0/mlp/up"]
     for experts in (4, 8):
         mixed = dataclasses.replace(dense, experts=experts)

@@ -25,12 +25,19 @@ TINY = GPT(depth=2, width=16, heads=4, context=LENGTH)
 OPTIONS: dict[str, dict[str, Any]] = {
     "GPT-2": {},
     "nanoGPT": {"bias": False},
-    "Llama": {"positions": "rotary", "groups": 2, "activation": "swiglu", "norm": "rms", "tied": False, "bias": False},
-    "multi-query": {"groups": 1, "tied": False, "norm": "rms"},
+    "Llama": {
+        "positions": "rotary",
+        "num_kv_heads": 2,
+        "activation": "swiglu",
+        "norm": "rms",
+        "tied": False,
+        "bias": False,
+    },
+    "multi-query": {"num_kv_heads": 1, "tied": False, "norm": "rms"},
     "scanned": {"scan": True, "activation": "swiglu", "positions": "rotary"},
-    "rematerialised": {"remat": True, "groups": 2, "hidden": 12},
-    "scanned and rematerialised": {"scan": True, "remat": True, "groups": 2, "tied": False},
-    # Room for every token: documents packed in a row share the experts' places.
+    "rematerialised": {"remat": True, "num_kv_heads": 2, "mlp_dim": 12},
+    "scanned and rematerialised": {"scan": True, "remat": True, "num_kv_heads": 2, "tied": False},
+    # Room for every token: documents packed in a row share the experts' capacity.
     "experts": {"experts": 4, "capacity_factor": 4.0, "activation": "swiglu"},
     "scanned experts": {"experts": 2, "experts_per_token": 1, "capacity_factor": 2.0, "scan": True, "remat": True},
 }
@@ -120,7 +127,7 @@ def stacked(params):
     return {**rest, "blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
 
 
-@pytest.mark.parametrize("options", [{}, {"remat": True, "positions": "rotary", "groups": 2}])
+@pytest.mark.parametrize("options", [{}, {"remat": True, "positions": "rotary", "num_kv_heads": 2}])
 def test_scanned_layers_equal_unrolled_ones(options):
     """The same parameters, stacked, give the same logits; swapped layers do not."""
     (plain, params), (scanned, _) = build(**options), build(**options, scan=True)
@@ -162,15 +169,15 @@ def test_rematerialisation_is_there():
     assert products(True) >= products(False) + 5 * TINY.depth  # all but the last product of each block
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_grouped_attention_equals_repeated_keys_and_values(groups):
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_grouped_attention_equals_repeated_keys_and_values(num_kv_heads):
     """Each group of heads shares a key and a value, in order (Ainslie et al. 2023)."""
     random = np.random.default_rng(0)
     query = random.standard_normal((2, 5, 4, 3)).astype(np.float32)
-    key, value = random.standard_normal((2, 2, 5, groups, 3)).astype(np.float32)
+    key, value = random.standard_normal((2, 2, 5, num_kv_heads, 3)).astype(np.float32)
     mask = np.tril(np.ones((1, 5, 5), bool))
     found = jax.jit(attend)(query, key, value, mask)
-    wide_key, wide_value = (np.repeat(array, 4 // groups, axis=2) for array in (key, value))
+    wide_key, wide_value = (np.repeat(array, 4 // num_kv_heads, axis=2) for array in (key, value))
     scores = np.einsum("bthd,bshd->bhts", query, wide_key) / np.sqrt(3)
     weights = np.exp(np.where(mask[:, None], scores, -np.inf))
     weights /= weights.sum(-1, keepdims=True)
@@ -258,7 +265,7 @@ def test_dropout_needs_training_and_a_key():
     ("options", "message"),
     [
         ({"width": 18}, r"The width 18 is not divisible by 4 heads: .* --model.width 20"),
-        ({"groups": 3}, "4 heads cannot share 3 groups"),
+        ({"num_kv_heads": 3}, "4 heads cannot share 3 key and value heads"),
         ({"width": 12, "positions": "rotary"}, "even head size, not 3"),
     ],
 )

@@ -17,15 +17,15 @@ from research.train.optimizers import DECAY_RULES
 
 KEY = jax.random.key(0)
 VOCABULARY, LENGTH = 7, 8
-TINY = Llama(depth=3, width=16, heads=4, groups=2, context=LENGTH)
+TINY = Llama(depth=3, width=16, heads=4, num_kv_heads=2, context=LENGTH)
 OPTIONS: dict[str, dict[str, Any]] = {
     "Llama 3": {"rotary": Rotary(500.0, "llama3", 8.0, original_context=16)},
-    "biases, one group": {"groups": 1, "attention_bias": True, "mlp_bias": True, "tied": True},
-    "Qwen 3": {"query_key_norm": True, "head": 6, "remat": True},
+    "biases, one group": {"num_kv_heads": 1, "attention_bias": True, "mlp_bias": True, "tied": True},
+    "Qwen 3": {"query_key_norm": True, "head_dim": 6, "remat": True},
     "Gemma 3": {
         "query_key_norm": True,
         "query_scale": 9,
-        "head": 6,
+        "head_dim": 6,
         "output_norms": True,
         "scaled_embedding": True,
         "activation": "geglu",
@@ -61,9 +61,9 @@ def logits(model, params, inputs, **extra):
     [
         # The numbers of parameters of the safetensors files on the hub, tied heads counted once
         # meta-llama/Meta-Llama-3-8B
-        (Llama(depth=32, width=4096, heads=32, groups=8, hidden=14336), 128256, 8_030_261_248),
+        (Llama(depth=32, width=4096, heads=32, num_kv_heads=8, mlp_dim=14336), 128256, 8_030_261_248),
         # meta-llama/Llama-3.2-1B
-        (Llama(depth=16, width=2048, heads=32, groups=8, hidden=8192, tied=True), 128256, 1_235_814_400),
+        (Llama(depth=16, width=2048, heads=32, num_kv_heads=8, mlp_dim=8192, tied=True), 128256, 1_235_814_400),
         # google/gemma-3-270m
         (
             Llama(18, 640, 4, 1, 256, 2048, query_key_norm=True, output_norms=True, activation="geglu", tied=True),
@@ -120,16 +120,16 @@ def test_step_by_step_equals_all_at_once(name):
     padding = np.int32([2, 0])
     inputs = tokens(2, LENGTH)
     rows = np.stack([np.roll(row, -first) for row, first in zip(inputs, padding, strict=True)])
-    whole = logits(model, params, rows)  # what stands behind a row changes nothing in it
-    advance = jax.jit(model.decoding.advance)
-    cache, found, start = model.decoding.begin(params, 2, LENGTH + 2), [], 0
+    full = logits(model, params, rows)  # what stands behind a row changes nothing in it
+    decode_step = jax.jit(model.decoding.decode_step)
+    cache, found, start = model.decoding.init_cache(params, 2, LENGTH + 2), [], 0
     for length in (3, 3, 1, 1):
         step = inputs[:, start : start + length]
-        new, cache = advance(params, cache, step, jnp.int32(start), padding)
+        new, cache = decode_step(params, cache, step, jnp.int32(start), padding)
         found.append(np.asarray(new))
         start += length
     for row, first in enumerate(padding):
-        expected = whole[row, : LENGTH - first]
+        expected = full[row, : LENGTH - first]
         np.testing.assert_allclose(np.concatenate(found, 1)[row, first:], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -161,8 +161,8 @@ def test_rematerialisation_changes_neither_loss_nor_gradient():
     [
         ({"depth": 0}, "--model.depth"),
         ({"width": 18}, "--model.width 20"),
-        ({"groups": 3}, "--model.groups"),
-        ({"head": 5}, "--model.head"),
+        ({"num_kv_heads": 3}, "--model.num-kv-heads"),
+        ({"head_dim": 5}, "--model.head-dim"),
     ],
 )
 def test_impossible_sizes_are_refused(options, mended):

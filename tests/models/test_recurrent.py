@@ -100,10 +100,14 @@ def test_steps_with_a_cache_equal_the_full_pass(cell, padding, chunk):
     rows = np.concatenate([tokens(2, padding, seed=1), inputs], axis=1)
     rows[1, :LENGTH] = inputs[1]  # the second row's text begins at once
     first = jnp.int32([padding, 0])
-    cache, found, advance = model.decoding.begin(params, 2, LENGTH + padding), [], jax.jit(model.decoding.advance)
+    cache, found, decode_step = (
+        model.decoding.init_cache(params, 2, LENGTH + padding),
+        [],
+        jax.jit(model.decoding.decode_step),
+    )
     for start in range(0, LENGTH + padding, chunk):
         piece = jnp.asarray(rows[:, start : start + chunk])
-        logits, cache = advance(params, cache, piece, jnp.int32(start), first)
+        logits, cache = decode_step(params, cache, piece, jnp.int32(start), first)
         found.append(logits)
     found = np.concatenate(found, axis=1)
     np.testing.assert_allclose(found[0, padding:], expected[0], rtol=1e-4, atol=1e-5)

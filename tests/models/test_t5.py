@@ -19,9 +19,9 @@ KEY = jax.random.key(0)
     ("config", "expected"),
     [
         # Hugging Face, google-t5/t5-small: 60,506,624
-        (T5(6, width=512, heads=8, hidden=2048), 60_506_624),
+        (T5(6, width=512, heads=8, mlp_dim=2048), 60_506_624),
         # Hugging Face, google/t5-v1_1-small: 76,961,152
-        (T5(8, width=512, heads=6, head=64, hidden=1024, activation="geglu", tied=False), 76_961_152),
+        (T5(8, width=512, heads=6, head_dim=64, mlp_dim=1024, activation="geglu", tied=False), 76_961_152),
     ],
 )
 def test_has_as_many_parameters_as_published(config, expected):
@@ -58,7 +58,7 @@ def test_biases_depend_on_distance_and_side_alone():
 
 def test_initial_parameters_are_those_of_the_published_code():
     """Standard deviations of T5's initialisation: queries are smaller, as their products are not scaled."""
-    params = flatten(jax.jit(T5(1, width=64, heads=4, head=32).build(200).init)(KEY, jnp.zeros((1, 1), jnp.int32)))
+    params = flatten(jax.jit(T5(1, width=64, heads=4, head_dim=32).build(200).init)(KEY, jnp.zeros((1, 1), jnp.int32)))
     joined = params["decoder_0/attention/query_key_value/kernel"].reshape(64, 4, 3, 32)
     expected = {
         "token_embedding": 1.0,
@@ -78,7 +78,7 @@ def test_initial_parameters_are_those_of_the_published_code():
     ("options", "message"),
     [
         ({"depth": 0}, "at least one block"),
-        ({"width": 18}, r"The width 18 is not divisible by 4 heads: set --model.head.* --model.width 20"),
+        ({"width": 18}, r"The width 18 is not divisible by 4 heads: set --model.head-dim.* --model.width 20"),
         ({"buckets": 7}, "7 buckets"),
         ({"distance": 16}, "32 buckets up to a distance of 16"),
     ],

@@ -179,11 +179,11 @@ def continued(loaded: Pretrained, prompt: list[int], count: int) -> list[int]:
     """The prompt and the likeliest next tokens, step by step with the cache."""
     decoding, first = loaded.model.decoding, jnp.zeros(1, jnp.int32)
     assert decoding is not None
-    advance, tokens, start = jax.jit(decoding.advance), list(prompt), 0
-    cache = decoding.begin(loaded.params, 1, len(prompt) + count)
+    decode_step, tokens, start = jax.jit(decoding.decode_step), list(prompt), 0
+    cache = decoding.init_cache(loaded.params, 1, len(prompt) + count)
     while len(tokens) < len(prompt) + count:
         step = jnp.asarray([tokens[start:]], jnp.int32)
-        logits, cache = advance(loaded.params, cache, step, jnp.int32(start), first)
+        logits, cache = decode_step(loaded.params, cache, step, jnp.int32(start), first)
         start = len(tokens)
         tokens.append(int(logits[0, -1].argmax()))
     return tokens

@@ -251,11 +251,11 @@ def test_greedy_decoding_equals_that_of_transformers(name, tmp_path):
     ).numpy()
     found = loaded(case, original, tmp_path)
     context = {name: jnp.asarray(arrays[name]) for name in ("inputs", "segments")}
-    begin, advance = found.model.decoding.begin, jax.jit(found.model.decoding.advance)
-    cache, tokens = begin(found.params, 3, steps, **context), [np.full(3, PADDING, np.int32)]
+    init_cache, decode_step = found.model.decoding.init_cache, jax.jit(found.model.decoding.decode_step)
+    cache, tokens = init_cache(found.params, 3, steps, **context), [np.full(3, PADDING, np.int32)]
     for step in range(steps):
         last = jnp.asarray(tokens[-1])[:, None]
-        logits, cache = advance(found.params, cache, last, jnp.int32(step), jnp.zeros(3, jnp.int32))
+        logits, cache = decode_step(found.params, cache, last, jnp.int32(step), jnp.zeros(3, jnp.int32))
         tokens.append(np.asarray(logits[:, 0].argmax(-1), np.int32))
     np.testing.assert_array_equal(np.stack(tokens, 1), expected)
     assert len(np.unique(expected)) > 3

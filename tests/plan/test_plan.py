@@ -21,7 +21,7 @@ from research.plan.sharding import bytes_text
 from research.train.experiment import Experiment
 
 TINY = ("--data.length", "16", "--data.vocabulary", "32", "--model.depth", "2", "--model.width", "32")
-TINY += ("--model.heads", "4", "--model.groups", "2", "--model.hidden", "64", "--model.context", "16")
+TINY += ("--model.heads", "4", "--model.num-kv-heads", "2", "--model.mlp-dim", "64", "--model.context", "16")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ def case(config):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, 6, 6, 1)).astype(np.uint8)
     batch = {"inputs": images, "labels": rng.integers(0, 3, 8).astype(np.int32), "mask": np.ones(8, np.float32)}
-    summary = {"standardisation": {"mean": [127.0], "deviation": [80.0]}}
+    summary = {"standardisation": {"mean": [127.0], "std": [80.0]}}
     task = config.build(MLP((4,)), Data({"train": [{"inputs": images[0]}]}, 3, summary=summary))
     return task, task.init(jax.random.key(0)), batch
 

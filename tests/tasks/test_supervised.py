@@ -33,7 +33,7 @@ def batch_for(name, outputs, size=6):
 def build(task, name, outputs, model=None):
     batch = batch_for(name, outputs)
     example = {key: value[0] for key, value in batch.items()}
-    data = Data({"train": [example]}, outputs, summary={"standardisation": {"mean": [2] * 4, "deviation": [3] * 4}})
+    data = Data({"train": [example]}, outputs, summary={"standardisation": {"mean": [2] * 4, "std": [3] * 4}})
     task = task.build(model or MLP((5,)), data)
     return task, task.init(KEY), batch
 
@@ -78,8 +78,8 @@ def test_half_precision_computes_in_half_and_sums_in_float32(case):
 
 
 def test_standardisation_is_by_channel_and_passes_over_constants():
-    """Pixels as bytes become (pixel - mean) / deviation; a channel that never varies is only shifted."""
-    data = Data({}, 1, summary={"standardisation": {"mean": [10.0, 20.0], "deviation": [2.0, 0.0]}})
+    """Pixels as bytes become (pixel - mean) / std; a channel that never varies is only shifted."""
+    data = Data({}, 1, summary={"standardisation": {"mean": [10.0, 20.0], "std": [2.0, 0.0]}})
     images = np.full((1, 2, 2, 2), 30, np.uint8)
     np.testing.assert_array_equal(standardise(data, images), np.broadcast_to([10.0, 10.0], (1, 2, 2, 2)))
     np.testing.assert_array_equal(standardise(Data({}, 1), images), images.astype(np.float32))

@@ -62,7 +62,7 @@ TASKS = {
     "answers": (AnswerSpans(), dataclasses.replace(ENCODER, head="span"), VOCABULARY),
     "words": (TextClassification(), dataclasses.replace(ENCODER, head="token"), CLASSES),
     "pairs": (ContrastiveSentences(), dataclasses.replace(ENCODER, head="embedding", pooling="mean"), VOCABULARY),
-    "masked": (MaskedLanguageModelling(share=0.5), dataclasses.replace(ENCODER, head="masked"), VOCABULARY),
+    "masked": (MaskedLanguageModelling(mask_rate=0.5), dataclasses.replace(ENCODER, head="masked"), VOCABULARY),
 }
 
 
@@ -219,7 +219,7 @@ def spans_task():
     rows = Windows(stream, 20, stride=20)
     data = Data({"train": rows}, outputs=T5_TOKENIZER.vocabulary_size, tokenizer=T5_TOKENIZER)
     model = T5(depth=1, width=8, heads=2)
-    return compiled(SpanCorruption(share=0.3, gap=2.0).build(model, data)), make_batch(
+    return compiled(SpanCorruption(mask_rate=0.3, gap=2.0).build(model, data)), make_batch(
         rows, np.arange(len(rows)), len(rows)
     )
 
@@ -272,7 +272,7 @@ def pairs(tmp_path_factory):
     path.write_text("en\tes\n" + "\n".join(lines) + "\n")
     tokenizer = TokenizerConfig("bpe", vocabulary_size=300, special="bert")
     return PairedText(
-        train=(str(path),), group=(), validation_share=0.0, test_share=0.3, tokenizer=tokenizer, length=LENGTH
+        train=(str(path),), group=(), validation_fraction=0.0, test_fraction=0.3, tokenizer=tokenizer, length=LENGTH
     )
 
 
@@ -320,7 +320,7 @@ def test_a_sample_shows_what_was_read_written_and_expected(pairs, monkeypatch):
     """Pairs of the validation split by the key, fetched from all processes; without such a split there is none."""
     fetched, fetch = [], trees.fetch
     monkeypatch.setattr(trees, "fetch", lambda leaf: fetched.append(leaf.shape) or fetch(leaf))
-    data = dataclasses.replace(pairs, validation_share=0.3).build()
+    data = dataclasses.replace(pairs, validation_fraction=0.3).build()
     model = T5(depth=1, width=8, heads=2)
     task = compiled(SequenceToSequence().build(model, data))
     lines = task.sample(task.init(KEY), Context(KEY, 0, train=False)).split("\n")
@@ -351,7 +351,12 @@ def test_smoothing_spreads_a_share_of_the_mass(smoothing, seed):
         (TextClassification(), dataclasses.replace(ENCODER, context=8), TOKENIZER, "rows of 24 .* context of 8"),
         (TextClassification(), dataclasses.replace(ENCODER, vocabulary=9), TOKENIZER, r"\d+ ids .* takes 9"),
         (MaskedLanguageModelling(), BERT(context=LENGTH), T5_TOKENIZER, "special token 'mask'"),
-        (MaskedLanguageModelling(share=1.5), BERT(context=LENGTH), TOKENIZER, "share of tokens to predict is 1.5"),
+        (
+            MaskedLanguageModelling(mask_rate=1.5),
+            BERT(context=LENGTH),
+            TOKENIZER,
+            "fraction of tokens to predict is 1.5",
+        ),
         (SpanCorruption(), T5(), T5_TOKENIZER, "one stream of text: set --data.packing stream"),
         (ContrastiveSentences(temperature=0.0), ENCODER, TOKENIZER, "The temperature is 0"),
         (SequenceToSequence(), T5(), None, "tokenizer with special tokens"),

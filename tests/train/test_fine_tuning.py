@@ -43,7 +43,7 @@ def pretrained(tiny_text, tmp_path_factory):
     """A masked language model after four steps."""
     experiment = Experiment(
         data=TextData(
-            train=(str(tiny_text),), length=16, validation_share=0.3, tokenizer=TokenizerConfig("wordpiece", 64)
+            train=(str(tiny_text),), length=16, validation_fraction=0.3, tokenizer=TokenizerConfig("wordpiece", 64)
         ),
         model=BERT(depth=2, width=16, heads=2, context=32),
         task=MaskedLanguageModelling(),
@@ -62,8 +62,8 @@ def fine_tuning(source, table, **changes):
             text="review",
             label="kind",
             group=(),
-            validation_share=0.25,
-            test_share=0.0,
+            validation_fraction=0.25,
+            test_fraction=0.0,
             length=16,
             tokenizer=PretrainedTokenizer(str(source)),
         ),
@@ -220,7 +220,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(pretrained, table) 
 
 def test_a_language_model_with_spare_ids_can_be_tuned(tiny_text, tmp_path) -> None:
     """Published models have more rows of embeddings than their tokenizers have ids."""
-    text = TextData(train=(str(tiny_text),), length=8, validation_share=0.3, tokenizer=TokenizerConfig("bpe", 300))
+    text = TextData(train=(str(tiny_text),), length=8, validation_fraction=0.3, tokenizer=TokenizerConfig("bpe", 300))
     tokenizer = text.build().tokenizer
     model = GPT(depth=1, width=8, heads=2, context=8)
     rows = tokenizer.vocabulary_size + 4

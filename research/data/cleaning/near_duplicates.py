@@ -112,7 +112,7 @@ def first_of_linked(links: Iterable[tuple[int, int]]) -> dict[int, int]:
 
 
 def jaccard(left: UInt64[np.ndarray, " left"], right: UInt64[np.ndarray, " right"]) -> float:
-    """Returns the share of common members, |left & right| / |left | right|, of two sets of distinct numbers."""
+    """Returns the fraction of common members, |left & right| / |left | right|, of two sets of distinct numbers."""
     common = np.intersect1d(left, right, assume_unique=True).size
     return common / (left.size + right.size - common)
 

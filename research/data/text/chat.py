@@ -15,7 +15,7 @@ from research.core.errors import UserError
 from research.data.dataset import Data, Rows
 from research.data.text import chat_template
 from research.data.text.chat_template import CHATML, Message
-from research.data.text.packing import best_fit, lay_out
+from research.data.text.packing import best_fit, pack
 from research.data.text.table_chats import answered, preferred
 from research.data.text.text_records import Record, check_columns, divide, read_splits
 from research.data.text.tokenizers import Subwords, TokenizerConfig
@@ -33,7 +33,7 @@ class ChatData:
     train: tuple[str, ...] = ()
     """your files or globs of JSON lines: {"messages": [{"role": "user", "content": "..."}, ...]}"""
     validation: tuple[str, ...] = ()
-    """your files to validate on; without them a share of the lines is held out"""
+    """your files to validate on; without them a fraction of the lines is held out"""
     preferences: bool = False
     """lines have `chosen` and `rejected`, each a text or messages, which follow `messages` or a text `prompt`"""
     question: str = ""
@@ -43,10 +43,10 @@ class ChatData:
     score: str = ""
     """for preferences of a table: the column that says how good an answer is, to compare those to equal questions"""
     margin: float = 0.0
-    """the least difference between the scores of two answers of which one is preferred"""
+    """the smallest difference between the scores of two answers of which one is preferred"""
     group: tuple[str, ...] = ()
     """the columns that name the group which a split never divides; without them each line is by itself"""
-    validation_share: float = 0.1
+    validation_fraction: float = 0.1
     salt: str = ""
     """another salt gives another split of the same lines"""
     template: str = ""
@@ -65,7 +65,7 @@ class ChatData:
         table = self.question and not any(set(wanted) & record.keys() for of in splits.values() for record in of)
         if not table:
             check_columns(splits, dict(zip(("question", "answer"), wanted, strict=False)))
-        splits = divide(splits, {"validation": self.validation_share}, self.group, self.salt, str)
+        splits = divide(splits, {"validation": self.validation_fraction}, self.group, self.salt, str)
         if table:
             splits = {split: self._of_table(records) for split, records in splits.items()}
         chats = {
@@ -137,12 +137,12 @@ class ChatData:
         length = each * self.length
         rows = best_fit(sizes, length)
         members = [[each * index + place for index in row for place in range(each)] for row in rows]
-        arrays, _ = lay_out(parts, members, length)
+        arrays, _ = pack(parts, members, length)
         mask = (arrays.pop("weights") * (arrays["segments"] > 0)).astype(np.float32)
         if not self.preferences:
             return Rows({**arrays, "mask": mask}), 1 - sum(sizes) / mask.size
-        most = max(map(len, rows))
-        pairs = np.array([[1.0] * len(row) + [0.0] * (most - len(row)) for row in rows], np.float32)
+        max_turns = max(map(len, rows))
+        pairs = np.array([[1.0] * len(row) + [0.0] * (max_turns - len(row)) for row in rows], np.float32)
         return Rows({**arrays, "weights": mask, "mask": pairs}), 1 - sum(sizes) / mask.size
 
 

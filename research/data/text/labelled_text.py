@@ -31,7 +31,7 @@ class LabelledText:
     train: tuple[str, ...] = ()
     """your own files or globs: .csv, .tsv or .jsonl"""
     validation: tuple[str, ...] = ()
-    """your own files to validate on; without them a share of the groups is held out"""
+    """your own files to validate on; without them a fraction of the groups is held out"""
     test: tuple[str, ...] = ()
     """your own files to test on; likewise"""
     text: str = "text"
@@ -49,8 +49,8 @@ class LabelledText:
     """scores no further than this from the threshold are left out"""
     group: tuple[str, ...] = ("document",)
     """the columns that name the group which a split never divides; without them each text is by itself"""
-    validation_share: float = 0.1
-    test_share: float = 0.1
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
     salt: str = ""
     """another salt gives another split of the same groups"""
     tokenizer: Any = TokenizerConfig("wordpiece", vocabulary_size=8192)
@@ -109,8 +109,8 @@ class LabelledText:
         texts = {"words": ("other",), "answers": ("text", "other", "label")}.get(self.kind, ("text", "other"))
         filled = () if self.kind == "answers" else ("label",)
         check_columns(splits, {option: column for option, column in needed.items() if column}, texts, filled)
-        shares = {"validation": self.validation_share, "test": self.test_share}
-        splits = divide(splits, shares, self.group, self.salt, self._whole_text)
+        fractions = {"validation": self.validation_fraction, "test": self.test_fraction}
+        splits = divide(splits, fractions, self.group, self.salt, self._whole_text)
         splits, facts["repeats_removed"] = without_repeats(splits, self._whole_text)
         return splits, facts
 

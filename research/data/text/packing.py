@@ -1,8 +1,8 @@
 """Token ids into rows of fixed length, with no loss of text: windows of one stream, or packed separate documents.
 
 `Windows` reads one long stream at any offset; `pack_documents` fills rows so that attention and loss never cross from
-one document to the next. Both are `Records` with a fast `gather(indices) -> batch`. `best_fit` says which examples
-share a row, and `lay_out` puts them there, for examples that are never cut.
+one document to the next. Both are `Records` with a fast `gather(indices) -> batch`. For examples that are never cut,
+`best_fit` chooses which of them go into the same row, and `pack` writes them there.
 """
 
 import bisect
@@ -40,11 +40,11 @@ class Windows:
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.length:
             raise UserError(f"The stride is {self.stride}; give 1 to the context length, {self.length}.")
-        least = 2 if self.stride == self.length else self.length + 1
-        if self.tokens.size < least:
+        minimum = 2 if self.stride == self.length else self.length + 1
+        if self.tokens.size < minimum:
             raise UserError(
                 f"The context length is {self.length}, but the data has only {self.tokens.size} tokens where at least "
-                f"{least} are needed; shorten the context or give more text."
+                f"{minimum} are needed; shorten the context or give more text."
             )
 
     def __len__(self) -> int:
@@ -56,9 +56,9 @@ class Windows:
     def gather(self, indices: Integer[np.ndarray, " batch"]) -> dict[str, np.ndarray]:
         """Returns a batch of windows: inputs and targets int32 [batch length], mask float32 [batch length]."""
         starts = np.asarray(indices, dtype=np.int64)[:, None] * self.stride
-        places = starts + np.arange(self.length + 1)
-        tokens = self.tokens.take(places, mode="clip").astype(np.int32)
-        inside = places[:, 1:] < self.tokens.size
+        positions = starts + np.arange(self.length + 1)
+        tokens = self.tokens.take(positions, mode="clip").astype(np.int32)
+        inside = positions[:, 1:] < self.tokens.size
         return {
             "inputs": np.where(inside, tokens[:, :-1], 0),
             "targets": np.where(inside, tokens[:, 1:], 0),
@@ -96,14 +96,14 @@ def pack_documents(documents: Sequence[Integer[np.ndarray, " _tokens"]], length:
         {name: documents[index][begin : begin + size] for name, begin in (("inputs", start), ("targets", start + 1))}
         for start, size, index in pieces
     ]
-    arrays, _ = lay_out(examples, best_fit([size for _, size, _ in pieces], length), length)
+    arrays, _ = pack(examples, best_fit([size for _, size, _ in pieces], length), length)
     return Rows({**arrays, "mask": (arrays["segments"] > 0).astype(np.float32)})
 
 
-def lay_out(
+def pack(
     examples: Sequence[Mapping[str, Integer[np.ndarray, " _tokens"]]], rows: Sequence[Sequence[int]], length: int
 ) -> tuple[dict[str, np.ndarray], list[list[int]]]:
-    """Puts examples side by side into rows.
+    """Writes examples side by side into rows.
 
     Args:
         examples: int32 arrays, those of an example all of its size; every example has the same names.
@@ -113,6 +113,19 @@ def lay_out(
     Returns:
         The arrays by name, and `segments` (from 1 within a row, 0 for padding) and `positions` (from 0 within an
         example), all int32 [rows length]; and for each row the positions where its examples begin.
+
+    Two examples in a row of six, of which one position is padding:
+
+        >>> examples = [{"inputs": np.array([7, 8, 9])}, {"inputs": np.array([5, 6])}]
+        >>> arrays, starts = pack(examples, rows=[[0, 1]], length=6)
+        >>> arrays["inputs"].tolist()
+        [[7, 8, 9, 5, 6, 0]]
+        >>> arrays["segments"].tolist()
+        [[1, 1, 1, 2, 2, 0]]
+        >>> arrays["positions"].tolist()
+        [[0, 1, 2, 0, 1, 0]]
+        >>> starts
+        [[0, 3]]
     """
     names = (*examples[0], "segments", "positions")
     arrays = {name: np.zeros((len(rows), length), np.int32) for name in names}
@@ -160,7 +173,14 @@ def best_fit_of_pairs(sizes: Integer[np.ndarray, "examples 2"], capacity: int) -
 
 
 def best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
-    """Returns rows of indices whose sizes sum to at most `capacity`: each, largest first, where least room is left."""
+    """Returns rows of indices whose sizes sum to at most `capacity`, by best fit decreasing.
+
+    The examples come largest first; each goes into the row with the least room left that still holds it, or into a new
+    row. Four examples in rows of 7: the sizes 5 and 4 each start a row, 3 fits only beside 4, and 2 fills up the 5:
+
+        >>> best_fit([3, 5, 2, 4], capacity=7)
+        [[1, 2], [3, 0]]
+    """
     rows: list[list[int]] = []
     rows_by_room: dict[int, list[int]] = {}
     rooms: list[int] = []  # the sorted keys of `rows_by_room`

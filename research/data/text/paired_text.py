@@ -14,7 +14,7 @@ from jaxtyping import Int32, Int64
 
 from research.core.errors import UserError
 from research.data.dataset import Data, Rows
-from research.data.text.packing import best_fit_of_pairs, lay_out
+from research.data.text.packing import best_fit_of_pairs, pack
 from research.data.text.text_records import Record, check_columns, divide, read_splits, without_repeats
 from research.data.text.tokenizers import PairTokenizer, TokenizerConfig
 
@@ -30,7 +30,7 @@ class PairedText:
     train: tuple[str, ...] = ()
     """your own files or globs: .csv, .tsv or .jsonl"""
     validation: tuple[str, ...] = ()
-    """your own files to validate on; without them a share of the groups is held out"""
+    """your own files to validate on; without them a fraction of the groups is held out"""
     test: tuple[str, ...] = ()
     """your own files to test on; likewise"""
     source: str = "en"
@@ -39,12 +39,12 @@ class PairedText:
     """the column of the text to write"""
     group: tuple[str, ...] = ("book",)
     """the columns that name the group which a split never divides; without them each pair is by itself"""
-    validation_share: float = 0.05
-    test_share: float = 0.05
+    validation_fraction: float = 0.05
+    test_fraction: float = 0.05
     salt: str = ""
     """another salt gives another split of the same groups"""
     ratio: float = 2.0
-    """pairs are dropped where one side is longer than the other by more than this factor, measured against the usual
+    """pairs are dropped where one side is longer than the other by more than this factor, measured against the median
     factor of the training pairs, and by 20 characters (0: none; set it so for summaries)"""
     tokenizer: Any = TokenizerConfig("bpe", vocabulary_size=8192, special="bert")
     """has `train(texts)`, which gives a tokenizer with special tokens: trained on both sides, or taken ready"""
@@ -60,8 +60,8 @@ class PairedText:
         own = {"train": self.train, "validation": self.validation, "test": self.test}
         splits, facts = read_splits(self.dataset, own)
         check_columns(splits, {"source": self.source, "target": self.target}, texts=("source", "target"))
-        shares = {"validation": self.validation_share, "test": self.test_share}
-        splits = divide(splits, shares, self.group, self.salt, lambda record: str(record[self.source]))
+        fractions = {"validation": self.validation_fraction, "test": self.test_fraction}
+        splits = divide(splits, fractions, self.group, self.salt, lambda record: str(record[self.source]))
         splits, facts["repeats_removed"] = without_repeats(splits, lambda record: str(record[self.source]))
         splits, misaligned = self._aligned(splits)
         sides = (self.source, self.target)
@@ -98,8 +98,8 @@ class PairedText:
         if self.ratio < 1:
             raise UserError(f"The ratio of lengths is {self.ratio:g}: give --data.ratio above 1, or 0 for none.")
         sizes = [(len(str(each[self.source])), len(str(each[self.target]))) for each in splits["train"]]
-        usual = float(np.median([(source + 1) / (target + 1) for source, target in sizes]))
-        matches = functools.partial(_match, usual=usual, ratio=self.ratio)
+        median = float(np.median([(source + 1) / (target + 1) for source, target in sizes]))
+        matches = functools.partial(_match, median=median, ratio=self.ratio)
         kept = {
             split: [each for each in of if matches(len(str(each[self.source])), len(str(each[self.target])))]
             for split, of in splits.items()
@@ -122,8 +122,8 @@ class PairedText:
         # Unpacked rows are no longer than they must be; both sides are equally long for models that want them so.
         length = self.length if packing else int(sizes.max())
         members = best_fit_of_pairs(sizes, length) if packing else [[index] for index in range(len(pairs))]
-        sources, _ = lay_out([{"inputs": source} for source, _ in pairs], members, length)
-        targets, _ = lay_out(
+        sources, _ = pack([{"inputs": source} for source, _ in pairs], members, length)
+        targets, _ = pack(
             [{"decoder_inputs": np.insert(target[:-1], 0, np.int32(start)), "targets": target} for _, target in pairs],
             members,
             length,
@@ -158,13 +158,13 @@ def text_before(data: Data, ids: Int32[np.ndarray, " length"] | Int64[np.ndarray
     return data.tokenizer.decode(ids[: stops[0]] if stops.size else ids) if data.tokenizer else ""
 
 
-def _match(source: int, target: int, *, usual: float, ratio: float) -> bool:
+def _match(source: int, target: int, *, median: float, ratio: float) -> bool:
     """Whether these numbers of characters may belong to one pair."""
-    larger, smaller = sorted((source, target * usual), reverse=True)
+    larger, smaller = sorted((source, target * median), reverse=True)
     return larger <= smaller * ratio or larger - smaller <= 20
 
 
 def _padding(rows: Rows) -> float:
-    """Returns the share of positions of both sides that hold nothing."""
+    """Returns the fraction of positions of both sides that hold nothing."""
     sides = [rows.arrays[name] for name in ("segments", "decoder_segments")]
     return 1 - sum(int((side > 0).sum()) for side in sides) / sum(side.size for side in sides)

@@ -310,7 +310,7 @@ def _finish(
         counts[split]["documents"] += documents
         counts[split]["characters"] += characters
     sources = {part.source: digests[part.source] for part in parts}
-    facts = data.facts(sources, reports, splitting.with_shares(counts), tokenizer)
+    facts = data.facts(sources, reports, splitting.with_fractions(counts), tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder) / TOKENIZER)
         _write(output, TOKENIZER, (Path(folder) / TOKENIZER).read_bytes())

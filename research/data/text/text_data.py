@@ -60,12 +60,12 @@ class TextData:
     train: tuple[str, ...] = ()
     """your own files or globs: text, .jsonl, .csv or .tsv"""
     validation: tuple[str, ...] = ()
-    """your own files to validate on; without them a share of the training files' groups is held out"""
+    """your own files to validate on; without them a fraction of the training files' groups is held out"""
     text: str = "text"
     """the field or column that holds the text"""
     group: tuple[str, ...] = ("book", "chapter")
     """the fields that name the group which a split never divides (one for your own files); none: each by itself"""
-    validation_share: float = 0.1
+    validation_fraction: float = 0.1
     salt: str = ""
     """another salt gives another split of the same groups"""
     leak_threshold: float = 0.8
@@ -120,8 +120,8 @@ class TextData:
         return Prepared(tokenizer, tokens, facts)
 
     def fractions(self) -> dict[str, float]:
-        """Returns the share of each split where we divide the documents; raises UserError for shares out of range."""
-        fractions = {"train": 1 - self.validation_share, "validation": self.validation_share}
+        """Returns the fraction of each split where we divide the documents; raises UserError where out of range."""
+        fractions = {"train": 1 - self.validation_fraction, "validation": self.validation_fraction}
         splitting.check_fractions(fractions)
         return fractions
 

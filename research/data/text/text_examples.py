@@ -12,7 +12,7 @@ from jaxtyping import Int32
 
 from research.core.errors import UserError
 from research.data.dataset import Rows
-from research.data.text.packing import best_fit, lay_out
+from research.data.text.packing import best_fit, pack
 from research.data.text.tokenizers import PairTokenizer
 
 Ids = Int32[np.ndarray, " _tokens"]
@@ -84,7 +84,7 @@ def rows_of(examples: Sequence[Example], length: int, *, packing: bool) -> tuple
         Rows of `inputs`, `segments`, `positions` and, as the examples have them, `token_types`, all int32 [length];
         `labels` with `mask` [length] where tokens have labels, else [examples]; `starts` int32 [examples], and for
         examples of two parts [2 examples], those of an example beside each other; `indices` int32 [examples], of
-        answers: which of the examples it is. And the share of padding.
+        answers: which of the examples it is. And the fraction of padding.
 
     Raises:
         UserError: an example is longer than a row.
@@ -96,19 +96,19 @@ def rows_of(examples: Sequence[Example], length: int, *, packing: bool) -> tuple
     parts = [part for example in examples for part in example.parts]
     each = len(examples[0].parts)
     members = [[each * index + place for index in row for place in range(each)] for row in rows]
-    arrays, starts = lay_out(parts, members, length)
-    most = max(map(len, rows))
-    arrays["starts"] = np.array([row + [0] * (each * most - len(row)) for row in starts], np.int32)
+    arrays, starts = pack(parts, members, length)
+    max_examples = max(map(len, rows))
+    arrays["starts"] = np.array([row + [0] * (each * max_examples - len(row)) for row in starts], np.int32)
     if "labels" in arrays:
         labelled = (arrays["segments"] > 0) & (arrays["labels"] != NO_LABEL)
         arrays["labels"] = np.where(labelled, arrays["labels"], 0)
         arrays["mask"] = labelled.astype(np.float32)
     else:
-        arrays["mask"] = np.array([[1.0] * len(row) + [0.0] * (most - len(row)) for row in rows], np.float32)
+        arrays["mask"] = np.array([[1.0] * len(row) + [0.0] * (max_examples - len(row)) for row in rows], np.float32)
         labels = _labels(examples, rows, arrays["starts"][:, ::each])
         arrays.update({} if labels is None else {"labels": labels})
         if isinstance(examples[0].label, tuple):
-            arrays["indices"] = np.array([row + [0] * (most - len(row)) for row in rows], np.int32)
+            arrays["indices"] = np.array([row + [0] * (max_examples - len(row)) for row in rows], np.int32)
     return Rows(arrays), 1 - sum(sizes) / arrays["inputs"].size
 
 

@@ -93,16 +93,16 @@ def check_columns(
 
 
 def divide(
-    splits: Splits, shares: Mapping[str, float], group: Sequence[str], salt: str, text: Callable[[Record], str]
+    splits: Splits, fractions: Mapping[str, float], group: Sequence[str], salt: str, text: Callable[[Record], str]
 ) -> Splits:
-    """Holds out a share of the training records for each split that has none yet, whole groups at a time.
+    """Holds out a fraction of the training records for each split that has none yet, whole groups at a time.
 
     Columns in `group` that the records lack are passed over, and said; without any, equal texts are a group.
 
     Raises:
-        UserError: shares that leave nothing for a split, or a record without a group that others have.
+        UserError: fractions that leave nothing for a split, or a record without a group that others have.
     """
-    wanted = {split: share for split, share in shares.items() if split not in splits and share > 0}
+    wanted = {split: fraction for split, fraction in fractions.items() if split not in splits and fraction > 0}
     if not wanted:
         return splits
     present = [column for column in group if any(column in record for record in splits["train"])]

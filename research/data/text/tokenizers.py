@@ -259,10 +259,10 @@ def _sizes_within(sizes: Sequence[int], room: int) -> list[int]:
     return [first, min(sizes[1], room - first)]
 
 
-def _check_vocabulary_size(vocabulary_size: int, least: int, what: str) -> None:
-    if vocabulary_size < least:
+def _check_vocabulary_size(vocabulary_size: int, minimum: int, what: str) -> None:
+    if vocabulary_size < minimum:
         raise UserError(
-            f"vocabulary_size is {vocabulary_size}, but this tokenizer needs at least {least} ({what}); "
+            f"vocabulary_size is {vocabulary_size}, but this tokenizer needs at least {minimum} ({what}); "
             "raise it, or choose the tokenizer 'characters' or 'bytes'."
         )
 

@@ -1,4 +1,4 @@
-"""Pairs of words that stand near each other, for the skip-gram (Mikolov et al. 2013), from any text.
+"""Pairs of words that are near each other, for the skip-gram (Mikolov et al. 2013), from any text.
 
 `SkipGramData().build()` makes records of one pair each. A pair is a function of its position alone.
 """
@@ -19,7 +19,7 @@ from research.data.text.tokenizers import TokenizerConfig
 class Pairs:
     """Pairs of a word and one of its neighbours.
 
-    A neighbour at distance d is drawn as often as in the original, which draws a window of 1 to `window` words anew for
+    A neighbour at distance d is drawn as often as in the original, which draws a new window of 1 to `window` words for
     each word: in `window + 1 - d` of the `window (window + 1)` records of a word. Records that follow each other are of
     different words. Where the text ends before the neighbour, `mask` is 0.
 
@@ -43,11 +43,11 @@ class Pairs:
         distances = [distance for size in range(1, self.window + 1) for distance in range(1, size + 1)]
         offsets = np.array([*distances, *(-distance for distance in distances)])
         turns, centres = np.divmod(np.asarray(indices, np.int64), self.tokens.size)
-        places = centres + offsets[(turns + centres) % len(offsets)]
+        positions = centres + offsets[(turns + centres) % len(offsets)]
         return {
             "inputs": self.tokens[centres].astype(np.int32),
-            "targets": self.tokens.take(places, mode="clip").astype(np.int32),
-            "mask": ((places >= 0) & (places < self.tokens.size)).astype(np.float32),
+            "targets": self.tokens.take(positions, mode="clip").astype(np.int32),
+            "mask": ((positions >= 0) & (positions < self.tokens.size)).astype(np.float32),
         }
 
 
@@ -59,10 +59,10 @@ class SkipGramData:
     window: int = 5
     """the largest distance between the words of a pair, in words"""
     threshold: float = 1e-3
-    """a word with the share f of the text is kept with probability sqrt(threshold / f) (Mikolov et al. 2013, eq. 5)"""
+    """a word of frequency f is kept with probability sqrt(threshold / f) (Mikolov et al. 2013, eq. 5)"""
 
     def build(self) -> Data:
-        """Reads, prepares and thins out the text; raises UserError for sizes that cannot work."""
+        """Reads, prepares and subsamples the text; raises UserError for sizes that cannot work."""
         if self.window < 1 or self.threshold <= 0:
             raise UserError(
                 f"Pairs need a window of a word or more and a threshold above 0, not {self.window} and "
@@ -72,7 +72,7 @@ class SkipGramData:
         counts = word_counts(data)
         kept = np.sqrt(self.threshold * counts.sum() / np.maximum(counts, 1))
         kept[0] = 0  # words outside the vocabulary
-        splits = {name: Pairs(_thinned(name, tokens, kept), self.window) for name, tokens in data.tokens.items()}
+        splits = {name: Pairs(_subsampled(name, tokens, kept), self.window) for name, tokens in data.tokens.items()}
         if empty := [name for name, pairs in splits.items() if pairs.tokens.size < 2]:
             raise UserError(f"The {empty[0]} split has no pair of frequent words: give more text.")
         sizes = {name: {**data.summary["splits"][name], "words": pairs.tokens.size} for name, pairs in splits.items()}
@@ -80,12 +80,12 @@ class SkipGramData:
 
 
 def word_counts(data: Data) -> Integer[np.ndarray, " vocabulary"]:
-    """Returns how often each word of the vocabulary occurs in the training text, before it was thinned out."""
+    """Returns how often each word of the vocabulary occurs in the training text, before subsampling."""
     counts = np.bincount(data.tokens["train"], minlength=data.outputs)
     counts[0] = 0
     return counts
 
 
-def _thinned(name: str, tokens: Int32[np.ndarray, " stream"], kept: np.ndarray) -> Int32[np.ndarray, " thinned"]:
+def _subsampled(name: str, tokens: Int32[np.ndarray, " stream"], kept: np.ndarray) -> Int32[np.ndarray, " subsampled"]:
     """Keeps each word with its probability, drawn from the name of the split."""
     return tokens[np.random.default_rng(zlib.crc32(name.encode())).random(tokens.size) < kept[tokens]]

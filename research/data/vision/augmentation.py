@@ -1,6 +1,6 @@
 """Random changes of training images, as pure functions of a key, run on the device inside the training step.
 
-Each function changes one image [height breadth channels] with pixels from 0 to 255; `Augmentation` chooses among
+Each function changes one image [height width channels] with pixels from 0 to 255; `Augmentation` chooses among
 them, maps them over a batch with one key an example, and mixes the batch. Example i draws from `fold_in(key, i)`: its
 change depends neither on the other examples nor on their number, until mixup joins two of them.
 """
@@ -14,12 +14,12 @@ from jaxtyping import Array, Float, Key, Num
 from research.core.errors import UserError
 from research.data.vision.rand_augment import rand_augment
 
-Image = Float[Array, "height breadth channels"]
+Image = Float[Array, "height width channels"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Which changes to make, in this order; as it stands, none."""
+    """Which changes to make, in this order; by default none."""
 
     crop: int = 0
     """pixels of black padding on each side, from which an image of the old size is cut (He et al. 2015)"""
@@ -46,7 +46,7 @@ class Augmentation:
         if self.crop or self.flip or self.random_layers or self.cutout:
             if images.ndim != 4:
                 raise UserError(
-                    "Crop, flip, RandAugment and cutout change images [height breadth channels], found examples of "
+                    "Crop, flip, RandAugment and cutout change images [height width channels], found examples of "
                     f"shape {images.shape[1:]}: set the fields of the augmentation to 0, except mixup."
                 )
             keys = jax.vmap(lambda index: jax.random.fold_in(single, index))(jnp.arange(images.shape[0]))
@@ -92,11 +92,11 @@ def cutout(key: Key[Array, ""], image: Image, size: int) -> Image:
 def mixup(
     key: Key[Array, ""], images: Float[Array, "batch *image"], labels: Float[Array, "batch classes"], alpha: float
 ) -> tuple[Float[Array, "batch *image"], Float[Array, "batch classes"]]:
-    """Mixes each example with the next of its batch by a share drawn from Beta(alpha, alpha) for each."""
-    share = jax.random.beta(key, alpha, alpha, (images.shape[0],))
+    """Mixes each example with the next of its batch by a fraction drawn from Beta(alpha, alpha) for each."""
+    fraction = jax.random.beta(key, alpha, alpha, (images.shape[0],))
 
     def mix(x: Float[Array, "batch *rest"]) -> Float[Array, "batch *rest"]:
-        weight = share.reshape(-1, *(1,) * (x.ndim - 1))
+        weight = fraction.reshape(-1, *(1,) * (x.ndim - 1))
         return weight * x + (1 - weight) * jnp.roll(x, -1, axis=0)
 
     return mix(images), mix(labels)

@@ -1,4 +1,4 @@
-"""Pictures with one label each, from a data set of the catalogue or from a folder with a sub-folder per class."""
+"""Images with one label each, from a data set of the catalogue or from a folder with a sub-folder per class."""
 
 import dataclasses
 import hashlib
@@ -14,32 +14,32 @@ from research.data.splitting import split_of
 
 @dataclasses.dataclass(frozen=True)
 class ImageData:
-    """Which pictures; they stay uint8 [height breadth channels] until the task standardises them on the device."""
+    """Which images; they stay uint8 [height width channels] until the task standardises them on the device."""
 
     dataset: str = "fashion_mnist/mini"
     """a data set of the catalogue; not read where a folder is given"""
     folder: str = ""
-    """your own pictures: a folder with a sub-folder for each class"""
+    """your own images: a folder with a sub-folder for each class"""
     size: int = 64
-    """height and breadth that the pictures of a folder are brought to"""
+    """height and width that the images of a folder are brought to"""
     image: str = "image"
-    """the field that holds the picture"""
+    """the field that holds the image"""
     label: str = "label"
     """the field that holds the class"""
-    validation_share: float = 0.1
-    """share of the training pictures held out, by a hash of their name or place"""
+    validation_fraction: float = 0.1
+    """fraction of the training images held out, by a hash of their name or place"""
 
     def build(self) -> Data:
         """Reads and splits; raises UserError for folders, fields and splits that cannot work."""
         splits, class_names, facts = self._read_folder() if self.folder else self._read_dataset()
         empty = [name for name, rows in splits.items() if not len(rows)]
         if empty:
-            raise UserError(f"The {empty[0]} split has no pictures: give more, or change --data.validation-share.")
+            raise UserError(f"The {empty[0]} split has no images: give more, or change --data.validation-fraction.")
         train = splits["train"].arrays["inputs"]
-        # Sums of integers: exact in any order, and no copy of the pictures as floating-point numbers.
+        # Sums of integers: exact in any order, and no copy of the images as floating-point numbers.
         mean = train.mean((0, 1, 2), dtype=np.float64)
-        deviation = np.sqrt(np.square(train, dtype=np.uint16).mean((0, 1, 2), dtype=np.float64) - mean**2)
-        facts["standardisation"] = {"mean": mean.tolist(), "deviation": deviation.tolist()}
+        std = np.sqrt(np.square(train, dtype=np.uint16).mean((0, 1, 2), dtype=np.float64) - mean**2)
+        facts["standardisation"] = {"mean": mean.tolist(), "std": std.tolist()}
         facts["class_names"] = list(class_names)
         facts["splits"] = {
             name: {"examples": len(rows), "classes": np.bincount(rows.arrays["labels"]).tolist()}
@@ -66,12 +66,12 @@ class ImageData:
             shapes = {np.shape(record[self.image]) for record in records}
             if len(shapes) > 1:
                 raise UserError(
-                    f"The pictures of {self.dataset!r} have {len(shapes)} shapes, such as {min(shapes)}: write them to "
+                    f"The images of {self.dataset!r} have {len(shapes)} shapes, such as {min(shapes)}: write them to "
                     "a folder with a sub-folder for each class and give --data.folder, which brings them to one size."
                 )
             images = np.stack([record[self.image] for record in records])
             splits[name] = _rows(images, np.array([record[self.label] for record in records], np.int32))
-        if "validation" not in splits and self.validation_share:
+        if "validation" not in splits and self.validation_fraction:
             keys = [f"{self.dataset}/train/{index}" for index in range(len(splits["train"]))]
             splits = {**self._divide(splits["train"], keys), **{n: r for n, r in splits.items() if n != "train"}}
         return splits, tuple(facts["labels"][self.label]), facts
@@ -82,11 +82,11 @@ class ImageData:
         return self._divide(_rows(images, labels), names), class_names, {"name": self.folder, "digest": digest}
 
     def _divide(self, rows: Rows, keys: Any) -> dict[str, Rows]:
-        if not self.validation_share:
+        if not self.validation_fraction:
             return {"train": rows}
-        shares = {"train": 1 - self.validation_share, "validation": self.validation_share}
-        sides = np.array([split_of(key, shares) for key in keys])
-        return {side: Rows(rows.gather(np.flatnonzero(sides == side))) for side in shares}
+        fractions = {"train": 1 - self.validation_fraction, "validation": self.validation_fraction}
+        sides = np.array([split_of(key, fractions) for key in keys])
+        return {side: Rows(rows.gather(np.flatnonzero(sides == side))) for side in fractions}
 
 
 def _rows(images: np.ndarray, labels: np.ndarray) -> Rows:

@@ -1,7 +1,7 @@
 """RandAugment (Cubuk et al. 2020): a few operations drawn at random, all of one strength, for one image at a time.
 
 The fourteen operations and their ranges are those of the paper, in the scale of torchvision (strengths 0 to 30). An
-image is [height breadth channels], float32, with pixels from 0 to 255; what comes in from outside the frame is black.
+image is [height width channels], float32, with pixels from 0 to 255; what comes in from outside the frame is black.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-Image = Float[Array, "height breadth channels"]
+Image = Float[Array, "height width channels"]
 Number = Float[Array, ""]
 
 STRONGEST = 30
@@ -37,7 +37,7 @@ def operate(index: Array, image: Image, strength: Number) -> Image:
     return jax.lax.switch(jnp.minimum(index, len(COLOUR)), branches, image, strength)
 
 
-def geometry(strength: Number, height: int, breadth: int) -> Float[Array, "5 2 3"]:
+def geometry(strength: Number, height: int, width: int) -> Float[Array, "5 2 3"]:
     """Returns the matrices of rotate (up to 30 degrees), shear (up to 0.3), translate (up to 150/331 of the side)."""
     angle, shear, shift = strength * jnp.pi / 6, strength * 0.3, strength * 150 / 331
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
@@ -46,7 +46,7 @@ def geometry(strength: Number, height: int, breadth: int) -> Float[Array, "5 2 3
             [[cosine, -sine, 0], [sine, cosine, 0]],
             [[1, shear, 0], [0, 1, 0]],
             [[1, 0, 0], [shear, 1, 0]],
-            [[1, 0, shift * breadth], [0, 1, 0]],
+            [[1, 0, shift * width], [0, 1, 0]],
             [[1, 0, 0], [0, 1, shift * height]],
         ]
     )
@@ -54,14 +54,14 @@ def geometry(strength: Number, height: int, breadth: int) -> Float[Array, "5 2 3
 
 def affine(image: Image, matrix: Float[Array, "2 3"]) -> Image:
     """Gives position (x, y), counted from the centre, the pixel nearest to `matrix @ (x, y, 1)`."""
-    height, breadth, _ = image.shape
+    height, width, _ = image.shape
     y = (jnp.arange(height) + 0.5 - height / 2)[:, None]
-    x = (jnp.arange(breadth) + 0.5 - breadth / 2)[None, :]
+    x = (jnp.arange(width) + 0.5 - width / 2)[None, :]
     # Not a matrix product: accelerators would round the coordinates.
-    column = jnp.floor(matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] + breadth / 2).astype(jnp.int32)
+    column = jnp.floor(matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] + width / 2).astype(jnp.int32)
     row = jnp.floor(matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] + height / 2).astype(jnp.int32)
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < breadth)
-    pixels = image[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, breadth - 1)]
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    pixels = image[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
     return jnp.where(inside[:, :, None], pixels, 0)
 
 
@@ -74,7 +74,7 @@ def auto_contrast(image: Image) -> Image:
 def equalize(image: Image) -> Image:
     """Makes each channel's histogram as flat as a table of its levels can (the rule of Pillow's ImageOps.equalize)."""
 
-    def channel(pixels: Float[Array, "height breadth"]) -> Float[Array, "height breadth"]:
+    def channel(pixels: Float[Array, "height width"]) -> Float[Array, "height width"]:
         levels = pixels.astype(jnp.int32)
         histogram = jnp.zeros(256, jnp.int32).at[levels].add(1)
         step = (levels.size - histogram[levels.max()]) // 255
@@ -113,8 +113,8 @@ def brightness(image: Image, strength: Number) -> Image:
 
 def sharpness(image: Image, strength: Number) -> Image:
     """Moves towards the image smoothed by [[1 1 1], [1 5 1], [1 1 1]] / 13, or away from it; the border stays."""
-    height, breadth, _ = image.shape
-    shifted = [image[i : height - 2 + i, j : breadth - 2 + j] for i in range(3) for j in range(3)]
+    height, width, _ = image.shape
+    shifted = [image[i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3)]
     smooth = image.at[1:-1, 1:-1].set((sum(shifted) + 4 * image[1:-1, 1:-1]) / 13)
     return blend(smooth, image, strength)
 
@@ -124,7 +124,7 @@ def blend(origin: Float[Array, "..."], image: Image, strength: Number) -> Image:
     return jnp.clip(origin + (1 + 0.9 * strength) * (image - origin), 0, 255)
 
 
-def grey(image: Image) -> Float[Array, "height breadth"]:
+def grey(image: Image) -> Float[Array, "height width"]:
     """Returns the luma (ITU-R 601) of red, green and blue, or the mean of other channels."""
     return image @ jnp.float32([0.299, 0.587, 0.114]) if image.shape[-1] == 3 else image.mean(-1)
 

@@ -15,7 +15,7 @@ from research.core.mesh import axis_size, multiply
 Split = tuple[str | None, str | None]
 COLUMNS: Split = (None, "tensor")  # each device has some of the outputs
 ROWS: Split = ("tensor", None)  # each device has some of the inputs, and the products are added up
-WHOLE: Split = (None, None)
+REPLICATED: Split = (None, None)
 
 
 class Dense(nn.Module):

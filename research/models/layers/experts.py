@@ -1,8 +1,14 @@
-"""Mixture of experts: an MLP of which each token passes through the few parts that a router chooses for it.
+"""Mixture of experts: each token passes through only the few expert MLPs that a router chooses for it.
 
-Every row of the batch is routed by itself, its tokens in order, so that neither other rows, nor how a mesh splits the
-batch, nor what follows a token decides where it goes. Where a mesh has an `expert` axis, each device keeps some of the
-experts, and the tokens travel to them and back in two all-to-alls.
+The steps and their names are those of GShard (Lepikhin et al. 2021, algorithm 1): the router gives each token a
+probability for each expert; each token takes its top-k experts; each expert has a capacity for each row of the batch;
+`dispatch` copies the tokens into the experts' buffers; the experts apply their MLPs; `combine` adds up, for each token,
+the outputs of its experts by their gates. GShard's one-hot products over [length experts capacity] are gathers here,
+which give the same result with less memory.
+
+Each row of the batch is routed by itself, its tokens in order. So neither other rows, nor how a mesh splits the batch,
+nor later tokens decide which expert a token gets. Where a mesh has an `expert` axis, each device keeps some of the
+experts, and an all-to-all before the MLPs and one after them move the tokens.
 """
 
 import math
@@ -16,27 +22,28 @@ from jaxtyping import Array, Float, Int
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, axis_size, constrain, multiply
-from research.models.layers.dense import COLUMNS, ROWS, WHOLE, Dense, Split
+from research.models.layers.dense import COLUMNS, REPLICATED, ROWS, Dense, Split
 from research.models.layers.feed_forward import ActivationKind, widened
 from research.models.model import LOSSES, METRICS
 
 OTHERS = tuple(axis for axis in BATCH_AXES if axis != "expert")
-# Where the tokens in the experts' places live, [batch experts places width]: with their rows; after one all-to-all with
-# their experts; and there spread over the devices that shared the positions of a row.
-HOME = (BATCH_AXES, None, None, None)
-AWAY = (OTHERS, "expert", None, None)
-SPREAD = (OTHERS, "expert", "context", None)
+# How a mesh splits the dispatched tokens, [batch experts capacity width]: first by rows, as the tokens came; after the
+# all-to-all by experts, as the parameters are; then the capacity over the devices that split the positions of a row.
+TOKENS_BY_BATCH = (BATCH_AXES, None, None, None)
+BY_EXPERT = (OTHERS, "expert", None, None)
+BY_EXPERT_AND_CONTEXT = (OTHERS, "expert", "context", None)
 
 
 class Experts(nn.Module):
     """Top-k routing with a capacity (Lepikhin et al. 2021, GShard) over experts that are `FeedForward`s.
 
-    The router's softmax runs in float32. With `top` > 1 the weights of a token's experts are made to sum to one; with
-    `top` 1 the weight is the router's probability, from which the router learns (Fedus et al. 2021). An expert takes
-    `capacity` times an even share of a row's choices; a choice beyond that adds nothing to the residual stream.
-    Documents packed into one row share its places.
+    The router's softmax runs in float32. With `top` > 1 the gates of a token are normalised to sum to one; with `top` 1
+    the gate is the router's probability, from which the router learns (Fedus et al. 2021). A row of `length` tokens
+    makes `length * top` choices; each expert takes at most its capacity, `capacity_factor` times an even division of
+    the choices. A choice beyond the capacity is dropped: it adds nothing to the residual stream. Documents packed into
+    one row share its capacity.
 
-    In training it sows the load-balancing loss of each row, times `balance`, and the share of choices dropped.
+    In training it sows the load-balancing loss of each row, times `balance`, and the fraction of choices dropped.
 
     Raises:
         UserError: the mesh cannot divide the experts.
@@ -44,9 +51,9 @@ class Experts(nn.Module):
 
     experts: int
     top: int
-    capacity: float
+    capacity_factor: float
     balance: float
-    hidden: int
+    mlp_dim: int
     activation: ActivationKind
     bias: bool
     dropout: float
@@ -60,53 +67,50 @@ class Experts(nn.Module):
                 f"{self.experts} experts cannot be shared evenly by {axis_size('expert')} devices: make --mesh.expert "
                 "a divisor of --model.experts."
             )
-        batch, length, width = x.shape
-        x = constrain(x, BATCH_AXES, None, None)  # a row is routed as a whole
-        scores = Dense(self.experts, False, self.kernel_init, WHOLE, name="router")(x.astype(jnp.float32))
-        probabilities = constrain(jax.nn.softmax(scores), BATCH_AXES, None, None)
-        # Not top_k, which XLA cannot split over the batch.
-        chosen = jnp.argsort(probabilities, descending=True)[..., : self.top]
-        weights = (jax.nn.one_hot(chosen, self.experts) * probabilities[:, :, None]).sum(-1)
+        batch, length, _ = x.shape
+        x = constrain(x, BATCH_AXES, None, None)  # all tokens of a row on the same device
+        # Router, in float32.
+        router = Dense(self.experts, False, self.kernel_init, REPLICATED, name="router")
+        scores = router(x.astype(jnp.float32))  # [batch length experts]
+        probabilities = constrain(jax.nn.softmax(scores), BATCH_AXES, None, None)  # [batch length experts]
+        # Top-k; not by `top_k`, which XLA cannot split over the batch.
+        chosen = jnp.argsort(probabilities, descending=True)[..., : self.top]  # [batch length top]
+        gates = (jax.nn.one_hot(chosen, self.experts) * probabilities[:, :, None]).sum(-1)  # [batch length top]
         if self.top > 1:
-            weights /= weights.sum(-1, keepdims=True)
-        places = min(length, math.ceil(self.capacity * self.top * length / self.experts))
-        there, back = assign(chosen.reshape(batch, length * self.top), self.experts, places)
+            gates /= gates.sum(-1, keepdims=True)
+        # Capacity: a slot in the buffer of its expert for each choice, or none.
+        capacity = min(length, math.ceil(self.capacity_factor * self.top * length / self.experts))
+        choices = chosen.reshape(batch, length * self.top)  # [batch choices]
+        slot_of_choice, choice_of_slot = assign(choices, self.experts, capacity)  # [batch choices], [batch slots]
         if train:
-            self._sow(LOSSES, "balance", self.balance * imbalance(probabilities, chosen))
-            self._sow(METRICS, "dropped", (there == self.experts * places).mean(-1, dtype=jnp.float32))
-        routed = self._exchange(jnp.repeat(x, self.top, axis=1), back, there)
-        routed = self._mlp(routed.reshape(batch, self.experts, places, width))
-        returned = self._exchange(routed.reshape(batch, self.experts * places, width), there, back)
-        output = (returned.reshape(batch, length, self.top, width) * weights[..., None].astype(x.dtype)).sum(2)
-        return nn.Dropout(self.dropout, deterministic=not train)(output)
+            self._sow(LOSSES, "balance", self.balance * load_balancing_loss(probabilities, chosen))
+            dropped = slot_of_choice == self.experts * capacity  # [batch choices]
+            self._sow(METRICS, "dropped", dropped.mean(-1, dtype=jnp.float32))
+        dispatched = dispatch(x, slot_of_choice, choice_of_slot, self.experts)  # [batch experts capacity width]
+        outputs = self._expert_mlp(dispatched)  # [batch experts capacity width]
+        combined = combine(outputs, gates, slot_of_choice, choice_of_slot)  # [batch length width]
+        return nn.Dropout(self.dropout, deterministic=not train)(combined)
 
-    def _mlp(self, x: Float[Array, "batch experts places width"]) -> Float[Array, "batch experts places width"]:
-        for place in (HOME, AWAY, SPREAD):
-            x = constrain(x, *place)
-        x, width = x.swapaxes(0, 1), x.shape[-1]
-        hidden = widened(partial(ExpertDense, self.hidden, self.bias, self.kernel_init), x, self.activation)
-        hidden = constrain(hidden, "expert", OTHERS, "context", "tensor")
+    def _expert_mlp(
+        self, x: Float[Array, "batch experts capacity width"]
+    ) -> Float[Array, "batch experts capacity width"]:
+        """Applies to each expert's buffer the MLP of that expert, on the device that has its parameters."""
+        for layout in (TOKENS_BY_BATCH, BY_EXPERT, BY_EXPERT_AND_CONTEXT):  # the all-to-all to the experts
+            x = constrain(x, *layout)
+        x, width = x.swapaxes(0, 1), x.shape[-1]  # [experts batch capacity width]
+        hidden = widened(partial(ExpertDense, self.mlp_dim, self.bias, self.kernel_init), x, self.activation)
+        hidden = constrain(hidden, "expert", OTHERS, "context", "tensor")  # [experts batch capacity mlp_dim]
         output = ExpertDense(width, self.bias, self.output_init, ROWS, name="down")(hidden).swapaxes(0, 1)
-        for place in (SPREAD, AWAY, HOME):
-            output = constrain(output, *place)
-        return output
-
-    def _exchange(
-        self,
-        x: Float[Array, "batch before width"],
-        source: Int[Array, "batch after"],
-        target: Int[Array, "batch before"],
-    ) -> Float[Array, "batch after width"]:
-        # Said on both sides, for the sake of the gradient: every row stays on its device.
-        rows = (BATCH_AXES, None, None)
-        return constrain(exchange(constrain(x, *rows), source, target), *rows)
+        for layout in (BY_EXPERT_AND_CONTEXT, BY_EXPERT, TOKENS_BY_BATCH):  # the all-to-all back to the rows
+            output = constrain(output, *layout)
+        return output  # [batch experts capacity width]
 
     def _sow(self, collection: str, name: str, value: Float[Array, "batch"]) -> None:
         self.sow(collection, name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
 
 
 class ExpertDense(nn.Module):
-    """One linear layer an expert: `kernel` [experts inputs outputs] and, where `bias`, `bias` [experts outputs]."""
+    """One linear layer per expert: `kernel` [experts inputs outputs] and, where `bias`, `bias` [experts outputs]."""
 
     outputs: int
     bias: bool
@@ -115,8 +119,8 @@ class ExpertDense(nn.Module):
 
     @nn.compact
     def __call__(
-        self, inputs: Float[Array, "experts batch places inputs"]
-    ) -> Float[Array, "experts batch places outputs"]:
+        self, inputs: Float[Array, "experts batch capacity inputs"]
+    ) -> Float[Array, "experts batch capacity outputs"]:
         experts, width = inputs.shape[0], inputs.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (experts, width, self.outputs), jnp.float32)
         product = partial(jnp.einsum, "ebcw,ewf->ebcf")
@@ -127,58 +131,120 @@ class ExpertDense(nn.Module):
         return result
 
 
-def imbalance(
+def load_balancing_loss(
     probabilities: Float[Array, "batch length experts"], chosen: Int[Array, "batch length top"]
 ) -> Float[Array, "batch"]:
-    """The load-balancing loss of each row (Fedus et al. 2021, eq. 4 to 6): 1 where all experts are used alike.
+    """Returns the load-balancing loss of each row (Fedus et al. 2021, eq. 4 to 6): 1 where all experts are used alike.
 
-    It is the number of experts times the sum over experts of the share of choices that an expert gets and the mean
-    probability that it is given; the gradient flows through the probabilities.
+    It is experts * sum over experts of (fraction of the choices that the expert gets) * (its mean probability). The
+    gradient flows through the probabilities.
     """
     experts = probabilities.shape[-1]
-    shares = (chosen[..., None] == jnp.arange(experts)).mean((1, 2), dtype=jnp.float32)
-    return experts * (shares * probabilities.mean(1)).sum(-1)
+    fractions = (chosen[..., None] == jnp.arange(experts)).mean((1, 2), dtype=jnp.float32)  # [batch experts]
+    return experts * (fractions * probabilities.mean(1)).sum(-1)
 
 
 def assign(
-    chosen: Int[Array, "batch choices"], experts: int, places: int
+    choices: Int[Array, "batch choices"], experts: int, capacity: int
 ) -> tuple[Int[Array, "batch choices"], Int[Array, "batch slots"]]:
-    """Gives each choice of an expert the next of the expert's places, in order, while there are any.
+    """Gives each choice of an expert the next free slot in the buffer of that expert, in order, up to the capacity.
 
-    Returns the slot of each choice, of experts x places in all, and the choice in each slot: two partial permutations,
-    inverse to each other. A choice without slot has one past the last slot, a slot without choice one past the last.
+    A row has `experts * capacity` slots; those of expert e are e * capacity, e * capacity + 1, ... The results are two
+    partial permutations, inverse to each other.
+
+    Args:
+        choices: the chosen expert of each choice, in the order of the tokens.
+        experts: how many there are.
+        capacity: slots of each expert.
+
+    Returns:
+        The slot of each choice, `experts * capacity` for a dropped one; and the choice in each slot, the number of
+        choices for an empty one.
+
+    Two experts with two slots each; expert 0 is chosen three times, so the last choice is dropped:
+
+        >>> slot_of_choice, choice_of_slot = assign(jnp.array([[0, 1, 0, 0]]), experts=2, capacity=2)
+        >>> slot_of_choice.tolist(), choice_of_slot.tolist()
+        ([[0, 2, 1, 4]], [[0, 2, 1, 4]])
     """
-    choices = chosen.shape[1]
-    mine = (chosen[..., None] == jnp.arange(experts)).astype(jnp.int32)
-    rank = (mine * (jnp.cumsum(mine, axis=1) - 1)).sum(-1)
-    slots = jnp.where(rank < places, chosen * places + rank, experts * places)
-    empty = jnp.full((experts * places,), choices, jnp.int32)
-    taken = jax.vmap(lambda slots: empty.at[slots].set(jnp.arange(choices, dtype=jnp.int32), mode="drop"))(slots)
-    return slots, taken
+    number = choices.shape[1]
+    one_hot = (choices[..., None] == jnp.arange(experts)).astype(jnp.int32)  # [batch choices experts]
+    rank = (one_hot * (jnp.cumsum(one_hot, axis=1) - 1)).sum(-1)  # [batch choices], among the choices of its expert
+    slot_of_choice = jnp.where(rank < capacity, choices * capacity + rank, experts * capacity)  # [batch choices]
+    empty = jnp.full((experts * capacity,), number, jnp.int32)  # [slots]
+    choice_of_slot = jax.vmap(
+        lambda slots: empty.at[slots].set(jnp.arange(number, dtype=jnp.int32), mode="drop")  # [slots]
+    )(slot_of_choice)
+    return slot_of_choice, choice_of_slot
+
+
+def dispatch(
+    x: Float[Array, "batch length width"],
+    slot_of_choice: Int[Array, "batch choices"],
+    choice_of_slot: Int[Array, "batch slots"],
+    experts: int,
+) -> Float[Array, "batch experts capacity width"]:
+    """Copies the tokens into the buffers of the experts that they chose; empty slots are zeros.
+
+    It is GShard's `einsum("bsec,bsm->becm", dispatch_mask, x)` as a gather.
+    """
+    batch, length, width = x.shape
+    top = slot_of_choice.shape[1] // length
+    copies = jnp.repeat(x, top, axis=1)  # [batch choices width], a copy of its token for each choice
+    buffers = _on_rows(copies, choice_of_slot, slot_of_choice)  # [batch slots width]
+    return buffers.reshape(batch, experts, -1, width)
+
+
+def combine(
+    outputs: Float[Array, "batch experts capacity width"],
+    gates: Float[Array, "batch length top"],
+    slot_of_choice: Int[Array, "batch choices"],
+    choice_of_slot: Int[Array, "batch slots"],
+) -> Float[Array, "batch length width"]:
+    """Adds up, for each token, the outputs of its experts times their gates; a dropped choice adds zero.
+
+    It is GShard's `einsum("bsec,becm->bsm", combine_weights, outputs)` as a gather.
+    """
+    batch, _, _, width = outputs.shape
+    buffers = outputs.reshape(batch, -1, width)  # [batch slots width]
+    chosen = _on_rows(buffers, slot_of_choice, choice_of_slot)  # [batch choices width]
+    chosen = chosen.reshape(*gates.shape, width)  # [batch length top width]
+    return (chosen * gates[..., None].astype(outputs.dtype)).sum(2)
+
+
+def _on_rows(
+    x: Float[Array, "batch before width"], source: Int[Array, "batch after"], inverse: Int[Array, "batch before"]
+) -> Float[Array, "batch after width"]:
+    """Applies `permute` to each row on the device that has the row; constrained on both sides for the gradient."""
+    rows = (BATCH_AXES, None, None)
+    return constrain(permute(constrain(x, *rows), source, inverse), *rows)
 
 
 @jax.custom_vjp
-def exchange(
-    x: Float[Array, "batch before width"], source: Int[Array, "batch after"], target: Int[Array, "batch before"]
+def permute(
+    x: Float[Array, "batch before width"], source: Int[Array, "batch after"], inverse: Int[Array, "batch before"]
 ) -> Float[Array, "batch after width"]:
-    """Returns the rows of `x` at `source`, zeros where it is out of bounds; `target` is the inverse of `source`.
+    """Returns the vectors of `x` at `source`, zeros where it is out of bounds; `inverse` is the inverse of `source`.
 
-    The gradient gathers, too, by the inverse: scattering would add up in an order that a device may choose.
+    The gradient is a gather too, by the inverse: a scatter would add in an order that a device may choose.
+
+        >>> permute(jnp.array([[[1.0], [2.0], [3.0]]]), jnp.array([[2, 0, 3]]), jnp.array([[1, 3, 0]])).tolist()
+        [[[3.0], [1.0], [0.0]]]
     """
     return jnp.take_along_axis(x, source[..., None], axis=1, mode="fill", fill_value=0)
 
 
-def _exchange_forward(
-    x: Float[Array, "batch before width"], source: Int[Array, "batch after"], target: Int[Array, "batch before"]
+def _permute_forward(
+    x: Float[Array, "batch before width"], source: Int[Array, "batch after"], inverse: Int[Array, "batch before"]
 ) -> tuple[Float[Array, "batch after width"], tuple[Int[Array, "batch after"], Int[Array, "batch before"]]]:
-    return exchange(x, source, target), (source, target)
+    return permute(x, source, inverse), (source, inverse)
 
 
-def _exchange_backward(
+def _permute_backward(
     indices: tuple[Int[Array, "batch after"], Int[Array, "batch before"]], gradient: Float[Array, "batch after width"]
 ) -> tuple[Float[Array, "batch before width"], None, None]:
-    source, target = indices
-    return exchange(gradient, target, source), None, None
+    source, inverse = indices
+    return permute(gradient, inverse, source), None, None
 
 
-exchange.defvjp(_exchange_forward, _exchange_backward)
+permute.defvjp(_permute_forward, _permute_backward)

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def widened(
     dense: Callable[..., nn.Module], x: Float[Array, "*batch width"], activation: ActivationKind
-) -> Float[Array, "*batch hidden"]:
+) -> Float[Array, "*batch mlp_dim"]:
     """Returns what is inside the MLP, from the layers `up` and, if gated, `gate` that `dense(name=...)` makes."""
     hidden = dense(name="up")(x)
     if activation in GATES:
@@ -33,9 +33,9 @@ def widened(
 
 
 class FeedForward(nn.Module):
-    """Widens to `hidden`, applies the non-linearity, narrows back to the input's width."""
+    """Widens to `mlp_dim`, applies the non-linearity, projects back to the input's width."""
 
-    hidden: int
+    mlp_dim: int
     activation: ActivationKind
     bias: bool
     dropout: float
@@ -44,7 +44,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch length width"], train: bool) -> Float[Array, "batch length width"]:
-        hidden = widened(partial(Dense, self.hidden, self.bias, self.kernel_init), x, self.activation)
+        hidden = widened(partial(Dense, self.mlp_dim, self.bias, self.kernel_init), x, self.activation)
         hidden = constrain(hidden, BATCH_AXES, "context", "tensor")
         output = Dense(x.shape[-1], self.bias, self.output_init, ROWS, name="down")(hidden)
         return nn.Dropout(self.dropout, deterministic=not train)(output)

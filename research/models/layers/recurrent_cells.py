@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from research.core.mesh import BATCH_AXES, constrain
-from research.models.layers.cache import CACHE, Slots
+from research.models.layers.cache import CACHE, CachePositions
 from research.models.layers.dense import Dense
 
 CellKind = Literal["rnn", "lstm", "gru"]
@@ -38,9 +38,9 @@ def _rnn(from_input: Float[Array, "batch gates"], from_state: Float[Array, "batc
 
 
 def _lstm(from_input: Float[Array, "batch gates"], from_state: Float[Array, "batch gates"], state: State) -> State:
-    entered, forgotten, new, shown = jnp.split(from_input + from_state, 4, axis=-1)
-    memory = jax.nn.sigmoid(forgotten) * state[1] + jax.nn.sigmoid(entered) * jnp.tanh(new)
-    return jax.nn.sigmoid(shown) * jnp.tanh(memory), memory
+    input_gate, forget_gate, new, output_gate = jnp.split(from_input + from_state, 4, axis=-1)
+    memory = jax.nn.sigmoid(forget_gate) * state[1] + jax.nn.sigmoid(input_gate) * jnp.tanh(new)
+    return jax.nn.sigmoid(output_gate) * jnp.tanh(memory), memory
 
 
 def _gru(from_input: Float[Array, "batch gates"], from_state: Float[Array, "batch gates"], state: State) -> State:
@@ -62,8 +62,8 @@ class RecurrentLayer(nn.Module):
     recurrent kernel starts orthogonal (Saxe et al. 2014), the forget gate's bias at 1 (Jozefowicz et al. 2015).
 
     Where `resets` is set the state is zero before that position; with `reverse` the sequence is read from its end.
-    Where `slots` are given the state goes on from the cache. On a mesh every device has the whole state and recurrent
-    kernel of its rows, since it would otherwise have to talk at every time step.
+    Where `cache_positions` are given the state continues from the cache. On a mesh every device has the full state of
+    its rows and the full recurrent kernel, since devices would otherwise have to communicate at every time step.
     """
 
     cell: CellKind
@@ -72,13 +72,16 @@ class RecurrentLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "batch length inputs"], resets: Bool[Array, "batch length"], slots: Slots | None = None
+        self,
+        x: Float[Array, "batch length inputs"],
+        resets: Bool[Array, "batch length"],
+        cache_positions: CachePositions | None = None,
     ) -> Float[Array, "batch length width"]:
         cell, batch = CELLS[self.cell], x.shape[0]
         from_input = constrain(Dense(cell.gates * self.width, name="input")(x), BATCH_AXES, None, None).swapaxes(0, 1)
         kernel, bias = recurrent_parameters(self, self.cell, self.width, x.dtype)
         zero = (jnp.zeros((batch, self.width), x.dtype),) * cell.states
-        stored = None if slots is None else self.variable(CACHE, "state", lambda: zero)
+        stored = None if cache_positions is None else self.variable(CACHE, "state", lambda: zero)
         state = zero if stored is None else stored.value
         outputs, state = scan_cell(self.cell, self.reverse, from_input, kernel, bias, resets.T, state)
         if stored is not None:
@@ -87,7 +90,7 @@ class RecurrentLayer(nn.Module):
 
 
 class RecurrentStack(nn.Module):
-    """Layers of which each reads what the one below has said, `forward_i` and, if wanted, `backward_i`.
+    """Layers whose inputs are the outputs of the layer below: `forward_i` and, if wanted, `backward_i`.
 
     Dropout falls on what goes into a layer, never on the state (Zaremba et al. 2014).
     """
@@ -104,14 +107,14 @@ class RecurrentStack(nn.Module):
         x: Float[Array, "batch length inputs"],
         segments: Int[Array, "batch length"] | None,
         train: bool,
-        slots: Slots | None = None,
+        cache_positions: CachePositions | None = None,
     ) -> list[Float[Array, "batch length width"]]:
-        """Returns what the last layer has said: one array a direction."""
-        resets = beginnings(x, segments, slots)
+        """Returns the outputs of the last layer: one array per direction."""
+        resets = beginnings(x, segments, cache_positions)
         read = [x]
         for index in range(self.depth):
             x = nn.Dropout(self.dropout, deterministic=not train)(jnp.concatenate(read, axis=-1))
-            read = [RecurrentLayer(self.cell, self.width, name=f"forward_{index}")(x, resets, slots)]
+            read = [RecurrentLayer(self.cell, self.width, name=f"forward_{index}")(x, resets, cache_positions)]
             if self.bidirectional:
                 layer = RecurrentLayer(self.cell, self.width, reverse=True, name=f"backward_{index}")
                 read.append(layer(x, beginnings(x, segments, reverse=True)))
@@ -121,13 +124,13 @@ class RecurrentStack(nn.Module):
 def beginnings(
     x: Float[Array, "batch length width"],
     segments: Int[Array, "batch length"] | None,
-    slots: Slots | None = None,
+    cache_positions: CachePositions | None = None,
     reverse: bool = False,
 ) -> Bool[Array, "batch length"]:
-    """Marks where the state starts anew: as a segment begins in the direction of reading, and before a cached text."""
+    """Marks where the state is reset: where a segment begins in the direction of reading, and before a cached text."""
     batch, length, _ = x.shape
-    if slots is not None:
-        return slots.start + jnp.arange(length) <= slots.first[:, None]
+    if cache_positions is not None:
+        return cache_positions.start + jnp.arange(length) <= cache_positions.first[:, None]
     segments = jnp.ones((batch, length), jnp.int32) if segments is None else segments
     changed = segments[:, 1:] != segments[:, :-1]
     return jnp.pad(changed, ((0, 0), (0, 1) if reverse else (1, 0)), constant_values=True)

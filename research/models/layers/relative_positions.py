@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Integer
 
 
 class RelativePositions(nn.Module):
-    """A table `embedding` [buckets heads], looked up by how far a key stands from a query."""
+    """A table `embedding` [buckets heads], looked up by the distance from a query to a key."""
 
     heads: int
     buckets: int

@@ -14,7 +14,7 @@ class Rotary:
 
     base: float = 10_000.0
     scaling: Literal["none", "linear", "llama3"] = "none"
-    """how a model is stretched to longer texts: all turns slowed down (Chen et al. 2023), or the slow ones (Llama 3)"""
+    """how a model is adapted to longer texts: all turns slowed down (Chen et al. 2023), or the slow ones (Llama 3)"""
     factor: float = 1.0
     """how many times longer"""
     original_context: int = 8192
@@ -24,9 +24,9 @@ class Rotary:
     high_frequency_factor: float = 4.0
     """llama3: pairs that turn more often than this are left as they are"""
 
-    def frequencies(self, head: int) -> Float[Array, "half"]:
-        """Returns the angle in radians by which each of the head / 2 pairs turns from one position to the next."""
-        half = head // 2
+    def frequencies(self, head_dim: int) -> Float[Array, "half"]:
+        """Returns the angle in radians by which each of the head_dim / 2 pairs turns from one position to the next."""
+        half = head_dim // 2
         plain = self.base ** (-jnp.arange(half, dtype=jnp.float32) / half)
         match self.scaling:
             case "none":
@@ -41,9 +41,9 @@ class Rotary:
 
 
 def rotate(
-    x: Float[Array, "batch length heads head"], positions: Int[Array, "batch length"], rotary: Rotary = Rotary()
-) -> Float[Array, "batch length heads head"]:
-    """Turns feature pairs (i, i + head/2) by `positions * base^(-2i/head)`: the layout of GPT-NeoX and Llama."""
+    x: Float[Array, "batch length heads head_dim"], positions: Int[Array, "batch length"], rotary: Rotary = Rotary()
+) -> Float[Array, "batch length heads head_dim"]:
+    """Turns feature pairs (i, i + d/2) by `positions * base^(-2i/d)`, d = head_dim: as in GPT-NeoX and Llama."""
     half = x.shape[-1] // 2
     angles = positions[..., None, None].astype(jnp.float32) * rotary.frequencies(x.shape[-1])
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)

@@ -1,7 +1,7 @@
-"""The block of encoders and of decoders that read what an encoder has made: BERT, T5 and the original transformer.
+"""The block of encoders and of decoders that attend to an encoder: BERT, T5 and the original transformer.
 
 Self-attention, attention to the encoder's output where there is one, and an MLP, each added to the residual stream.
-The sharding rules of its parameters stand here too, as all three models have them.
+The sharding rules of its parameters are here too, as all three models have them.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from research.core.mesh import BATCH_AXES, constrain
 from research.models.layers.attention import CrossAttention, SelfAttention, segment_mask
-from research.models.layers.cache import CACHE, Slots
+from research.models.layers.cache import CACHE, CachePositions
 from research.models.layers.feed_forward import ActivationKind, FeedForward
 from research.models.layers.norm import Norm, NormKind
 
@@ -31,11 +31,11 @@ SHARDING = (
 class TransformerBlock(nn.Module):
     """A block with the norm after each sum (Vaswani et al. 2017) or, `norm_first`, before each sublayer.
 
-    Where `slots` are given, self-attention goes through its cache and `mask` is not read.
+    Where `cache_positions` are given, self-attention goes through its cache and `mask` is not read.
     """
 
     heads: int
-    hidden: int
+    mlp_dim: int
     activation: ActivationKind
     norm: NormKind
     bias: bool
@@ -45,10 +45,10 @@ class TransformerBlock(nn.Module):
     kernel_init: Initializer
     crossing: bool = False
     """whether the block attends to an encoder's output"""
-    head: int = 0
+    head_dim: int = 0
     """features of a head (0: width / heads)"""
     scale: float | None = None
-    """of the products of queries and keys (None: head^-0.5)"""
+    """of the products of queries and keys (None: head_dim^-0.5)"""
     joined_init: Initializer | None = None
     """of the joined kernel of queries, keys and values (None: kernel_init)"""
     query_init: Initializer | None = None
@@ -63,9 +63,9 @@ class TransformerBlock(nn.Module):
         encoded: Float[Array, "batch keys encoded"] | None = None,
         encoded_mask: Bool[Array, "#batch length keys"] | None = None,
         score_bias: Float[Array, "#batch heads length scored"] | None = None,
-        slots: Slots | None = None,
+        cache_positions: CachePositions | None = None,
     ) -> Float[Array, "batch length width"]:
-        rest: dict[str, Any] = {"head": self.head, "scale": self.scale}
+        rest: dict[str, Any] = {"head_dim": self.head_dim, "scale": self.scale}
         inits = (self.kernel_init, self.kernel_init)
         attention = SelfAttention(
             self.heads,
@@ -78,7 +78,7 @@ class TransformerBlock(nn.Module):
             **rest,
             name="attention",
         )
-        x = self._add(x, "attention", lambda x: attention(x, mask, None, train, slots, score_bias))
+        x = self._add(x, "attention", lambda x: attention(x, mask, None, train, cache_positions, score_bias))
         if self.crossing:
             assert encoded_mask is not None
             cross = CrossAttention(
@@ -90,8 +90,10 @@ class TransformerBlock(nn.Module):
                 query_init=self.query_init,
                 name="cross_attention",
             )
-            x = self._add(x, "cross_attention", lambda x: cross(x, encoded, encoded_mask, train, slots is not None))
-        mlp = FeedForward(self.hidden, self.activation, self.bias, self.dropout, *inits, name="mlp")
+            x = self._add(
+                x, "cross_attention", lambda x: cross(x, encoded, encoded_mask, train, cache_positions is not None)
+            )
+        mlp = FeedForward(self.mlp_dim, self.activation, self.bias, self.dropout, *inits, name="mlp")
         return self._add(x, "mlp", lambda x: mlp(x, train))
 
     def _add(self, x: Any, name: str, sublayer: Any) -> Any:

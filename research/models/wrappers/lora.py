@@ -78,13 +78,13 @@ def with_lora(model: Model, lora: LoRA) -> Model:
 
 
 def _decoding(plain: Decoding, lora: LoRA) -> Decoding:
-    def begin(params: Params, batch: int, capacity: int, **context: Any) -> Cache:
-        return plain.begin(merged(params, lora), batch, capacity, **context)
+    def init_cache(params: Params, batch: int, capacity: int, **context: Any) -> Cache:
+        return plain.init_cache(merged(params, lora), batch, capacity, **context)
 
-    def advance(params: Params, cache: Cache, tokens: Any, start: Any, first: Any) -> tuple[Array, Cache]:
-        return plain.advance(merged(params, lora), cache, tokens, start, first)
+    def decode_step(params: Params, cache: Cache, tokens: Any, start: Any, first: Any) -> tuple[Array, Cache]:
+        return plain.decode_step(merged(params, lora), cache, tokens, start, first)
 
-    return plain._replace(begin=begin, advance=advance)
+    return plain._replace(init_cache=init_cache, decode_step=decode_step)
 
 
 def merged(params: Params, lora: LoRA) -> Params:

@@ -50,8 +50,8 @@ def test_what_is_learned_is_the_assistants_turns_with_their_ends(chats) -> None:
     learned = data.tokenizer.decode(example["targets"][first & (example["mask"] > 0)])
     number = int(learned.split(" ")[0]) - 1
     assert learned == f"{number + 1} follows.<|im_end|>\nThen {number + 2}.<|im_end|>\n"
-    whole = data.tokenizer.decode(example["inputs"][first])
-    assert whole.startswith("<|im_start|>system\nYou count.<|im_end|>\n") and "Thanks" not in whole
+    full = data.tokenizer.decode(example["inputs"][first])
+    assert full.startswith("<|im_start|>system\nYou count.<|im_end|>\n") and "Thanks" not in full
 
 
 def test_answers_are_evaluated_beside_the_frequencies_of_their_tokens(chats) -> None:
@@ -143,7 +143,7 @@ def test_what_is_no_conversation_is_refused(tmp_path, record, message) -> None:
     """In one sentence that shows it."""
     path = write(tmp_path / "chats.jsonl", [{**record, "number": n} for n in range(40)])
     with pytest.raises(UserError, match=message):
-        ChatData(train=path, preferences="chosen" in record, validation_share=0.0).build()
+        ChatData(train=path, preferences="chosen" in record, validation_fraction=0.0).build()
 
 
 def test_chatml_renders_as_its_models_expect() -> None:

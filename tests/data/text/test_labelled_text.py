@@ -51,7 +51,7 @@ def examples(data, split):
 def test_your_own_table_takes_three_options(reviews, packing, capsys):
     """File, text and label: classes by name, groups by content, every example once and with its label."""
     data = LabelledText(
-        train=reviews, text="review", label="likes", tokenizer=SMALL, length=24, packing=packing, test_share=0.0
+        train=reviews, text="review", label="likes", tokenizer=SMALL, length=24, packing=packing, test_fraction=0.0
     ).build()
     assert data.class_names == ("no", "yes")
     assert data.outputs == 2
@@ -69,12 +69,12 @@ def test_packed_rows_waste_less_than_a_twentieth(tmp_path):
     draw = np.random.default_rng(1)
     rows = [(" ".join(draw.choice(NOUNS, size)), size % 2) for size in draw.integers(2, 30, 300)]
     options = {"train": csv(tmp_path / "a.csv", ("text", "label"), rows), "label": "label", "kind": "classes"}
-    for packing, least, most in ((True, 0.0, 0.05), (False, 0.5, 0.9)):
+    for packing, low, high in ((True, 0.0, 0.05), (False, 0.5, 0.9)):
         data = LabelledText(**options, tokenizer=SMALL, length=64, packing=packing).build()
         facts = data.summary["splits"]["train"]
         rows = data.splits["train"].arrays
         assert facts["padding"] == pytest.approx((rows["segments"] == 0).mean(), abs=1e-4)
-        assert least <= facts["padding"] <= most
+        assert low <= facts["padding"] <= high
 
 
 def test_scores_become_two_classes(monkeypatch):
@@ -90,7 +90,7 @@ def test_scores_become_two_classes(monkeypatch):
     ]
     monkeypatch.setattr(catalogue, "load", lambda name: {"train": records})
     monkeypatch.setattr(catalogue, "info", lambda name: {"name": name, "labels": {}})
-    data = LabelledText(margin=1.0, validation_share=0.3, test_share=0.2, tokenizer=SMALL, length=32).build()
+    data = LabelledText(margin=1.0, validation_fraction=0.3, test_fraction=0.2, tokenizer=SMALL, length=32).build()
     assert data.class_names == ("negative", "positive")
     assert data.summary["left_out"] == (np.abs(scores.astype(np.float32)) <= 1).sum()
     groups = {}
@@ -175,7 +175,7 @@ def test_an_answer_that_is_cut_off_is_never_taken_for_none(tmp_path):
     train, test = (json_lines(tmp_path / f"{name}.jsonl", records[part])
                    for name, part in (("train", slice(12)), ("test", slice(12, 20))))  # fmt: skip
     options = {"text": "question", "other": "context", "label": "answer", "kind": "answers", "tokenizer": SMALL}
-    data = LabelledText(train=train, test=test, **options, validation_share=0.0, length=24).build()
+    data = LabelledText(train=train, test=test, **options, validation_fraction=0.0, length=24).build()
     facts = data.summary["splits"]
     assert (facts["train"]["examples"], facts["train"]["answers_lost"]) == (6, 6)
     assert (facts["test"]["examples"], facts["test"]["answers_lost"]) == (8, 4)
@@ -214,7 +214,7 @@ def test_long_texts_lose_their_end(tmp_path):
     train = csv(tmp_path / "a.csv", ("text", "label"), rows)
     data = LabelledText(
         train=train, validation=csv(tmp_path / "b.csv", ("text", "label"), [("ending", 1)]),
-        label="label", kind="classes", tokenizer=SMALL, length=16, test_share=0.0,
+        label="label", kind="classes", tokenizer=SMALL, length=16, test_fraction=0.0,
     ).build()  # fmt: skip
     full = data.splits["train"][0]["inputs"]
     assert data.tokenizer.decode(full).startswith("[CLS] film plot actor")
@@ -226,7 +226,7 @@ def test_training_texts_that_measure_are_removed(tmp_path):
     train = csv(tmp_path / "a.csv", ("text", "label"), [("Good  film", 1), ("bad plot", 0), ("hero", 1)])
     validation = csv(tmp_path / "b.csv", ("text", "label"), [("good film", 1)])
     data = LabelledText(
-        train=train, validation=validation, label="label", kind="classes", tokenizer=SMALL, length=16, test_share=0.0
+        train=train, validation=validation, label="label", kind="classes", tokenizer=SMALL, length=16, test_fraction=0.0
     ).build()
     assert data.texts["train"]["text"] == ["bad plot", "hero"]
     assert data.summary["repeats_removed"] == 1
@@ -255,7 +255,7 @@ def test_a_saved_tokenizer_is_taken_as_it_is(reviews, tmp_path):
         ({"length": 2}, "A length of 2 tokens has no room for text"),
         ({"train": (), "validation": ("x.csv",)}, "need training files beside them"),
         ({"train": ("x.csv",)}, "x.csv matches no file"),
-        ({"validation_share": 1.2}, "leaves nothing to train on"),
+        ({"validation_fraction": 1.2}, "leaves nothing to train on"),
     ],
 )
 def test_what_cannot_work_is_refused(reviews, options, message):
@@ -291,7 +291,9 @@ def test_a_split_that_the_margin_empties_is_refused(tmp_path):
     train = csv(tmp_path / "a.csv", ("text", "label"), [(f"film {n}", n - 9.5) for n in range(20)])
     test = csv(tmp_path / "b.csv", ("text", "label"), [("hero", 0.5)])
     with pytest.raises(UserError, match=r"No score of the test split is further than 2 from the threshold 0: .*margin"):
-        LabelledText(train=train, test=test, validation_share=0.0, label="label", margin=2.0, tokenizer=SMALL).build()
+        LabelledText(
+            train=train, test=test, validation_fraction=0.0, label="label", margin=2.0, tokenizer=SMALL
+        ).build()
 
 
 def test_pairs_of_which_some_have_no_score_have_none(tmp_path):
@@ -309,7 +311,7 @@ def test_labels_that_decide_nothing_are_refused(tmp_path):
     one = csv(tmp_path / "one.csv", ("text", "label"), [(f"film {n}", 1) for n in range(20)])
     scores = csv(tmp_path / "scores.csv", ("text", "label"), [(f"film {n}", 1 + n % 5) for n in range(20)])
     other = csv(tmp_path / "other.csv", ("text", "label"), [("hero", "new")])
-    options = {"label": "label", "tokenizer": SMALL, "test_share": 0.0}
+    options = {"label": "label", "tokenizer": SMALL, "test_fraction": 0.0}
     with pytest.raises(UserError, match="All training labels 'label' are '1'"):
         LabelledText(train=one, kind="classes", **options).build()
     with pytest.raises(UserError, match=r"No score is negative by the threshold 0 .* --data.threshold"):

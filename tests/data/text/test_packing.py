@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from research.core.errors import UserError
 from research.data.dataset import Rows
-from research.data.text.packing import Windows, best_fit_of_pairs, lay_out, pack_documents
+from research.data.text.packing import Windows, best_fit_of_pairs, pack, pack_documents
 
 lengths = st.integers(1, 9)
 
@@ -150,7 +150,7 @@ def test_pairs_share_rows_that_hold_both_sides(sizes):
 def test_examples_lie_side_by_side():
     """With their numbers, positions and beginnings; what is left is padding."""
     examples = [{"inputs": np.int32([7] * size), "kinds": np.int32([1] * size)} for size in (2, 3, 1)]
-    arrays, starts = lay_out(examples, [[1, 2], [0]], 5)
+    arrays, starts = pack(examples, [[1, 2], [0]], 5)
     assert arrays["inputs"].tolist() == [[7, 7, 7, 7, 0], [7, 7, 0, 0, 0]]
     assert arrays["kinds"].tolist() == [[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]
     assert arrays["segments"].tolist() == [[1, 1, 1, 2, 0], [1, 1, 0, 0, 0]]

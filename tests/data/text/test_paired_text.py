@@ -68,7 +68,7 @@ def test_packed_rows_waste_less_than_a_twentieth(table):
 
 def test_a_book_is_in_one_split(table):
     """Whole groups are held out."""
-    data = PairedText(train=table, tokenizer=SMALL, length=64, validation_share=0.3, test_share=0.2).build()
+    data = PairedText(train=table, tokenizer=SMALL, length=64, validation_fraction=0.3, test_fraction=0.2).build()
     homes = {}
     for split, texts in data.texts.items():
         for source in texts["source"]:
@@ -79,13 +79,13 @@ def test_a_book_is_in_one_split(table):
 
 
 def test_misaligned_pairs_are_dropped_and_counted(tmp_path):
-    """By the ratio of lengths, measured against the usual one; short texts may differ."""
+    """By the ratio of lengths, measured against the median; short texts may differ."""
     rows = [(f"{n} " + "word " * 10, f"{n} " + "palabra " * 10, n) for n in range(40)]
     train = pairs(
         tmp_path / "train.tsv", [*rows, ("a " * 40, "b", 41), ("b", "a " * 90, 42), ("no", "jamás de los", 43)]
     )
     test = pairs(tmp_path / "test.tsv", [("word " * 9, "palabra " * 9, 1), ("word " * 9, "palabra", 2)])
-    options = {"train": train, "test": test, "validation_share": 0.0, "tokenizer": SMALL, "length": 200}
+    options = {"train": train, "test": test, "validation_fraction": 0.0, "tokenizer": SMALL, "length": 200}
     data = PairedText(**options).build()
     assert data.summary["splits"]["train"]["misaligned"] == 2
     assert data.summary["splits"]["test"]["misaligned"] == 1

@@ -48,7 +48,7 @@ def own(folder, **changes) -> TextData:
     """The configuration of the files in `sources` with every kind of step."""
     paths = tuple(str(folder / name) for name in ("c.csv", "[ab].jsonl"))
     cleaning = Cleaning(near_duplicates=0.8, minimum_characters=1)
-    return dataclasses.replace(TextData(train=paths, cleaning=cleaning, length=16, validation_share=0.3), **changes)
+    return dataclasses.replace(TextData(train=paths, cleaning=cleaning, length=16, validation_fraction=0.3), **changes)
 
 
 def assert_same(data: TextData, folder) -> None:
@@ -154,8 +154,8 @@ def test_what_the_local_path_refuses_is_refused_in_the_same_words(sources, tmp_p
 
 def test_the_command_prepares_once_and_hands_beam_its_options(sources, tmp_path, capsys):
     """What follows `--` is Beam's; a folder that holds prepared data is not written again."""
-    data = TextData(train=(str(sources / "other.jsonl"),), validation_share=0.3, length=16)
-    options = ("--data.train", *data.train, "--data.validation-share", "0.3", "--output", str(tmp_path / "prepared"))
+    data = TextData(train=(str(sources / "other.jsonl"),), validation_fraction=0.3, length=16)
+    options = ("--data.train", *data.train, "--data.validation-fraction", "0.3", "--output", str(tmp_path / "prepared"))
     assert run_module("research.data.text.prepare_beam", *options, "--", *TWO_WORKERS) == 0
     assert_same(data, tmp_path / "prepared")
     assert run_module("research.data.text.prepare_beam", *options) == 2

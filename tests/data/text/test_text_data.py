@@ -37,7 +37,7 @@ def test_validation_files_are_the_validation_split(two_files):
 
 def test_one_file_is_divided_by_sections(tiny_text):
     """The held-out share is of sections, and no section is on both sides."""
-    data = TextData(train=(str(tiny_text),), length=16, validation_share=0.3).build()
+    data = TextData(train=(str(tiny_text),), length=16, validation_fraction=0.3).build()
     text = tiny_text.read_text()
     parts = {name: data.tokenizer.decode(tokens) for name, tokens in data.tokens.items()}
     assert abs(sum(map(len, parts.values())) - len(text)) < 20
@@ -50,7 +50,7 @@ def test_one_file_is_divided_by_sections(tiny_text):
 
 def test_training_sees_every_window_and_evaluation_every_token_once(tiny_text):
     """Rows overlap in training; in evaluation each token but the first is a target exactly once."""
-    data = TextData(train=(str(tiny_text),), length=16, validation_share=0.3).build()
+    data = TextData(train=(str(tiny_text),), length=16, validation_fraction=0.3).build()
     train, validation = data.splits["train"], data.splits["validation"]
     assert len(train) == len(data.tokens["train"]) - 16
     np.testing.assert_array_equal(train[7]["inputs"], data.tokens["train"][7:23])
@@ -64,7 +64,7 @@ def test_packed_documents_stay_apart(two_files):
     path = two_files / "lines.jsonl"
     texts = [words(seed, 12) for seed in range(40)]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    data = TextData(train=(str(path),), packing="documents", length=64, validation_share=0.2).build()
+    data = TextData(train=(str(path),), packing="documents", length=64, validation_fraction=0.2).build()
     row = data.splits["train"][0]
     assert set(row) == {"inputs", "targets", "segments", "positions", "mask"}
     first = data.tokenizer.decode(row["inputs"][row["segments"] == 1])
@@ -87,7 +87,7 @@ def test_a_split_stays_when_data_are_added(tmp_path):
 
     def validation(count: int) -> set[str]:
         path.write_text("".join(json.dumps({"text": words(seed, 20)}) + "\n" for seed in range(count)))
-        data = TextData(train=(str(path),), length=8, validation_share=0.3).build()
+        data = TextData(train=(str(path),), length=8, validation_fraction=0.3).build()
         return set(data.tokenizer.decode(data.tokens["validation"]).split("\n\n"))
 
     assert validation(20) < validation(40)

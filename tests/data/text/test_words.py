@@ -71,7 +71,7 @@ def write(tmp_path):
     )
 
 
-def test_frequent_words_are_thinned_out(tmp_path):
+def test_frequent_words_are_subsampled(tmp_path):
     """A word of share f stays with probability sqrt(threshold / f); unknown words go; equal builds are equal."""
     config = SkipGramData(write(tmp_path), window=2, threshold=0.01)
     data = config.build()

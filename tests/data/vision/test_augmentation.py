@@ -72,7 +72,7 @@ def test_cutout_paints_one_rectangle_with_the_mean(seed, size):
 @given(seed=seeds, alpha=st.sampled_from([0.1, 1.0, 5.0]))
 @settings(max_examples=20, deadline=None)
 def test_mixup_keeps_the_label_mass_and_mixes_images_by_it(seed, alpha):
-    """Labels still sum to one, and each image is mixed by the share that its label shows."""
+    """Labels still sum to one, and each image is mixed by the fraction that its label shows."""
     labels = jnp.eye(6)
     images, soft = MIXUP(jax.random.key(seed), IMAGES.astype(jnp.float32), labels, alpha)
     np.testing.assert_allclose(soft.sum(-1), 1, rtol=1e-5)
@@ -80,11 +80,11 @@ def test_mixup_keeps_the_label_mass_and_mixes_images_by_it(seed, alpha):
     np.testing.assert_allclose(images, np.einsum("ij,jhwc->ihwc", soft, PIXELS), rtol=1e-4, atol=1e-2)
 
 
-def test_mixup_draws_shares_from_beta():
+def test_mixup_draws_fractions_from_beta():
     """Mean one half and variance 1 / (4 (2 alpha + 1)), as Beta(alpha, alpha) has."""
     count, alpha = 4000, 0.5
-    shares, _ = mixup(jax.random.key(0), jnp.eye(2)[jnp.arange(count) % 2], jnp.zeros((count, 1)), alpha)
-    own = np.where(np.arange(count) % 2, shares[:, 1], shares[:, 0])
+    fractions, _ = mixup(jax.random.key(0), jnp.eye(2)[jnp.arange(count) % 2], jnp.zeros((count, 1)), alpha)
+    own = np.where(np.arange(count) % 2, fractions[:, 1], fractions[:, 0])
     assert own.mean() == pytest.approx(0.5, abs=0.02)
     assert own.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
 
@@ -93,11 +93,11 @@ def test_an_examples_change_does_not_depend_on_its_batch():
     """The first images change alike in a batch of six, of three, and among other images; no two change by one key."""
     change = jax.jit(Augmentation(crop=2, flip=True, random_layers=1, cutout=3).apply)
     key = jax.random.key(3)
-    whole, _ = change(key, IMAGES, LABELS)
+    full, _ = change(key, IMAGES, LABELS)
     part, _ = change(key, IMAGES[:3], LABELS[:3])
     among, _ = change(key, IMAGES.at[3:].set(0), LABELS)
-    np.testing.assert_array_equal(whole[:3], part)
-    np.testing.assert_array_equal(whole[:3], among[:3])
+    np.testing.assert_array_equal(full[:3], part)
+    np.testing.assert_array_equal(full[:3], among[:3])
     same, _ = jax.jit(Augmentation(crop=4).apply)(key, jnp.broadcast_to(IMAGES[:1], (6, 9, 7, 3)), LABELS)
     assert len(np.unique(same.reshape(6, -1), axis=0)) > 3
 

@@ -10,9 +10,9 @@ from research.data import catalogue
 from research.data.vision.images import ImageData
 
 
-def test_a_folder_becomes_splits_of_labelled_pictures(tiny_pictures):
-    """Sub-folders are the classes, in order; every picture is on exactly one side."""
-    data = ImageData(folder=str(tiny_pictures), size=8, validation_share=0.25).build()
+def test_a_folder_becomes_splits_of_labelled_images(tiny_images):
+    """Sub-folders are the classes, in order; every image is on exactly one side."""
+    data = ImageData(folder=str(tiny_images), size=8, validation_fraction=0.25).build()
     assert (data.class_names, data.outputs) == (("bright", "dark"), 2)
     assert sum(map(len, data.splits.values())) == 48
     for rows in data.splits.values():
@@ -23,31 +23,31 @@ def test_a_folder_becomes_splits_of_labelled_pictures(tiny_pictures):
     assert sum(map(sum, counts.values())) == 48
 
 
-def test_the_standardisation_is_of_the_training_pictures(tiny_pictures):
+def test_the_standardisation_is_of_the_training_images(tiny_images):
     """Mean and deviation of each channel, as NumPy gives them in float64."""
-    data = ImageData(folder=str(tiny_pictures), size=8, validation_share=0.25).build()
+    data = ImageData(folder=str(tiny_images), size=8, validation_fraction=0.25).build()
     pixels = data.splits["train"].arrays["inputs"].astype(np.float64)
     np.testing.assert_allclose(data.summary["standardisation"]["mean"], pixels.mean((0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(data.summary["standardisation"]["deviation"], pixels.std((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(data.summary["standardisation"]["std"], pixels.std((0, 1, 2)), rtol=1e-12)
 
 
-def test_adding_pictures_moves_none_across(tiny_pictures, tmp_path):
-    """The side of a picture is decided by its name."""
-    folder = shutil.copytree(tiny_pictures, tmp_path / "more")
-    before = ImageData(folder=str(folder), size=8, validation_share=0.25).build()
+def test_adding_images_moves_none_across(tiny_images, tmp_path):
+    """The split of an image is decided by its name."""
+    folder = shutil.copytree(tiny_images, tmp_path / "more")
+    before = ImageData(folder=str(folder), size=8, validation_fraction=0.25).build()
     for index in range(24):
         shutil.copy(folder / "dark" / f"{index:02d}.png", folder / "dark" / f"new{index:02d}.png")
-    after = ImageData(folder=str(folder), size=8, validation_share=0.25).build()
+    after = ImageData(folder=str(folder), size=8, validation_fraction=0.25).build()
     for name, rows in before.splits.items():
         old = {row.tobytes() for row in rows.arrays["inputs"]}
         assert old <= {row.tobytes() for row in after.splits[name].arrays["inputs"]}
 
 
-def test_an_empty_split_is_refused(tiny_pictures):
+def test_an_empty_split_is_refused(tiny_images):
     """All held out leaves nothing to learn from; none held out makes no validation split."""
-    with pytest.raises(UserError, match="split has no pictures"):
-        ImageData(folder=str(tiny_pictures), size=8, validation_share=1.0).build()
-    assert set(ImageData(folder=str(tiny_pictures), size=8, validation_share=0.0).build().splits) == {"train"}
+    with pytest.raises(UserError, match="split has no images"):
+        ImageData(folder=str(tiny_images), size=8, validation_fraction=1.0).build()
+    assert set(ImageData(folder=str(tiny_images), size=8, validation_fraction=0.0).build().splits) == {"train"}
 
 
 def records(count: int):
@@ -60,9 +60,9 @@ def use_data_set(monkeypatch, splits):
 
 
 def test_a_data_sets_own_test_split_is_kept_and_its_training_split_divided(monkeypatch):
-    """Validation comes out of the training pictures alone."""
+    """Validation comes out of the training images alone."""
     use_data_set(monkeypatch, {"train": records(100), "test": records(7)})
-    data = ImageData("any", validation_share=0.2).build()
+    data = ImageData("any", validation_fraction=0.2).build()
     assert len(data.splits["train"]) + len(data.splits["validation"]) == 100
     assert (len(data.splits["test"]), data.class_names) == (7, ("even", "odd"))
     assert 5 < len(data.splits["validation"]) < 40

@@ -61,9 +61,9 @@ def test_enhancements_are_pillows(operation, enhancer, strength):
 @pytest.mark.parametrize("index", range(rand_augment.GEOMETRIC))
 def test_geometric_operations_are_pillows(index, strength):
     """Pillow's nearest-neighbour transform by the same matrix about the centre; ties of rounding may differ."""
-    height, breadth, _ = PIXELS.shape
-    matrix = np.asarray(rand_augment.geometry(strength, height, breadth))[index]
-    centre = np.array([breadth / 2, height / 2])
+    height, width, _ = PIXELS.shape
+    matrix = np.asarray(rand_augment.geometry(strength, height, width))[index]
+    centre = np.array([width / 2, height / 2])
     offset = centre + matrix[:, 2] - matrix[:, :2] @ centre
     table = (*matrix[0, :2], offset[0], *matrix[1, :2], offset[1])
     expected = PICTURE.transform(PICTURE.size, Image.Transform.AFFINE, table, Image.Resampling.NEAREST)

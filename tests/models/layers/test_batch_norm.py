@@ -46,11 +46,11 @@ def test_agrees_with_flax_in_training_and_after_running_updates(inputs):
 def test_statistics_pair_with_parameters_and_add_up(inputs):
     """The sums of two halves add up to the whole batch's mean, at the paths of the parameters."""
     params = initial(inputs)
-    whole, halves = run(params, inputs, True)[1], [run(params, half, True)[1] for half in (inputs[:4], inputs[4:])]
-    assert set(whole) == {"mean", "variance"} <= set(params)
+    full, halves = run(params, inputs, True)[1], [run(params, half, True)[1] for half in (inputs[:4], inputs[4:])]
+    assert set(full) == {"mean", "variance"} <= set(params)
     total = jax.tree.map(jnp.add, *halves)
-    np.testing.assert_allclose(total["mean"][0], whole["mean"][0], rtol=1e-5)
-    assert total["mean"][1] == whole["mean"][1] == 8 * 5 * 5
+    np.testing.assert_allclose(total["mean"][0], full["mean"][0], rtol=1e-5)
+    assert total["mean"][1] == full["mean"][1] == 8 * 5 * 5
 
 
 def test_large_means_do_not_cancel(inputs):

@@ -1,4 +1,4 @@
-"""Mixture of experts: equal experts are one MLP, places are given in order, nothing else decides where a token goes."""
+"""Mixture of experts: equal experts are one MLP, slots are given in order, nothing else decides where a token goes."""
 
 import dataclasses
 import functools
@@ -16,14 +16,14 @@ from research.core.mesh import MeshConfig, on_mesh
 from research.data.dataset import Data
 from research.data.text.packing import Windows
 from research.models.gpt import GPT
-from research.models.layers.experts import assign, exchange, imbalance
+from research.models.layers.experts import assign, load_balancing_loss, permute
 from research.models.model import Sown, change_layer
 from research.tasks.language_modelling import LanguageModelling
 from research.tasks.task import Context, Loss
 
 KEY = jax.random.key(0)
 LENGTH, VOCABULARY = 8, 7
-DENSE = GPT(depth=2, width=16, heads=4, context=LENGTH, activation="swiglu", hidden=24)
+DENSE = GPT(depth=2, width=16, heads=4, context=LENGTH, activation="swiglu", mlp_dim=24)
 MIXED = dataclasses.replace(DENSE, experts=4)
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (3, LENGTH)), jnp.int32)
 
@@ -110,7 +110,7 @@ def test_neither_what_follows_nor_other_rows_decide(capacity):
 
 
 def test_a_token_beyond_the_capacity_passes_by():
-    """One place for each expert: what was dropped is said, and such a token leaves the layer as zeros."""
+    """A capacity of one: the fraction dropped is reported, and a dropped token leaves the layer as zeros."""
     model, params = build(dataclasses.replace(MIXED, depth=1, experts_per_token=1, capacity_factor=1e-3, bias=True))
 
     def dropped(model):
@@ -121,32 +121,32 @@ def test_a_token_beyond_the_capacity_passes_by():
     assert not dropped(roomy).any()
 
 
-@given(chosen=st.lists(st.integers(0, 3), min_size=1, max_size=20), places=st.integers(1, 6))
-def test_places_are_given_in_order_while_there_are_any(chosen, places):
-    """The slots of a row are those that a loop would give, and both directions are inverse to each other."""
-    slots, taken = (np.asarray(x)[0] for x in jax.jit(assign, static_argnums=(1, 2))(jnp.int32([chosen]), 4, places))
+@given(chosen=st.lists(st.integers(0, 3), min_size=1, max_size=20), capacity=st.integers(1, 6))
+def test_slots_are_given_in_order_up_to_the_capacity(chosen, capacity):
+    """The slots of a row are those that a loop would give, and both results are inverse to each other."""
+    slots, taken = (np.asarray(x)[0] for x in jax.jit(assign, static_argnums=(1, 2))(jnp.int32([chosen]), 4, capacity))
     filled = [0] * 4
     for choice, (expert, slot) in enumerate(zip(chosen, slots, strict=True)):
-        expected = expert * places + filled[expert] if filled[expert] < places else 4 * places
+        expected = expert * capacity + filled[expert] if filled[expert] < capacity else 4 * capacity
         assert slot == expected
         filled[expert] += 1
-        assert slot == 4 * places or taken[slot] == choice
-    assert sum(taken < len(chosen)) == sum(slots < 4 * places)
+        assert slot == 4 * capacity or taken[slot] == choice
+    assert sum(taken < len(chosen)) == sum(slots < 4 * capacity)
 
 
-def test_exchanging_back_undoes_it_and_so_does_the_gradient():
-    """There and back gives the rows that found a place, else zeros; the gradient is that of a plain gather."""
+def test_the_inverse_permutation_undoes_it_and_so_does_the_gradient():
+    """Permuted and back gives the rows that found a slot, else zeros; the gradient is that of a plain gather."""
     x = jax.random.normal(KEY, (2, 6, 3))
     slots, taken = assign(jnp.int32([[0, 0, 1, 0, 1, 1], [1, 1, 1, 1, 0, 0]]), 2, 2)
     kept = (np.asarray(slots) < 4)[..., None]
-    back = exchange(exchange(x, taken, slots), slots, taken)
+    back = permute(permute(x, taken, slots), slots, taken)
     np.testing.assert_array_equal(back, np.where(kept, x, 0))
     weights = jax.random.normal(jax.random.key(1), (2, 4, 3))
 
     def plain(x):
         return (jnp.take_along_axis(x, taken[..., None], 1, mode="fill", fill_value=0) * weights).sum()
 
-    found = jax.grad(lambda x: (exchange(x, taken, slots) * weights).sum())(x)
+    found = jax.grad(lambda x: (permute(x, taken, slots) * weights).sum())(x)
     np.testing.assert_allclose(found, jax.grad(plain)(x), rtol=1e-6)
 
 
@@ -155,14 +155,14 @@ def test_exchanging_back_undoes_it_and_so_does_the_gradient():
 def test_the_balance_loss_is_one_where_experts_are_used_alike(experts, seed):
     """Fedus et al. 2021, eq. 4: 1 for an even use, as many as there are experts where all choose one."""
     even = jnp.full((1, experts, experts), 1 / experts)
-    np.testing.assert_allclose(imbalance(even, jnp.arange(experts)[None, :, None]), 1, rtol=1e-5)
+    np.testing.assert_allclose(load_balancing_loss(even, jnp.arange(experts)[None, :, None]), 1, rtol=1e-5)
     sure = jax.nn.one_hot(jnp.full((1, 5), seed % experts), experts)
-    np.testing.assert_allclose(imbalance(sure, jnp.full((1, 5, 1), seed % experts)), experts, rtol=1e-5)
+    np.testing.assert_allclose(load_balancing_loss(sure, jnp.full((1, 5, 1), seed % experts)), experts, rtol=1e-5)
 
 
 @pytest.mark.parametrize("options", [{}, {"scan": True}, {"remat": True}, {"scan": True, "remat": True}])
 def test_layers_report_by_row_and_in_training_only(options):
-    """Losses add up over layers, the share of dropped choices is their mean; evaluation reports nothing."""
+    """Losses add up over layers, the fraction of dropped choices is their mean; evaluation reports nothing."""
     model, params = build(dataclasses.replace(MIXED, balance_weight=0.5, **options))
     _, sown = jax.jit(lambda params: model.apply(params, TOKENS, train=True, key=KEY))(params)
     assert {name: rows.shape for name, rows in {**sown.losses, **sown.metrics}.items()} == {
@@ -186,11 +186,11 @@ def test_the_balance_loss_of_parts_adds_up_to_that_of_the_batch():
     def of(rows, train=True) -> Loss:
         return loss(params, {name: array[rows] for name, array in batch.items()}, Context(KEY, 0, train))
 
-    whole, first, second = of(slice(None)), of(slice(1)), of(slice(1, None))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), jax.tree.map(jnp.add, first, second), whole)
+    full, first, second = of(slice(None)), of(slice(1)), of(slice(1, None))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), jax.tree.map(jnp.add, first, second), full)
     plain = of(slice(None), train=False)
-    np.testing.assert_allclose(whole.sum, plain.sum + whole.metrics["balance"].sum, rtol=1e-5)
-    assert whole.metrics["dropped"].weight == whole.weight == mask.sum()
+    np.testing.assert_allclose(full.sum, plain.sum + full.metrics["balance"].sum, rtol=1e-5)
+    assert full.metrics["dropped"].weight == full.weight == mask.sum()
 
 
 def test_the_router_learns_from_the_balance_and_from_the_loss():

@@ -54,9 +54,9 @@ def test_training_moves_the_updates_alone_and_merging_keeps_the_outputs(models) 
         assert (np.asarray(leaf) != np.asarray(after[path])).any() == path.startswith(f"{BRANCH}/"), path
     moments = [path for path in trees.flatten(state) if "/block" in path and f"/{BRANCH}/" not in path]
     assert not moments, "a frozen parameter takes no memory in the optimizer"
-    whole = merged(trained, LORA)
-    assert trees.flatten(whole).keys() == trees.flatten(plain.init(jax.random.key(0), TOKENS)).keys()
-    found, expected = plain.apply(whole, TOKENS)[0], adapted.apply(trained, TOKENS)[0]
+    full = merged(trained, LORA)
+    assert trees.flatten(full).keys() == trees.flatten(plain.init(jax.random.key(0), TOKENS)).keys()
+    found, expected = plain.apply(full, TOKENS)[0], adapted.apply(trained, TOKENS)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert np.abs(np.asarray(expected) - np.asarray(adapted.apply(params, TOKENS)[0])).max() > 0.1
 
