@@ -21,6 +21,24 @@ MODULES = {
     "research.data.tokenizers": "research.data.text.tokenizers",
     "research.models.lora": "research.models.wrappers.lora",
 }
+# Evaluators were one class, with the kind in a field `metrics`; each was judged by the loss where it had one.
+EVALUATOR = "research.evaluate.evaluators.Evaluator"
+LOSS = ["loss", "min"]
+EVALUATORS = {
+    "answers": ("research.evaluate.answers.AnswersEvaluator", ["answer_f1", "max"]),
+    "binary": ("research.evaluate.binary.BinaryEvaluator", LOSS),
+    "classification": ("research.evaluate.classification.ClassificationEvaluator", LOSS),
+    "correlation": ("research.evaluate.correlation.CorrelationEvaluator", LOSS),
+    "entities": ("research.evaluate.entities.EntitiesEvaluator", LOSS),
+    "language": ("research.evaluate.language.LanguageEvaluator", LOSS),
+    "masked": ("research.evaluate.masked.MaskedEvaluator", LOSS),
+    "preference": ("research.evaluate.preference.PreferenceEvaluator", LOSS),
+    "ranking": ("research.evaluate.ranking.RankingEvaluator", LOSS),
+    "regression": ("research.evaluate.regression.RegressionEvaluator", LOSS),
+    "retrieval": ("research.evaluate.retrieval.RetrievalEvaluator", ["mean_reciprocal_rank", "max"]),
+    "summarisation": ("research.evaluate.summarisation.SummarisationEvaluator", LOSS),
+    "translation": ("research.evaluate.translation.TranslationEvaluator", LOSS),
+}
 # Options that were renamed, as they are typed.
 OPTIONS = {
     "--adapter": "--format adapter",
@@ -37,6 +55,9 @@ def upgraded(config: Any) -> Any:
         return config
     module, _, name = str(config.get("type", "")).rpartition(".")
     fields = {field: upgraded(value) for field, value in config.items()}
+    if fields.get("type") == EVALUATOR and fields.get("metrics") in EVALUATORS:
+        kind, best = EVALUATORS[fields.pop("metrics")]
+        return {**fields, "type": kind, "best": best}
     return {**fields, "type": f"{MODULES[module]}.{name}"} if module in MODULES else fields
 
 

@@ -19,6 +19,7 @@ from research.core.mesh import local_rows, place
 from research.core.shapes import Batch
 from research.core.streams import stream
 from research.data.pipeline import prefetch, training_batches
+from research.evaluate.evaluator import score
 from research.runs import chain
 from research.runs.checkpoints import Saver
 from research.runs.directory import CHECKPOINTS
@@ -219,7 +220,11 @@ def _on_periods(
         saver.report(f"checkpoint of step {step} failed (the disk is full); training goes on")
     elif saving:
         watch.note_time()
-        facts = {"score": _score(results or {}), "periodic": periodic, "unevaluated": results is None}
+        facts = {
+            "score": score(assembly.evaluators, results or {}),
+            "periodic": periodic,
+            "unevaluated": results is None,
+        }
         saver.save(step, state, {**facts, **watch.facts})
         saver.wait(PATIENCE)
     if stopping:
@@ -246,8 +251,3 @@ def _evaluate(
         return {name: evaluate(state.evaluated, look) for name, evaluate in evaluators.items()}
     except _CutShortError:
         return None
-
-
-def _score(results: Mapping[str, Mapping[str, Any]]) -> float | None:
-    judged = results.get("validation") or next(iter(results.values()), {})
-    return judged.get("loss")
