@@ -39,8 +39,8 @@ def answer_metrics(data: Data, split: str) -> tuple[Metric, ...]:
     answers = data.texts[split]["label"]
 
     def measure(predictions: Arrays, batch: Arrays) -> Tree:
-        asked = (batch[name] for name in ("inputs", "starts", "mask", "indices"))
-        return ((*asked, predictions["spans"]),)
+        arrays = (batch[name] for name in ("inputs", "starts", "mask", "indices"))
+        return ((*arrays, predictions["spans"]),)
 
     def compute(chunks: Tree) -> Results:
         written, right = [], []
@@ -60,7 +60,11 @@ def _span(data: Data, inputs: Integer[np.ndarray, " length"], span: Integer[np.n
 
 
 def normalise_answer(text: str) -> str:
-    """Lower case, without punctuation, articles and spare white space, as SQuAD's script compares answers."""
+    """Lower case, without punctuation, articles and spare white space, as SQuAD's script compares answers.
+
+    >>> normalise_answer("The  Eiffel Tower!")
+    'eiffel tower'
+    """
     text = "".join(character for character in text.lower() if character not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 

@@ -81,6 +81,9 @@ def roc_auc(scores: Float[np.ndarray, " batch"], positive: Bool[np.ndarray, " ba
     """Probability that a positive example scores above a negative one, a tie counting half; exact.
 
     The Mann-Whitney statistic from mid-ranks (Hanley and McNeil, 1982); NaN unless both classes are there.
+
+    >>> roc_auc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True]))
+    0.875
     """
     _, inverse, ties = np.unique(scores, return_inverse=True, return_counts=True)
     rank_sum = (np.cumsum(ties) - (ties - 1) / 2)[inverse][positive].sum()

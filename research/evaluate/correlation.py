@@ -63,7 +63,11 @@ def pearson(left: Float[np.ndarray, " examples"], right: Float[np.ndarray, " exa
 
 
 def spearman(left: Float[np.ndarray, " examples"], right: Float[np.ndarray, " examples"]) -> float:
-    """Spearman's correlation: Pearson's of the ranks, equal values sharing their mean rank."""
+    """Spearman's correlation: Pearson's of the ranks, equal values sharing their mean rank.
+
+    >>> round(spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 4.0, 100.0])), 12)
+    1.0
+    """
     return pearson(_mean_ranks(left), _mean_ranks(right))
 
 

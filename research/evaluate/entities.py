@@ -66,6 +66,9 @@ def entities(tags: Sequence[str]) -> list[Entity]:
     """Returns the entities of a sentence by its tags: B-X begins one, I-X continues it, O is none.
 
     As seqeval's default: I-X after O, or after another label, begins one too.
+
+    >>> entities(["B-PER", "I-PER", "O", "B-LOC"])
+    [Entity(label='PER', first=0, last=1), Entity(label='LOC', first=3, last=3)]
     """
     found: list[Entity] = []
     open_label, begin = "", 0

@@ -35,8 +35,8 @@ def token_metrics() -> tuple[Metric, ...]:
     """
 
     def measure(predictions: Arrays, batch: Arrays) -> Tree:
-        asked = predictions if "targets" in predictions else batch
-        counted, targets = asked["mask"] > 0, asked["targets"]
+        source = predictions if "targets" in predictions else batch
+        counted, targets = source["mask"] > 0, source["targets"]
         return {
             "count": jnp.sum(counted),
             "nats": jnp.sum(cross_entropy(predictions["logits"], targets), where=counted),

@@ -34,7 +34,7 @@ class RankingEvaluator(EvaluatedSplit):
 
 
 def ranking_metrics() -> tuple[Metric, ...]:
-    """Loss, mean reciprocal rank and share of the first ten, where one of very many candidates is right.
+    """Loss, mean reciprocal rank and the rate of ranks up to ten, where one of very many candidates is right.
 
     Reads predictions["logits"] [batch candidates], batch["targets"] (integers) and batch["mask"] [batch]. The rank of
     the right candidate is 1 where none scores above it; those that tie with it count half.

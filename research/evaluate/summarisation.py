@@ -47,11 +47,15 @@ def rouge(written: Sequence[str], expected: Sequence[str]) -> dict[str, float]:
 
 
 def common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
-    """Returns the length of the longest sequence of words that both have in this order."""
+    """Returns the length of the longest sequence of words that both have in this order.
+
+    >>> common_subsequence("the quick brown fox".split(), "the brown dog fox".split())
+    3
+    """
     best = [0] * (len(right) + 1)
     for word in left:
         above = best
         best = [0]
-        for place, other in enumerate(right):
-            best.append(above[place] + 1 if word == other else max(above[place + 1], best[place]))
+        for index, other in enumerate(right):
+            best.append(above[index] + 1 if word == other else max(above[index + 1], best[index]))
     return best[-1]

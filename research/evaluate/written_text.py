@@ -54,6 +54,10 @@ def pairs_baselines(data: Data, split: str, scores: Scores, max_pairs: int | Non
 
 
 def ngram_counts(units: Sequence[str], order: int) -> Counter[Sequence[str]]:
-    """Counts the runs of so many words, or of characters of a string."""
+    """Counts the runs of so many words, or of characters of a string.
+
+    >>> ngram_counts("abab", 2)
+    Counter({'ab': 2, 'ba': 1})
+    """
     make: Callable[[Sequence[str]], Sequence[str]] = str if isinstance(units, str) else tuple
     return Counter(make(units[start : start + order]) for start in range(len(units) - order + 1))

@@ -160,8 +160,9 @@ def test_predictions_of_another_shape_are_refused() -> None:
 
 def test_labels_of_packed_rows_are_measured_like_single_ones():
     """[batch examples] is flattened, what has other axes is left to itself."""
-    logits, labels = DRAW.normal(size=(4, 5, 3)).astype(np.float32), DRAW.integers(0, 3, (4, 5))
-    mask = (DRAW.random((4, 5)) < 0.7).astype(np.float32)
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(4, 5, 3)).astype(np.float32), rng.integers(0, 3, (4, 5))
+    mask = (rng.random((4, 5)) < 0.7).astype(np.float32)
     metrics = classification_metrics(3)
     packed = {"labels": labels, "mask": mask, "inputs": np.zeros((4, 9))}
     single = {"labels": labels.reshape(-1), "mask": mask.reshape(-1)}

@@ -21,7 +21,6 @@ from research.tasks.task import Task
 TOKENIZER = TokenizerConfig("bpe", vocabulary_size=400, special="bert").train(["light and day, night and day"] * 3)
 
 DATA = Data({}, outputs=3, tokenizer=TOKENIZER)
-METRICS = {"translation": translation_scores, "summarisation": rouge}
 END = TOKENIZER.special_id("sep")
 
 
@@ -39,8 +38,11 @@ def test_written_texts_end_where_the_model_ends_them(kind):
     batch = {"targets": targets, "mask": np.float32(np.cumsum(targets == END, 1) == 0)}
     batch["mask"][3] = 0
     predictions = {"tokens": written, "logits": np.zeros((4, 12, TOKENIZER.vocabulary_size), np.float32)}
-    found = measured((*token_metrics(), written_metric(DATA, tuple(scores), METRICS[kind])), predictions, batch)
-    scores = {"translation": {"bleu": 100, "chrf": 100}, "summarisation": {"rouge_1": 1, "rouge_l": 1}}[kind]
+    scores, metric = {
+        "translation": ({"bleu": 100, "chrf": 100}, translation_scores),
+        "summarisation": ({"rouge_1": 1, "rouge_l": 1}, rouge),
+    }[kind]
+    found = measured((*token_metrics(), written_metric(DATA, tuple(scores), metric)), predictions, batch)
     assert {name: found[name] for name in scores} == pytest.approx(scores)
     assert {"loss", "perplexity"} <= set(found)
 
