@@ -7,7 +7,7 @@ which the articles leave open, are 0 and 0.1 along each of the 100 features.
 """
 
 from research.data.synthetic import CloudData
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.binary import BinaryEvaluator
 from research.launch.launcher import launch
 from research.models.mlp import MLP
 from research.tasks.binary_classification import BinaryClassification
@@ -21,7 +21,7 @@ CONFIG = Experiment(
     task=BinaryClassification(),
     optimizer=Optimizer("sgd", peak=0.01),
     schedule=Schedule("constant"),
-    evaluators=(Evaluator("binary"),),
+    evaluators=(BinaryEvaluator(),),
     steps=2000,
     batch_size=10,
     log_every=100,

@@ -6,7 +6,7 @@ Adam at 1e-3, 1000 epochs of 100 examples in batches of 50; two seconds on two c
 """
 
 from research.data.synthetic import LineData
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.regression import RegressionEvaluator
 from research.launch.launcher import launch
 from research.models.mlp import MLP
 from research.tasks.regression import Regression
@@ -20,7 +20,7 @@ CONFIG = Experiment(
     task=Regression(),
     optimizer=Optimizer("adam", peak=1e-3),
     schedule=Schedule("constant"),
-    evaluators=(Evaluator("regression", split="train"), Evaluator("regression")),
+    evaluators=(RegressionEvaluator(split="train"), RegressionEvaluator()),
     steps=2000,
     batch_size=50,
     log_every=100,

@@ -7,7 +7,7 @@ labels cannot be learned but by heart: the training loss falls a little below ln
 """
 
 from research.data.synthetic import NoiseData
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.classification import ClassificationEvaluator
 from research.launch.launcher import launch
 from research.models.mlp import MLP
 from research.tasks.classification import Classification
@@ -21,7 +21,7 @@ CONFIG = Experiment(
     task=Classification(),
     optimizer=Optimizer("adam", peak=1e-3),
     schedule=Schedule("constant"),
-    evaluators=(Evaluator("classification", split="train"),),
+    evaluators=(ClassificationEvaluator(split="train"),),
     steps=320,
     batch_size=32,
 )

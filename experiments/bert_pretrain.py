@@ -8,7 +8,7 @@ ten to fifteen minutes on two cores. `bert_sentiment` starts from it.
 
 from research.data.text.text_data import TextData
 from research.data.text.tokenizers import TokenizerConfig
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.masked import MaskedEvaluator
 from research.launch.launcher import launch
 from research.models.bert import BERT
 from research.tasks.masked_language_modelling import MaskedLanguageModelling
@@ -22,7 +22,7 @@ CONFIG = Experiment(
     task=MaskedLanguageModelling(),
     optimizer=Optimizer("muon", peak=3e-3, b2=0.98, weight_decay=0.01, clip=1.0),
     schedule=Schedule("cosine", warmup=100, final=0.1),
-    evaluators=(Evaluator("masked", split="validation"),),
+    evaluators=(MaskedEvaluator(split="validation"),),
     steps=1500,
     batch_size=16,
     evaluate_every=500,

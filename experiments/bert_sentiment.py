@@ -10,7 +10,7 @@ text teaches more: 89 % for a MiniLM (`minilm_sentiment`). Three to five minutes
 """
 
 from research.data.text.labelled_text import LabelledText
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.classification import ClassificationEvaluator
 from research.launch.launcher import launch
 from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment
@@ -27,7 +27,7 @@ CONFIG = Experiment(
     task=TextClassification(),
     optimizer=Optimizer("adamw", peak=5e-4, weight_decay=0.01, clip=1.0),
     schedule=Schedule("linear", warmup=50, final=0.0),
-    evaluators=(Evaluator("classification", split="validation"), Evaluator("classification", split="test")),
+    evaluators=(ClassificationEvaluator(split="validation"), ClassificationEvaluator(split="test")),
     steps=600,
     batch_size=16,
     evaluate_every=150,

@@ -16,7 +16,7 @@ line, or a table of rated answers as for `chat_sft` with `--data.score stars`.
 import dataclasses
 
 from experiments import chat_sft
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.preference import PreferenceEvaluator
 from research.launch.launcher import launch
 from research.models.wrappers.lora import LoRA
 from research.tasks.direct_preference import DirectPreference
@@ -34,7 +34,7 @@ CONFIG = dataclasses.replace(
     task=DirectPreference(beta=0.1),
     optimizer=Optimizer("adamw", peak=1e-3, clip=1.0),
     schedule=Schedule("linear", warmup=20, final=0.0),
-    evaluators=(Evaluator("preference", split="validation", batch_size=32),),
+    evaluators=(PreferenceEvaluator(split="validation", batch_size=32),),
     steps=400,
     evaluate_every=100,
     checkpoint_every=100,

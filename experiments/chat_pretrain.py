@@ -8,7 +8,7 @@ Expected: 3.9 nats per token of the validation chapters, where the 3-gram has 4.
 
 from research.data.text.text_data import TextData
 from research.data.text.tokenizers import TokenizerConfig
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.language import LanguageEvaluator
 from research.launch.launcher import launch
 from research.models.llama import Llama
 from research.tasks.language_modelling import LanguageModelling
@@ -22,7 +22,7 @@ CONFIG = Experiment(
     task=LanguageModelling(sample_tokens=100),
     optimizer=Optimizer("muon", peak=2e-3, weight_decay=0.1, clip=1.0),
     schedule=Schedule("cosine", warmup=50, final=0.1),
-    evaluators=(Evaluator("language", split="validation"),),
+    evaluators=(LanguageEvaluator(split="validation"),),
     steps=1000,
     batch_size=16,
     evaluate_every=500,

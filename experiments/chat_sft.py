@@ -15,7 +15,7 @@ starts with its own tokenizer and template: `--model.source NAME --data.tokenize
 """
 
 from research.data.text.chat import ChatData
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.language import LanguageEvaluator
 from research.launch.launcher import launch
 from research.tasks.language_modelling import LanguageModelling
 from research.train.experiment import Experiment
@@ -40,7 +40,7 @@ CONFIG = Experiment(
     task=LanguageModelling(sample_tokens=80),
     optimizer=Optimizer("muon", peak=1e-3, weight_decay=0.1, clip=1.0),
     schedule=Schedule("cosine", warmup=30, final=0.1),
-    evaluators=(Evaluator("language", split="validation"),),
+    evaluators=(LanguageEvaluator(split="validation"),),
     steps=800,
     batch_size=16,
     evaluate_every=400,

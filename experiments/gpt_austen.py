@@ -7,7 +7,7 @@ cores.
 """
 
 from research.data.text.text_data import TextData
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.language import LanguageEvaluator
 from research.launch.launcher import launch
 from research.models.gpt import GPT
 from research.tasks.language_modelling import LanguageModelling
@@ -23,7 +23,7 @@ CONFIG = Experiment(
     task=LanguageModelling(sample_tokens=300),
     optimizer=Optimizer("adamw", peak=3e-3, b2=0.99, weight_decay=0.1, clip=1.0),
     schedule=Schedule("cosine", warmup=100, final=0.1),
-    evaluators=(Evaluator("language", split="validation"),),
+    evaluators=(LanguageEvaluator(split="validation"),),
     steps=1400,
     batch_size=16,
     evaluate_every=700,

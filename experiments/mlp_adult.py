@@ -6,7 +6,7 @@ Expected: 85.3 % of the test rows told rightly. Twenty seconds on two cores. The
 """
 
 from research.data.tables import TableData
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.binary import BinaryEvaluator
 from research.launch.launcher import launch
 from research.models.mlp import MLP
 from research.tasks.binary_classification import BinaryClassification
@@ -20,7 +20,7 @@ CONFIG = Experiment(
     task=BinaryClassification(),
     optimizer=Optimizer("adamw", peak=2e-3, weight_decay=1e-2),
     schedule=Schedule("cosine", warmup=50),
-    evaluators=(Evaluator("binary", batch_size=1024), Evaluator("binary", split="test", batch_size=1024)),
+    evaluators=(BinaryEvaluator(batch_size=1024), BinaryEvaluator(split="test", batch_size=1024)),
     steps=1500,
     batch_size=256,
     log_every=50,

@@ -7,7 +7,7 @@ PyTorch with the same setting on the same split: `make test-peer` (tests/parity)
 """
 
 from research.data.text.text_data import TextData
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.language import LanguageEvaluator
 from research.launch.launcher import launch
 from research.models.gpt import GPT
 from research.tasks.language_modelling import LanguageModelling
@@ -21,7 +21,7 @@ CONFIG = Experiment(
     task=LanguageModelling(),
     optimizer=Optimizer("adamw", peak=1e-3, b1=0.9, b2=0.99, weight_decay=0.1, clip=1.0),
     schedule=Schedule("cosine", warmup=100, final=0.1),
-    evaluators=(Evaluator("language"),),
+    evaluators=(LanguageEvaluator(),),
     steps=2000,
     batch_size=12,
     evaluate_every=500,

@@ -9,7 +9,7 @@ Debian's package dataset-fashion-mnist, or is downloaded.
 
 from research.data.vision.augmentation import Augmentation
 from research.data.vision.images import ImageData
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.classification import ClassificationEvaluator
 from research.launch.launcher import launch
 from research.models.resnet import ResNet
 from research.tasks.classification import Classification
@@ -23,7 +23,7 @@ CONFIG = Experiment(
     task=Classification(label_smoothing=0.05, augmentation=Augmentation(crop=2, flip=True)),
     optimizer=Optimizer("momentum", peak=0.1, l2=5e-4),
     schedule=Schedule("linear", warmup=300, final=0.0),
-    evaluators=(Evaluator("classification"), Evaluator("classification", split="test")),
+    evaluators=(ClassificationEvaluator(), ClassificationEvaluator(split="test")),
     steps=6200,
     batch_size=64,
     log_every=50,

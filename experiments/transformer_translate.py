@@ -8,7 +8,7 @@ Expected, on the first 512 verses of books that training has not seen: BLEU 18 a
 
 from research.data.text.paired_text import PairedText
 from research.data.text.tokenizers import TokenizerConfig
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.translation import TranslationEvaluator
 from research.launch.launcher import launch
 from research.models.transformer import Transformer
 from research.tasks.sequence_to_sequence import SequenceToSequence
@@ -23,8 +23,8 @@ CONFIG = Experiment(
     optimizer=Optimizer("muon", peak=2e-3, weight_decay=0.01, clip=1.0),
     schedule=Schedule("cosine", warmup=100, final=0.05),
     evaluators=(
-        Evaluator("translation", split="validation", limit=256),
-        Evaluator("translation", split="test", limit=512),
+        TranslationEvaluator(split="validation", limit=256),
+        TranslationEvaluator(split="test", limit=512),
     ),
     steps=2000,
     batch_size=16,

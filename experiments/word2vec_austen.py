@@ -10,7 +10,7 @@ or two on two cores.
 from research.data.text.text_data import TextData
 from research.data.text.tokenizers import TokenizerConfig
 from research.data.text.word_pairs import SkipGramData
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.ranking import RankingEvaluator
 from research.launch.launcher import launch
 from research.models.word_embedding import WordEmbedding
 from research.tasks.skip_gram import SkipGram
@@ -39,7 +39,7 @@ CONFIG = Experiment(
     ),
     optimizer=Optimizer("adam", peak=1e-2),
     schedule=Schedule("linear", warmup=100),
-    evaluators=(Evaluator("ranking", split="validation", batch_size=1024, limit=60_000),),
+    evaluators=(RankingEvaluator(split="validation", batch_size=1024, limit=60_000),),
     steps=6000,
     batch_size=2048,
     log_every=100,

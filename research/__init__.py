@@ -20,7 +20,12 @@ from research.data.vision.augmentation import Augmentation
 from research.data.vision.images import ImageData
 from research.decoding.loop import make_generate
 from research.decoding.sampling import Sampling
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.binary import BinaryEvaluator
+from research.evaluate.classification import ClassificationEvaluator
+from research.evaluate.language import LanguageEvaluator
+from research.evaluate.masked import MaskedEvaluator
+from research.evaluate.regression import RegressionEvaluator
+from research.evaluate.translation import TranslationEvaluator
 from research.hub.pretrained import load_pretrained, save_pretrained
 from research.models.bert import BERT
 from research.models.flops import layer_table
@@ -52,15 +57,18 @@ __all__ = [
     "MLP",
     "Augmentation",
     "BinaryClassification",
+    "BinaryEvaluator",
     "Classification",
+    "ClassificationEvaluator",
     "Cleaning",
-    "Evaluator",
     "Experiment",
     "ImageData",
     "LabelledText",
+    "LanguageEvaluator",
     "LanguageModelling",
     "Llama",
     "LoRA",
+    "MaskedEvaluator",
     "MaskedLanguageModelling",
     "MeshConfig",
     "Optimizer",
@@ -68,6 +76,7 @@ __all__ = [
     "PretrainedModel",
     "PretrainedTokenizer",
     "Regression",
+    "RegressionEvaluator",
     "ResNet",
     "Sampling",
     "Schedule",
@@ -77,6 +86,7 @@ __all__ = [
     "TextData",
     "TokenizerConfig",
     "Transformer",
+    "TranslationEvaluator",
     "UserError",
     "assemble",
     "change_layer",

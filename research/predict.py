@@ -34,7 +34,7 @@ class Options:
     logits: bool = False
     """print the logits instead of probabilities"""
     best: bool = False
-    """the checkpoint with the lowest validation loss instead of the newest"""
+    """the checkpoint that is best by the evaluator's `best` metric instead of the newest"""
 
 
 def main() -> None:

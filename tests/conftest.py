@@ -29,7 +29,8 @@ from tiny_run import only_run, options, record, run_module
 from research.core.configs import from_json
 from research.data.text.text_data import TextData
 from research.data.vision.images import ImageData
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.classification import ClassificationEvaluator
+from research.evaluate.language import LanguageEvaluator
 from research.models.gpt import GPT
 from research.models.resnet import ResNet
 from research.tasks.classification import Classification
@@ -75,7 +76,7 @@ def tiny_language_run(tiny_text: Path) -> Experiment:
         task=LanguageModelling(sample_tokens=8),
         optimizer=Optimizer("adamw", peak=1e-2, weight_decay=0.1, clip=1.0),
         schedule=Schedule("cosine", warmup=2, final=0.1),
-        evaluators=(Evaluator("language", batch_size=64, limit=100),),
+        evaluators=(LanguageEvaluator(batch_size=64, limit=100),),
         steps=8,
         batch_size=8,
         log_every=2,
@@ -107,7 +108,7 @@ def tiny_image_run(tiny_images: Path) -> Experiment:
         task=Classification(),
         optimizer=Optimizer("momentum", peak=0.1),
         schedule=Schedule("linear"),
-        evaluators=(Evaluator("classification", batch_size=8),),
+        evaluators=(ClassificationEvaluator(batch_size=8),),
         steps=8,
         batch_size=8,
         log_every=1,

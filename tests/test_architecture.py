@@ -55,7 +55,7 @@ def importing(forbidden: set[str], files: list[Path]) -> list[Path]:
 
 
 def test_the_stages_are_imported_one_way() -> None:
-    """The contracts of import-linter hold: core, data and models, tasks, train, evaluate, report, experiments."""
+    """The contracts of import-linter hold: core, data and models, tasks, evaluate, train, report, experiments."""
     assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), cache_dir=None) == 0
 
 

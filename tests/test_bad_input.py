@@ -131,6 +131,10 @@ def test_a_corrupt_image_is_named(tmp_path: Path, refusal: Refusal) -> None:
         ("--steps 0", "0 steps"),
         ("--schedule.warmup 40", "warm-up of 40 steps leaves nothing of 40 steps"),
         ("--evaluators.0.split test", "no split 'test'"),
+        (
+            "--evaluators.0.best bleu max",
+            "cannot be chosen by 'bleu', which LanguageEvaluator does not measure: give one",
+        ),
         ("--loggers wandb", "not installed: pip install -e '.[wandb]'"),
     ],
 )

@@ -11,7 +11,7 @@ from research.core import trees
 from research.data.text.labelled_text import LabelledText
 from research.data.text.text_data import TextData
 from research.data.text.tokenizers import TokenizerConfig
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.classification import ClassificationEvaluator
 from research.generate import load_language
 from research.models.bert import BERT
 from research.models.gpt import GPT
@@ -45,7 +45,7 @@ def labels(tmp_path_factory):
         model=BERT(depth=1, width=32, heads=2, context=16, vocabulary=64, head="sequence"),
         task=TextClassification(),
         optimizer=Optimizer("adamw", peak=1e-2),
-        evaluators=(Evaluator("classification"),),
+        evaluators=(ClassificationEvaluator(),),
         steps=40,
         batch_size=8,
     )

@@ -45,6 +45,24 @@ FIELDS = {
     ("research.tasks.masked_language_modelling.MaskedLanguageModelling", "share"): "mask_rate",
     ("research.tasks.span_corruption.SpanCorruption", "share"): "mask_rate",
 }
+# Evaluators were one class, with the kind in a field `metrics`; each was judged by the loss where it had one.
+EVALUATOR = "research.evaluate.evaluators.Evaluator"
+LOSS = ["loss", "min"]
+EVALUATORS = {
+    "answers": ("research.evaluate.answers.AnswersEvaluator", ["answer_f1", "max"]),
+    "binary": ("research.evaluate.binary.BinaryEvaluator", LOSS),
+    "classification": ("research.evaluate.classification.ClassificationEvaluator", LOSS),
+    "correlation": ("research.evaluate.correlation.CorrelationEvaluator", LOSS),
+    "entities": ("research.evaluate.entities.EntitiesEvaluator", LOSS),
+    "language": ("research.evaluate.language.LanguageEvaluator", LOSS),
+    "masked": ("research.evaluate.masked.MaskedEvaluator", LOSS),
+    "preference": ("research.evaluate.preference.PreferenceEvaluator", LOSS),
+    "ranking": ("research.evaluate.ranking.RankingEvaluator", LOSS),
+    "regression": ("research.evaluate.regression.RegressionEvaluator", LOSS),
+    "retrieval": ("research.evaluate.retrieval.RetrievalEvaluator", ["mean_reciprocal_rank", "max"]),
+    "summarisation": ("research.evaluate.summarisation.SummarisationEvaluator", LOSS),
+    "translation": ("research.evaluate.translation.TranslationEvaluator", LOSS),
+}
 # Options that were renamed, as they are typed. Some old names are still options of other configurations.
 OPTIONS = {
     "--adapter": "--format adapter",
@@ -70,6 +88,9 @@ def upgraded(config: Any) -> Any:
     fields = {field: upgraded(value) for field, value in config.items()}
     if "type" not in fields:
         return fields
+    if fields["type"] == EVALUATOR and fields.get("metrics") in EVALUATORS:
+        kind, best = EVALUATORS[fields.pop("metrics")]
+        return {**fields, "type": kind, "best": best}
     module, _, name = str(fields["type"]).rpartition(".")
     fields["type"] = f"{MODULES.get(module, module)}.{name}"
     return {FIELDS.get((fields["type"], field), field): value for field, value in fields.items()}

@@ -27,7 +27,7 @@ class Options:
     run: Annotated[str, tyro.conf.Positional]
     """a run directory, or 'latest'"""
     best: bool = False
-    """the checkpoint with the lowest validation loss instead of the newest"""
+    """the checkpoint that is best by the evaluator's `best` metric instead of the newest"""
     split: str = ""
     """evaluate this split instead of those of the configuration"""
 
@@ -44,7 +44,7 @@ def main() -> None:
     results = {}
     for evaluator in evaluators:
         evaluation = evaluator.build(
-            run.assembly.task, run.assembly.data, run.assembly.mesh, seed=run.assembly.experiment.seed
+            run.assembly.task, run.assembly.data, run.assembly.mesh, run.assembly.experiment.seed
         )
         results[evaluation.name] = evaluation.measure(run.state.evaluated)
         rows = {f"{run.record['name']} at step {step}": results[evaluation.name], **evaluation.baselines()}

@@ -1,8 +1,7 @@
-"""What a model has to beat: n-gram language models, and predictors that ignore their input.
+"""What several kinds of evaluation have to beat: n-gram language models, and predictors that ignore their input.
 
 Each is fitted on the training split alone, and measured with the metrics of the task it stands beside, so that its
-numbers and the model's go into one table: `language_baselines(...)`, `classification_baseline(...)`, and so on return
-{name of the baseline: {name of the metric: value}}.
+numbers and the model's go into one table: {name of the baseline: {name of the metric: value}}.
 """
 
 from collections.abc import Sequence
@@ -12,20 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int64, Integer
 
-from research.core.shapes import Batch
-from research.evaluate.metrics import (
-    Arrays,
-    Metric,
-    binary_metrics,
-    classification_metrics,
-    evaluate,
-    language_results,
-    ranking_metrics,
-    regression_metrics,
-)
+from research.data.dataset import Data, Records
+from research.data.pipeline import gather
+from research.evaluate.metrics import Arrays, Metric, evaluate
 
 Table = dict[str, dict[str, float]]
-RANKED = 1024  # examples ranked at once
+
+
+def columns(data: Data, split: str, name: str, max_examples: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Returns an array of the training split and of `split`, without what stands under a zero of their mask.
+
+    Of each the first `max_examples` examples.
+    """
+
+    def column(records: Records) -> np.ndarray:
+        batch = gather(records, np.arange(len(records))[:max_examples])
+        return batch[name][batch["mask"] > 0] if "mask" in batch else batch[name]
+
+    return column(data.splits["train"]), column(data.splits[split])
 
 
 class Counts(NamedTuple):
@@ -87,22 +90,6 @@ def ngram_probabilities(
     return probability
 
 
-def language_baselines(
-    train_tokens: Integer[np.ndarray, " length"],
-    tokens: Integer[np.ndarray, " evaluated"],
-    vocabulary: int,
-    characters_per_token: float,
-    order: int = 3,
-) -> Table:
-    """Results of the 1-gram to `order`-gram models on `tokens`, with the names of `language_metrics`."""
-    model = fit_ngrams(train_tokens, order, vocabulary)
-    table = {}
-    for length in range(1, order + 1):
-        probability = ngram_probabilities(model[:length], tokens, vocabulary)
-        table[f"{length}-gram"] = language_results(-np.log(probability).mean(), characters_per_token)
-    return table
-
-
 def token_baseline(
     train_tokens: Integer[np.ndarray, " length"], tokens: Integer[np.ndarray, " evaluated"], vocabulary: int
 ) -> Table:
@@ -112,41 +99,20 @@ def token_baseline(
     return {"1-gram": {"loss": loss, "perplexity": float(np.exp(loss))}}
 
 
-def classification_baseline(
-    train_labels: Integer[np.ndarray, " train"], labels: Integer[np.ndarray, " batch"], classes: int
-) -> Table:
-    """The majority class, with the training split's class frequencies (plus one) as probabilities."""
-    logits = np.log(np.bincount(train_labels, minlength=classes) + 1.0)
-    return {"majority class": _measure_constant(classification_metrics(classes), "logits", logits, {"labels": labels})}
+def constant_results(
+    metrics: Sequence[Metric],
+    name: str,
+    prediction: float | Float[np.ndarray, " outputs"],
+    batch: dict[str, np.ndarray],
+) -> dict[str, float]:
+    """The metrics that are single numbers, where every example gets the same prediction."""
+    (examples,) = {len(values) for values in batch.values()}
 
+    def predict(_: object) -> Arrays:
+        return {name: jnp.broadcast_to(jnp.asarray(prediction, jnp.float32), (examples, *np.shape(prediction)))}
 
-def ranking_baseline(
-    train_targets: Integer[np.ndarray, " train"], targets: Integer[np.ndarray, " batch"], candidates: int
-) -> Table:
-    """The frequencies of the candidates in training (plus one), whatever the input."""
-    logits = jnp.log(jnp.asarray(np.bincount(train_targets, minlength=candidates) + 1, jnp.float32))
-
-    def predict(batch: Batch) -> Arrays:
-        return {"logits": jnp.broadcast_to(logits, (len(batch["targets"]), candidates))}
-
-    parts = np.split(targets, range(RANKED, len(targets), RANKED))  # all at once would be too large
-    batches = [{"targets": part, "mask": np.ones(len(part), np.float32)} for part in parts]
-    return {"frequency": evaluate(ranking_metrics(), predict, batches)}
-
-
-def binary_baseline(train_labels: Integer[np.ndarray, " train"], labels: Integer[np.ndarray, " batch"]) -> Table:
-    """The majority class, with the training split's class frequencies (plus one) as probabilities."""
-    negatives, positives = np.bincount(train_labels, minlength=2) + 1.0
-    logit = np.log(positives / negatives)
-    return {"majority class": _measure_constant(binary_metrics(), "logits", logit, {"labels": labels})}
-
-
-def regression_baseline(
-    train_targets: Float[np.ndarray, "train outputs"], targets: Float[np.ndarray, "batch outputs"]
-) -> Table:
-    """The mean of the training targets."""
-    mean = train_targets.mean(axis=0, dtype=np.float64)
-    return {"mean": _measure_constant(regression_metrics(), "outputs", mean, {"targets": targets})}
+    results = evaluate(metrics, predict, [{**batch, "mask": np.ones(examples, np.float32)}])
+    return {metric: value for metric, value in results.items() if isinstance(value, float)}
 
 
 def _grams(tokens: Integer[np.ndarray, " length"], length: int, vocabulary: int) -> Int64[np.ndarray, " grams"]:
@@ -161,19 +127,3 @@ def _look_up(keys: np.ndarray, queries: np.ndarray, values: np.ndarray) -> np.nd
     """The value beside each query in the sorted keys, 0 where it is not among them."""
     nearest = np.searchsorted(keys, queries).clip(max=len(keys) - 1)
     return np.where(keys[nearest] == queries, values[nearest], 0)
-
-
-def _measure_constant(
-    metrics: Sequence[Metric],
-    name: str,
-    prediction: float | Float[np.ndarray, " outputs"],
-    batch: dict[str, np.ndarray],
-) -> dict[str, float]:
-    """The metrics that are single numbers, where every example gets the same prediction."""
-    (examples,) = {len(values) for values in batch.values()}
-
-    def predict(_: object) -> Arrays:
-        return {name: jnp.broadcast_to(jnp.asarray(prediction, jnp.float32), (examples, *np.shape(prediction)))}
-
-    results = evaluate(metrics, predict, [{**batch, "mask": np.ones(examples, np.float32)}])
-    return {metric: value for metric, value in results.items() if isinstance(value, float)}

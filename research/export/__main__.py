@@ -31,7 +31,7 @@ class Options:
     base: str = ""
     """of the adapter: the hub name or folder of the model that it changes (by default the run's source)"""
     best: bool = False
-    """the checkpoint with the lowest validation loss instead of the newest"""
+    """the checkpoint that is best by the evaluator's `best` metric instead of the newest"""
     tokenizer: bool = True
     """write the tokenizer as well"""
 

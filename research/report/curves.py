@@ -8,9 +8,11 @@ from typing import Any
 
 from research.report.charts import Chart, Point, Series, Style, line_chart, smooth
 from research.report.numbers import Number
+from research.report.result_tables import title_of
 
 Entry = Mapping[str, Any]
 COLOURS = 7  # of the palette, before the grey of baselines
+DRAWN = {"loss", "accuracy"}  # metrics that every page draws
 NOISY = 60  # training entries from which a smoothed line is worth drawing
 
 
@@ -34,7 +36,10 @@ def rate_unit(entries: Sequence[Entry]) -> str:
 
 
 def run_charts(
-    entries: Sequence[Entry], baseline: tuple[str, Number] | None = None, events: Sequence[tuple[int, str]] = ()
+    entries: Sequence[Entry],
+    baseline: tuple[str, Number] | None = None,
+    events: Sequence[tuple[int, str]] = (),
+    best: str = "loss",
 ) -> list[Chart]:
     """Returns the charts of a run; those without values are left out.
 
@@ -42,6 +47,7 @@ def run_charts(
         entries: the lines of `metrics.jsonl`.
         baseline: name and loss of the best baseline, drawn into the loss chart.
         events: (step, text) of what befell single steps, marked there too.
+        best: the metric that decides which checkpoint is the best; drawn if it is another than loss and accuracy.
     """
     loss = _training_and_evaluation(entries, "loss")
     if baseline is not None and loss:
@@ -51,6 +57,7 @@ def run_charts(
     charts = [
         line_chart("Loss", loss, logarithm=True, large=True, events=events),
         line_chart("Accuracy", _training_and_evaluation(entries, "accuracy")),
+        *(line_chart(title_of(metric), _training_and_evaluation(entries, metric)) for metric in {best} - DRAWN),
         line_chart("Learning rate", [Series("rate", points(entries, "train", "learning_rate"), 2)], from_zero=True),
         line_chart("Gradient norm", _noisy("each step", points(entries, "train", "gradient_norm"), 3), logarithm=True),
         line_chart(

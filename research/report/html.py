@@ -37,8 +37,9 @@ def report(run: Path) -> str:
     found, step = result_tables.results_of(record, entries)
     baselines = record.get("baselines", {})
     split = main_split(found)
+    best = result_tables.best_of(record, split)
     status, notice = record_tables.state(record, entries)
-    baseline = result_tables.best_baseline("loss", baselines.get(split, {}))
+    baseline = result_tables.best_baseline("loss", baselines.get(split, {}), higher=False)
     class_names = record.get("data", {}).get("class_names", [])
     return render(
         "report.html",
@@ -52,7 +53,7 @@ def report(run: Path) -> str:
         headline=_headline(record, found, split),
         facts=record_tables.headline_rows(record),
         tables=[_result_table(record, name, found[name], class_names) for name in found],
-        charts_of_run=run_charts(entries, baseline, record_tables.marked_events(record)),
+        charts_of_run=run_charts(entries, baseline, record_tables.marked_events(record), best=best[0]),
         samples=record_tables.samples(entries),
         pictures=_saved(run / PREDICTIONS),
         attention=_saved(run / ATTENTION),
@@ -79,7 +80,8 @@ def _headline(record: Mapping[str, Any], found: Mapping[str, Any], split: str) -
     if not split:
         return None
     unit = result_tables.loss_unit(record, found[split])
-    return result_tables.headline("this run", split, found[split], record.get("baselines", {}).get(split, {}), unit)
+    baselines, best = record.get("baselines", {}).get(split, {}), result_tables.best_of(record, split)
+    return result_tables.headline("this run", split, found[split], baselines, unit, best)
 
 
 def _result_table(record: Mapping[str, Any], split: str, found: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def _result_table(record: Mapping[str, Any], split: str, found: Mapping[str, Any
     return {
         "split": split,
         "columns": ["this run", *baselines],
-        "rows": result_tables.rows([found, *baselines.values()]),
+        "rows": result_tables.rows([found, *baselines.values()], result_tables.best_of(record, split)),
         "class_columns": columns,
         "classes": by_class,
         "matrix": result_tables.matrix_rows(matrix, names),

@@ -12,11 +12,12 @@ from typing import Any
 from research.report import numbers
 from research.runs.loggers import last_results
 
-MAIN = ("bleu", "rouge_l", "accuracy", "loss")  # a reader looks for the first of these that there is
+MAIN = ("bleu", "rouge_l", "accuracy", "loss")  # where the loss decides, a reader looks for the first of these
 PER_CLASS = "_per_class"
 CONFUSION = "confusion_matrix"
 LARGEST_MATRIX = 40  # classes; of more, only the commonest confusions are listed
 COMMONEST = 20
+LOSS = ("loss", "min")
 
 Results = Mapping[str, Any]
 Record = Mapping[str, Any]
@@ -51,8 +52,26 @@ def name_of(metric: str) -> str:
     return words.get(metric) or metric.replace("_macro", " (macro)").replace("_micro", " (micro)").replace("_", " ")
 
 
-def higher_is_better(metric: str) -> bool:
-    """Whether a metric is none of a loss, an error, or what follows from them."""
+def title_of(metric: str) -> str:
+    """Returns a metric's name as the title of a chart."""
+    return name_of(metric)[:1].upper() + name_of(metric)[1:]
+
+
+def best_of(record: Record, split: str) -> tuple[str, str]:
+    """Returns the metric that decides which is best on a split, by the run's configuration, and "min" or "max".
+
+    The lowest loss, where the configuration names none.
+    """
+    evaluators = record.get("config", {}).get("evaluators", ())
+    found = (evaluator["best"] for evaluator in evaluators if evaluator.get("split") == split and "best" in evaluator)
+    metric, direction = next(found, LOSS)
+    return metric, direction
+
+
+def higher_is_better(metric: str, best: tuple[str, str] = LOSS) -> bool:
+    """Whether a higher value is better, as `best` says of its metric; others, unless a loss or an error, are scores."""
+    if metric == best[0]:
+        return best[1] == "max"
     return not (metric.startswith(("loss", "perplexity", "bits_")) or metric.endswith("error"))
 
 
@@ -69,54 +88,66 @@ def scalars(results: Results) -> dict[str, numbers.Number]:
     return {name: value for name, value in results.items() if isinstance(value, int | float)}
 
 
-def rows(columns: Sequence[Results]) -> list[Row]:
-    """Returns a row for each scalar metric of any column, the best value marked."""
+def rows(columns: Sequence[Results], best: tuple[str, str] = LOSS) -> list[Row]:
+    """Returns a row for each scalar metric of any column, the best value marked; `best` is that of the split."""
     metrics = dict.fromkeys(name for results in columns for name in scalars(results))
-    return [_row(metric, [scalars(results).get(metric) for results in columns]) for metric in metrics]
+    return [
+        _row(metric, [scalars(results).get(metric) for results in columns], higher_is_better(metric, best))
+        for metric in metrics
+    ]
 
 
-def _row(metric: str, values: list[numbers.Number | None]) -> Row:
-    known = [(value, -index) for index, value in enumerate(values) if value is not None and math.isfinite(value)]
-    best = None
-    if len(known) > 1:
-        choose = max if higher_is_better(metric) else min
-        value = choose(value for value, _ in known)
-        best = values.index(value)
+def _row(metric: str, values: list[numbers.Number | None], higher: bool) -> Row:
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    best = values.index((max if higher else min)(known)) if len(known) > 1 else None
     return Row(name_of(metric), tuple(numbers.metric(value) for value in values), best)
 
 
-def main_metric(results: Results) -> str | None:
-    """Returns the metric of the headline; a language model's accuracy is none."""
+def main_metric(results: Results, best: tuple[str, str] = LOSS) -> str | None:
+    """Returns the metric of the headline: the one that decides which checkpoint is the best.
+
+    Beside a loss that decides, a reader looks for a score of written texts or the accuracy of a classifier (not that of
+    a language model).
+    """
+    if best[0] != "loss" and best[0] in results:
+        return best[0]
     known = [name for name in scalars(results) if name != "accuracy" or "perplexity" not in results]
     return next((name for name in MAIN if name in known), next(iter(known), None))
 
 
-def best_baseline(metric: str, baselines: Mapping[str, Results]) -> tuple[str, numbers.Number] | None:
-    """Returns name and value of the baseline that is best by a metric."""
-    choose = max if higher_is_better(metric) else min
+def best_baseline(metric: str, baselines: Mapping[str, Results], *, higher: bool) -> tuple[str, numbers.Number] | None:
+    """Returns name and value of the baseline with the highest, or the lowest, value of a metric."""
+    choose = max if higher else min
     known = {name: scalars(results)[metric] for name, results in baselines.items() if metric in scalars(results)}
     name = choose(known, key=known.__getitem__, default=None)
     return None if name is None else (name, known[name])
 
 
-def headline(name: str, split: str, results: Results, baselines: Mapping[str, Results], unit: str) -> Headline | None:
+def headline(
+    name: str,
+    split: str,
+    results: Results,
+    baselines: Mapping[str, Results],
+    unit: str,
+    best: tuple[str, str] = LOSS,
+) -> Headline | None:
     """Returns the main number of a split beside its baselines; None where nothing was measured."""
-    metric = main_metric(results)
+    metric = main_metric(results, best)
     if metric is None:
         return None
-    higher = higher_is_better(metric)
+    higher = higher_is_better(metric, best)
     value = float(results[metric])
     show = numbers.share if higher and 0 <= value <= 1 else numbers.metric
-    best = best_baseline(metric, baselines)
+    strongest = best_baseline(metric, baselines, higher=higher)
     others = [(other, scalars(values)[metric]) for other, values in baselines.items() if metric in scalars(values)]
     bars = [(name, value), *sorted(others, key=lambda bar: bar[1], reverse=higher)]
     largest = max((abs(number) for _, number in bars if math.isfinite(number)), default=0) or 1
     return Headline(
-        label=f"{split} {name_of(metric)}{'' if higher else unit}",
+        label=f"{split} {name_of(metric)}{unit if metric == 'loss' else ''}",
         value=show(value),
         direction="higher is better" if higher else "lower is better",
         bars=tuple((bar, show(number), _part(number, largest)) for bar, number in bars),
-        beaten=None if best is None else (value > best[1] if higher else value < best[1]),
+        beaten=None if strongest is None else (value > strongest[1] if higher else value < strongest[1]),
     )
 
 

@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from research.core.files import write_atomic
+from research.evaluate.evaluator import judged_split
 from research.report import numbers, record_tables, result_tables
 from research.report.charts import Chart, Point, Series, Style, line_chart, smooth
 from research.report.curves import COLOURS, points, splits_of
@@ -110,11 +111,8 @@ class ResultTable:
     metrics: tuple[str, ...]
     rows: tuple[tuple[GridPoint, tuple[Cell | None, ...]], ...]
     best: GridPoint | None
-
-    @property
-    def main(self) -> str:
-        """The metric that is drawn beside the numbers."""
-        return result_tables.main_metric(dict.fromkeys(self.metrics, 0.0)) or ""
+    main: str
+    """the metric that is drawn beside the numbers: the one that decides which is the best"""
 
     def spreads(self) -> list[tuple[float, float, float] | None]:
         """Returns mean - error, mean, mean + error of each row's main metric, in per cent of their common range."""
@@ -155,19 +153,15 @@ def mean_and_error(values: Sequence[float]) -> Cell:
 
 
 def choice(sweep: Sweep) -> Choice | None:
-    """Ranks the points by the main metric of the validation split, else of the first split; None without results.
-
-    A test split is no place to choose.
-    """
-    found = [run.record["metrics"] for point in sweep.points for run in point.finished]
-    splits = dict.fromkeys(split for metrics in found for split in metrics)
-    split = "validation" if "validation" in splits else next(iter(splits), "")
-    metric = next((result_tables.main_metric(metrics[split]) for metrics in found if split in metrics), None)
-    if metric is None:
+    """Ranks the points by what the runs' evaluator of the split that decides calls best; None without results."""
+    records = [run.record for point in sweep.points for run in point.finished]
+    split = judged_split(split for record in records for split in record["metrics"])
+    if split is None:
         return None
+    metric, direction = result_tables.best_of(records[0], split)
     cells = [(point, _cell(point, split, metric)) for point in sweep.points]
     means = [(cell.mean, point) for point, cell in cells if cell is not None and math.isfinite(cell.mean)]
-    means.sort(key=lambda pair: pair[0], reverse=result_tables.higher_is_better(metric))
+    means.sort(key=lambda pair: pair[0], reverse=direction == "max")
     return Choice(split, metric, [point for _, point in means])
 
 
@@ -180,13 +174,16 @@ def split_tables(sweep: Sweep) -> list[ResultTable]:
 
 
 def _table(sweep: Sweep, split: str, best: GridPoint | None) -> ResultTable:
-    found = [run.record["metrics"].get(split, {}) for point in sweep.points for run in point.finished]
+    records = [run.record for point in sweep.points for run in point.finished]
+    found = [record["metrics"].get(split, {}) for record in records]
     # Micro averages of one label an example all equal the accuracy.
     metrics = dict.fromkeys(
         name for result in found for name in result_tables.scalars(result) if not name.endswith("_micro")
     )
     rows = ((point, tuple(_cell(point, split, metric) for metric in metrics)) for point in sweep.points)
-    return ResultTable(split, tuple(metrics), tuple(row for row in rows if any(row[1])), best)
+    main, _ = result_tables.best_of(records[0], split)
+    main = main if main in metrics else next(iter(metrics), "")
+    return ResultTable(split, tuple(metrics), tuple(row for row in rows if any(row[1])), best, main)
 
 
 def _cell(point: GridPoint, split: str, metric: str) -> Cell | None:
@@ -235,12 +232,19 @@ def sweep_charts(sweep: Sweep) -> list[Chart]:
             series.append(Series(sweep.label(point), line, colour, style, errors))
         return line_chart(title, series, **options)
 
+    judged = choice(sweep)
+    scores = dict.fromkeys(["accuracy", *([judged.metric] if judged else [])])
     charts = [
         *(
             chart(f"Loss on the {split} split", "evaluation", "loss", split, logarithm=True, large=True)
             for split in splits
         ),
-        *(chart(f"Accuracy on the {split} split", "evaluation", "accuracy", split) for split in splits),
+        *(
+            chart(f"{result_tables.title_of(metric)} on the {split} split", "evaluation", metric, split)
+            for metric in scores
+            if metric != "loss"
+            for split in splits
+        ),
         chart("Training loss", "train", "loss", logarithm=True, large=True),
     ]
     return [chart for chart in charts if chart is not None]

@@ -52,8 +52,8 @@ class Saver:
         Args:
             step: completed steps.
             state: a pytree of arrays.
-            facts: JSON values kept beside it; `score` (lower is better, or None) decides which is the best, `periodic`
-                tells that an uninterrupted run has this checkpoint too.
+            facts: JSON values kept beside it. `score` decides which is the best: lower is better (an accuracy counts
+                negative), None is no score. `periodic` tells that an uninterrupted run has this checkpoint too.
         """
         self.wait()
         path = self.folder / f"{step:08d}"

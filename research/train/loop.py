@@ -19,6 +19,7 @@ from research.core.mesh import local_rows, place
 from research.core.shapes import Batch
 from research.core.streams import stream
 from research.data.pipeline import prefetch, training_batches
+from research.evaluate.evaluator import score
 from research.runs import chain
 from research.runs.checkpoints import Saver
 from research.runs.directory import CHECKPOINTS
@@ -269,7 +270,11 @@ def _save(session: _Session, state: State, results: Mapping[str, Mapping[str, An
         saver.report(f"checkpoint of step {monitor.step} failed (the disk is full); training goes on")
         return
     monitor.record_time()
-    metadata = {"score": _score(results or {}), "periodic": periodic, "unevaluated": results is None}
+    metadata = {
+        "score": score(session.assembly.evaluators, results or {}),
+        "periodic": periodic,
+        "unevaluated": results is None,
+    }
     saver.save(monitor.step, state.changing, {**metadata, **monitor.metadata})
     saver.wait(SAVE_TIMEOUT_SECONDS)
 
@@ -283,8 +288,3 @@ def _check_saved(session: _Session) -> None:
             f"The last checkpoint, of step {step}, could not be written to {saver.folder}: free space there and "
             "add --resume to the command, which continues from the newest one."
         )
-
-
-def _score(results: Mapping[str, Mapping[str, Any]]) -> float | None:
-    judged = results.get("validation") or next(iter(results.values()), {})
-    return judged.get("loss")

@@ -154,10 +154,8 @@ def _evaluations(assembly: Assembly) -> list[Any]:
         print(f"the data have no {split} split, which is not evaluated", file=sys.stderr)
     if len({evaluator.split for evaluator in present}) < len(present):
         raise UserError("Two evaluators have the same split: give each a split of its own.")
-    return [
-        evaluator.build(assembly.task, assembly.data, assembly.mesh, seed=assembly.experiment.seed)
-        for evaluator in present
-    ]
+    seed = assembly.experiment.seed
+    return [evaluator.build(assembly.task, assembly.data, assembly.mesh, seed) for evaluator in present]
 
 
 def _check_same_data(log: RunLog, summary: Mapping[str, Any]) -> None:

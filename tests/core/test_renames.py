@@ -1,5 +1,6 @@
 """Old runs still load and old options give their new names, whatever was renamed since."""
 
+import dataclasses
 import importlib
 import json
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ import pytest
 
 from research.core import command_line
 from research.core.configs import from_json
-from research.core.renames import FIELDS, MODULES, OPTIONS, renamed_option, upgraded
+from research.core.renames import EVALUATOR, EVALUATORS, FIELDS, MODULES, OPTIONS, renamed_option, upgraded
+from research.evaluate.language import LanguageEvaluator
+from research.evaluate.translation import TranslationEvaluator
 from research.launch.launcher import Options
 from research.models.gpt import GPT
 from research.models.llama import Llama
@@ -89,3 +92,28 @@ def test_the_command_ends_with_the_new_name(capsys: pytest.CaptureFixture[str]) 
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: --adapter is now called --format adapter: give that instead.\n"
     assert not set(OPTIONS) & {new.partition(" ")[0] for new in OPTIONS.values()}
+
+
+OLD = {"type": EVALUATOR, "metrics": "language", "split": "test", "batch_size": 8, "limit": 5}
+
+
+def test_an_old_evaluator_becomes_one_of_its_kind():
+    """Split, batch size and limit stay; an old run was judged by the loss, whatever decides today."""
+    (found,) = from_json(upgraded([OLD]))
+    assert found == LanguageEvaluator("test", 8, 5, best=("loss", "min"))
+    assert from_json(upgraded({**OLD, "metrics": "translation"})).best == ("loss", "min") != TranslationEvaluator().best
+
+
+@pytest.mark.parametrize("kind", EVALUATORS)
+def test_every_old_kind_has_a_new_type(kind):
+    """And no field is lost or left over."""
+    new = from_json(upgraded({**OLD, "metrics": kind}))
+    assert type(new).__name__.lower() == f"{kind}evaluator"
+    assert {field.name for field in dataclasses.fields(new)} == {"split", "batch_size", "limit", "best"}
+
+
+def test_what_is_not_old_stays():
+    """A record of today is read as it is, and an unknown kind is refused later, by its type."""
+    config = {"type": "research.evaluate.language.LanguageEvaluator", "best": ["accuracy", "max"]}
+    assert upgraded(config) == config
+    assert upgraded({**OLD, "metrics": "unheard of"}) == {**OLD, "metrics": "unheard of"}

@@ -82,7 +82,7 @@ def test_evaluation_alone_gives_what_training_printed(
 
 
 def test_the_best_checkpoint_and_other_splits_are_evaluated(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--best takes the checkpoint of the lowest validation loss, --split another split than the configuration's."""
+    """--best takes the checkpoint with the best validation result, --split another split than the configuration's."""
     assert run_module("research.evaluate", str(finished), "--best", "--split", "train") == 0
     assert "train split" in capsys.readouterr().out
     assert run_module("research.evaluate", str(finished), "--split", "test") == 2

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from research.evaluate import text_metrics
+from research.evaluate.summarisation import rouge
+from research.evaluate.translation import bleu, chrf, tokenise_13a
 
 sacrebleu = pytest.importorskip("sacrebleu")
 rouge_scorer = pytest.importorskip("rouge_score.rouge_scorer")
@@ -38,7 +39,7 @@ corpora = st.lists(st.tuples(sentences, st.one_of(sentences, st.text(max_size=20
 def test_bleu_is_sacrebleus(corpus):
     """For any corpus, with the default signature: 13a, mixed case, exponential smoothing."""
     written, expected = map(list, zip(*corpus, strict=True))
-    found = text_metrics.bleu(written, expected)
+    found = bleu(written, expected)
     assert found == pytest.approx(sacrebleu.corpus_bleu(written, [expected]).score, abs=1e-9)
 
 
@@ -47,7 +48,7 @@ def test_bleu_is_sacrebleus(corpus):
 def test_chrf_is_sacrebleus(corpus):
     """For any corpus: chrF2, characters 1 to 6, no words, no white space."""
     written, expected = map(list, zip(*corpus, strict=True))
-    assert text_metrics.chrf(written, expected) == pytest.approx(sacrebleu.corpus_chrf(written, [expected]).score)
+    assert chrf(written, expected) == pytest.approx(sacrebleu.corpus_chrf(written, [expected]).score)
 
 
 @given(corpora)
@@ -57,7 +58,7 @@ def test_rouge_is_rouge_scores(corpus):
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"])
     written, expected = map(list, zip(*corpus, strict=True))
     scores = [scorer.score(right, text) for text, right in corpus]
-    found = text_metrics.rouge(written, expected)
+    found = rouge(written, expected)
     for ours, theirs in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
         assert found[ours] == pytest.approx(sum(score[theirs].fmeasure for score in scores) / len(scores))
 
@@ -70,4 +71,4 @@ def test_the_tokenisers_agree_on_any_text():
     signs = [chr(code) for code in range(32, 127)] + list("áñ¿“”\n\t") + ["&amp;", "&lt;", "-\n", "<skipped>"]
     for _ in range(1000):
         text = "".join(draw.choices(signs, k=40))
-        assert text_metrics.tokenise_13a(text) == tokenise(text.rstrip()).split()
+        assert tokenise_13a(text) == tokenise(text.rstrip()).split()

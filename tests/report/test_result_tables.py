@@ -21,19 +21,36 @@ def test_a_single_column_has_no_best():
     assert [row.best for row in result_tables.rows([{"loss": 1.0}])] == [None]
 
 
+def test_the_direction_of_the_metric_that_decides_is_as_configured():
+    """Also of a metric whose name says nothing; the others keep theirs."""
+    columns = [{"loss": 1.0, "distance": 3.0}, {"loss": 2.0, "distance": 1.0}]
+    assert [row.best for row in result_tables.rows(columns, ("distance", "min"))] == [0, 1]
+    assert [row.best for row in result_tables.rows(columns, ("loss", "max"))] == [1, 0]
+
+
 @pytest.mark.parametrize(
-    ("found", "metric"),
+    ("found", "best", "metric"),
     [
-        ({"loss": 1.0, "perplexity": 2.7, "accuracy": 0.5}, "loss"),
-        ({"loss": 0.3, "accuracy": 0.9}, "accuracy"),
-        ({"loss": 0.3, "r2": 0.9}, "loss"),
-        ({"loss": 2.3, "perplexity": 10.0, "accuracy": 0.5, "bleu": 18.0, "chrf": 42.0}, "bleu"),
-        ({}, None),
+        ({"loss": 1.0, "perplexity": 2.7, "accuracy": 0.5}, "loss", "loss"),
+        ({"loss": 0.3, "accuracy": 0.9}, "loss", "accuracy"),
+        ({"loss": 0.3, "accuracy": 0.9, "roc_auc": 0.8}, "roc_auc", "roc_auc"),
+        ({"loss": 0.3, "r2": 0.9}, "loss", "loss"),
+        ({"loss": 2.3, "perplexity": 10.0, "accuracy": 0.5, "bleu": 18.0, "chrf": 42.0}, "loss", "bleu"),
+        ({"loss": 2.3, "perplexity": 10.0, "accuracy": 0.5, "bleu": 18.0, "chrf": 42.0}, "chrf", "chrf"),
+        ({}, "loss", None),
     ],
 )
-def test_the_main_metric_suits_the_task(found, metric):
-    """A classifier is judged by its accuracy, a translator by BLEU, a language model and a regression by the loss."""
-    assert result_tables.main_metric(found) == metric
+def test_the_main_metric_is_the_one_that_decides(found, best, metric):
+    """Beside a loss that decides, accuracy is the headline of a classifier and BLEU that of a translator."""
+    assert result_tables.main_metric(found, (best, "max")) == metric
+
+
+def test_what_decides_is_read_from_the_configuration():
+    """By split; the lowest loss where an evaluator names nothing."""
+    evaluators = [{"split": "validation", "best": ["bleu", "max"]}, {"split": "test"}]
+    record = {"config": {"evaluators": evaluators}}
+    assert result_tables.best_of(record, "validation") == ("bleu", "max")
+    assert result_tables.best_of(record, "test") == result_tables.best_of({}, "test") == ("loss", "min")
 
 
 def test_the_headline_is_honest_about_the_baseline():

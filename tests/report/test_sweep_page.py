@@ -29,13 +29,17 @@ from research.report.sweep_page import (
 finite = st.floats(-1e6, 1e6).map(lambda value: round(value, 6))
 
 
-def run(losses: list[float], *, status: str = "finished", **metrics: Any) -> SeedRun:
+def run(
+    losses: list[float], *, status: str = "finished", best: tuple[str, str] = ("loss", "min"), **metrics: Any
+) -> SeedRun:
     """A run that evaluated every ten steps and had these losses; `metrics` are further ones of the end."""
     entries: list[dict[str, Any]] = []
     for step, loss in enumerate(losses, start=1):
         entries.append({"step": 10 * step, "kind": "train", "loss": loss})
         entries.append({"step": 10 * step, "kind": "evaluation", "name": "validation", "loss": loss})
-    record: dict[str, Any] = {"name": "tiny", "status": status, "config": {"steps": 30}, "git": {"commit": "a"}}
+    evaluators = [{"split": "validation", "best": best}, {"split": "test", "best": ("loss", "min")}]
+    config = {"steps": 30, "evaluators": evaluators}
+    record: dict[str, Any] = {"name": "tiny", "status": status, "config": config, "git": {"commit": "a"}}
     if status == "finished":
         record["metrics"] = {"validation": {"loss": losses[-1], **metrics}, "test": {"loss": -losses[-1]}}
     return SeedRun(Path("runs/tiny/20250101-000000-000-abcd"), record, entries)
@@ -88,12 +92,24 @@ def test_the_best_point_is_chosen_on_the_validation_split() -> None:
     assert "best by validation loss" in caption(sweep)
 
 
-def test_a_classifiers_best_point_has_the_highest_accuracy() -> None:
-    """Where accuracy is the headline, more is better, whatever the loss."""
-    sweep = sweep_of([run([1.0], accuracy=0.7)], [run([2.0], accuracy=0.9)], [run([0.1], accuracy=float("nan"))])
+@pytest.mark.parametrize(("best", "order"), [(("accuracy", "max"), [1, 0]), (("loss", "min"), [2, 0, 1])])
+def test_the_evaluators_best_ranks_the_points(best: tuple[str, str], order: list[int]) -> None:
+    """The highest accuracy where that decides, whatever the loss; NaN is never ranked."""
+    accuracies = {1.0: 0.7, 2.0: 0.9, 0.1: float("nan")}
+    sweep = sweep_of(*([run([loss], best=best, accuracy=accuracy)] for loss, accuracy in accuracies.items()))
     judged = choice(sweep)
-    assert judged is not None and judged.words == "validation accuracy"
-    assert judged.ranking == [sweep.points[1], sweep.points[0]]
+    assert judged is not None and judged.words == f"validation {best[0]}"
+    assert judged.ranking == [sweep.points[index] for index in order]
+    assert [table.main for table in split_tables(sweep)] == [best[0], "loss"]
+
+
+def test_the_metric_that_decides_is_drawn() -> None:
+    """Besides the loss, and under its name."""
+    (point,) = sweep_of([run([2.0, 1.0], best=("bleu", "max"), bleu=20.0)]).points
+    for entry in point.runs[0].entries:
+        entry["bleu"] = 10.0
+    titles = [chart.title for chart in sweep_charts(Sweep("tiny", "", ("optimizer.peak",), (point,)))]
+    assert "BLEU on the validation split" in titles and "Loss on the validation split" in titles
 
 
 def test_only_finished_runs_count() -> None:

@@ -14,7 +14,8 @@ from research.data.pipeline import training_batches
 from research.data.text.labelled_text import LabelledText
 from research.data.text.text_data import TextData
 from research.data.text.tokenizers import TokenizerConfig
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.classification import ClassificationEvaluator
+from research.evaluate.masked import MaskedEvaluator
 from research.hub.pretrained import save_pretrained
 from research.models.bert import BERT
 from research.models.gpt import GPT
@@ -47,7 +48,7 @@ def pretrained(tiny_text, tmp_path_factory):
         ),
         model=BERT(depth=2, width=16, heads=2, context=32),
         task=MaskedLanguageModelling(),
-        evaluators=(Evaluator("masked", limit=16),),
+        evaluators=(MaskedEvaluator(limit=16),),
         steps=4,
         batch_size=4,
     )
@@ -70,7 +71,7 @@ def fine_tuning(source, table, **changes):
         model=PretrainedModel(str(source), head="sequence", pooling="mean", pooler=False, dropout=0.0, **changes),
         task=TextClassification(),
         optimizer=Optimizer("adamw", peak=1e-2),
-        evaluators=(Evaluator("classification"),),
+        evaluators=(ClassificationEvaluator(),),
         steps=3,
         batch_size=4,
     )

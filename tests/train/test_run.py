@@ -152,7 +152,8 @@ def test_a_loaded_run_measures_what_training_printed(finished):
     """The state of the newest checkpoint, evaluated alone, gives the very numbers of the last evaluation."""
     run = load_run(finished.folder)
     assert trees.digest(run.state.merged) == trees.digest(finished.state.merged)
-    evaluator = run.assembly.experiment.evaluators[0].build(run.assembly.task, run.assembly.data, run.assembly.mesh)
+    task, data, mesh = run.assembly.task, run.assembly.data, run.assembly.mesh
+    evaluator = run.assembly.evaluators[0].build(task, data, mesh, seed=0)
     assert evaluator.measure(run.state.evaluated) == finished.record["metrics"]["validation"]
     assert load_run(finished.folder, best=True).state.step == 8
 

@@ -15,7 +15,7 @@ from research.data.text.chat import ChatData
 from research.data.text.chat_template import CHATML, render
 from research.data.text.table_chats import preferred
 from research.data.text.tokenizers import TokenizerConfig
-from research.evaluate.evaluators import Evaluator
+from research.evaluate.language import LanguageEvaluator
 from research.tasks.task import Task
 
 TOKENIZER = TokenizerConfig("bpe", vocabulary_size=300)
@@ -61,7 +61,7 @@ def test_answers_are_evaluated_beside_the_frequencies_of_their_tokens(chats) -> 
     def predict(params, batch):  # which XLA cannot work out while it compiles: with constants, that took a minute
         return {"logits": jnp.broadcast_to(params["logits"], (*batch["targets"].shape, data.outputs))}
 
-    evaluation = Evaluator("language").build(Task(None, None, predict), data, MeshConfig(data=1).build())
+    evaluation = LanguageEvaluator().build(Task(None, None, predict), data, MeshConfig(data=1).build(), seed=0)
     found, table = evaluation.measure({"logits": np.zeros(data.outputs, np.float32)}), evaluation.baselines()
     assert found["loss"] == pytest.approx(np.log(data.outputs), rel=1e-5)
     assert set(found) == {"loss", "perplexity", "accuracy"}

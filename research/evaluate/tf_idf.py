@@ -1,7 +1,7 @@
-"""What a model of text has to beat: word weights with logistic regression, and the translations that cost nothing.
+"""Texts as weighted words (TF-IDF, Spärck Jones 1972), logistic regression on them, and the nearest of known texts.
 
-TF-IDF (Spärck Jones 1972) makes a text a sparse vector of its words and pairs of words. Like the other baselines each
-is fitted on the training split alone; `research/evaluate/evaluators.py` puts them beside the model.
+What a model of text has to beat is made of these; each is fitted on the training split alone. Imported only where a
+baseline is computed, for it takes scipy along.
 """
 
 import dataclasses
@@ -10,16 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Integer
 from scipy import optimize, sparse, special
-
-from research.data.dataset import Data
-from research.evaluate import text_metrics
-from research.evaluate.baselines import Table
-from research.evaluate.metrics import classification_metrics, evaluate
-from research.evaluate.text_bundles import translation_scores
 
 WORD = re.compile(r"\b\w\w+\b")
 COMPARED = 512  # texts compared with all others at once
@@ -108,51 +101,6 @@ class LogisticRegression:
         """Returns the logits of all classes."""
         found = features @ self.weights + self.bias
         return found if found.shape[1] > 1 else np.concatenate([np.zeros_like(found), found], axis=1)
-
-
-def classes_baselines(data: Data, split: str) -> Table:
-    """Returns the baseline of data with texts that have a class each; none for others."""
-    if not data.texts or not isinstance(data.texts["train"]["label"][0], int):
-        return {}
-    train, asked = data.texts["train"], data.texts[split]
-    read = [name for name in ("text", "other") if name in train]
-    known, texts = (
-        ["\n".join(parts) for parts in zip(*(of[name] for name in read), strict=True)] for of in (train, asked)
-    )
-    labels, classes = np.array(asked["label"]), len(data.class_names)
-    return {
-        "TF-IDF and logistic regression": word_weights_baseline(known, np.array(train["label"]), texts, labels, classes)
-    }
-
-
-def pairs_baselines(data: Data, split: str, *, summaries: bool, most: int | None = None) -> Table:
-    """Returns the source as it is, and the target of the training source most like it by TF-IDF of words.
-
-    Measured on the first `most` pairs of the split.
-    """
-    train, asked = data.texts["train"], {name: texts[:most] for name, texts in data.texts[split].items()}
-    scores = text_metrics.rouge if summaries else translation_scores
-    nearest = nearest_texts(train["source"], asked["source"])
-    return {
-        "copy of the source": scores(asked["source"], asked["target"]),
-        "nearest training pair": scores([train["target"][place] for place in nearest], asked["target"]),
-    }
-
-
-def word_weights_baseline(
-    train_texts: Sequence[str],
-    train_labels: Integer[np.ndarray, " train"],
-    texts: Sequence[str],
-    labels: Integer[np.ndarray, " examples"],
-    classes: int,
-) -> dict[str, float]:
-    """The results of TF-IDF of words and pairs of words with logistic regression."""
-    words = TfIdf.fit(train_texts)
-    model = LogisticRegression.fit(words.vectors(train_texts), train_labels, classes)
-    logits = model.logits(words.vectors(texts)).astype(np.float32)
-    batch = {"logits": logits, "labels": labels, "mask": np.ones(len(labels), np.float32)}
-    results = evaluate(classification_metrics(classes), lambda batch: {"logits": jnp.asarray(batch["logits"])}, [batch])
-    return {name: value for name, value in results.items() if isinstance(value, float)}
 
 
 def nearest_texts(known: Sequence[str], asked: Sequence[str]) -> Integer[np.ndarray, " asked"]:
