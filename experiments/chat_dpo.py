@@ -32,7 +32,7 @@ CONFIG = dataclasses.replace(
     ),
     model=PretrainedModel(SOURCE, lora=LoRA(rank=8)),
     task=DirectPreference(beta=0.1),
-    optimizer=Optimizer("adamw", peak=1e-3, clip=1.0, rate_rules=LORA_RATES),
+    optimizer=Optimizer("adamw", learning_rate=1e-3, clip=1.0, lr_multipliers=LORA_RATES),
     schedule=Schedule("linear", warmup=20, final=0.0),
     evaluators=(Evaluator("preference", split="validation", batch_size=32),),
     steps=400,

@@ -21,11 +21,22 @@ MODULES = {
     "research.data.tokenizers": "research.data.text.tokenizers",
     "research.models.lora": "research.models.wrappers.lora",
 }
+# Fields that were renamed: (the type's name of today, the old field), and the field of today.
+FIELDS = {
+    ("research.train.optimizers.Optimizer", "decay_rules"): "weight_decay_multipliers",
+    ("research.train.optimizers.Optimizer", "peak"): "learning_rate",
+    ("research.train.optimizers.Optimizer", "rate_rules"): "lr_multipliers",
+    ("research.train.schedules.Schedule", "decay_share"): "decay_fraction",
+}
 # Options that were renamed, as they are typed.
 OPTIONS = {
     "--adapter": "--format adapter",
     "--explain-memory": "--plan-memory",
     "--explain-sharding": "--plan-sharding",
+    "--optimizer.decay-rules": "--optimizer.weight-decay-multipliers",
+    "--optimizer.peak": "--optimizer.learning-rate",
+    "--optimizer.rate-rules": "--optimizer.lr-multipliers",
+    "--schedule.decay-share": "--schedule.decay-fraction",
 }
 
 
@@ -36,8 +47,9 @@ def upgraded(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     module, _, name = str(config.get("type", "")).rpartition(".")
-    fields = {field: upgraded(value) for field, value in config.items()}
-    return {**fields, "type": f"{MODULES[module]}.{name}"} if module in MODULES else fields
+    kind = f"{MODULES.get(module, module)}.{name}"
+    fields = {FIELDS.get((kind, field), field): upgraded(value) for field, value in config.items()}
+    return {**fields, "type": kind} if module in MODULES else fields
 
 
 def renamed_option(arguments: Sequence[str]) -> tuple[str, str] | None:

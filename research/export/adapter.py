@@ -34,7 +34,7 @@ def export_adapter(run: Run, folder: str, base: str = "", *, tokenizer: bool = T
             f"The adapter would change {config.source}, which PEFT cannot load: export that with --format hf, and give "
             "the folder or its name on the hub with --base."
         )
-    rates = trees.flatten(experiment.optimizer.rates(params))
+    rates = trees.flatten(experiment.optimizer.multipliers(params))
     trained = {path for path, rate in rates.items() if rate} | set(run.record["pretrained"]["new"])
     save_adapter(
         folder,

@@ -28,6 +28,13 @@ def splits_of(entries: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys(entry["name"] for entry in entries if entry["kind"] == "evaluation"))
 
 
+def rates_of(entries: Sequence[Entry]) -> dict[str, str]:
+    """Returns {metric: optimizer group} of the learning rates, in order; the group is "" where there is only one."""
+    names = dict.fromkeys(name for entry in entries if entry["kind"] == "train" for name in entry)
+    rates = [name.partition("/") for name in names if name.partition("/")[0] == "learning_rate"]
+    return {"".join(parts): parts[2] for parts in rates}
+
+
 def rate_unit(entries: Sequence[Entry]) -> str:
     """Returns the unit of the throughput: "tokens per second" or "examples per second"."""
     return next((f"{entry['unit']} per second" for entry in entries if "unit" in entry), "per second")
@@ -51,7 +58,7 @@ def run_charts(
     charts = [
         line_chart("Loss", loss, logarithm=True, large=True, events=events),
         line_chart("Accuracy", _training_and_evaluation(entries, "accuracy")),
-        line_chart("Learning rate", [Series("rate", points(entries, "train", "learning_rate"), 2)], from_zero=True),
+        line_chart("Learning rate", _learning_rates(entries), from_zero=True),
         line_chart("Gradient norm", _noisy("each step", points(entries, "train", "gradient_norm"), 3), logarithm=True),
         line_chart(
             "Throughput",
@@ -66,6 +73,11 @@ def run_charts(
 def comparison_charts(runs: Mapping[str, Sequence[Entry]]) -> list[Chart]:
     """Returns charts in which every run, by its label, is one line."""
     splits = dict.fromkeys(split for entries in runs.values() for split in splits_of(entries))
+    rates = {
+        metric: f"Learning rate of {group}" if group else "Learning rate"
+        for entries in runs.values()
+        for metric, group in rates_of(entries).items()
+    }
 
     def chart(title: str, kind: str, metric: str, split: str | None = None, **options: Any) -> Chart | None:
         style: Style = "dots" if kind == "evaluation" else "line"
@@ -82,7 +94,7 @@ def comparison_charts(runs: Mapping[str, Sequence[Entry]]) -> list[Chart]:
         ),
         chart("Training loss", "train", "loss", logarithm=True, large=True),
         *(chart(f"Accuracy on the {split} split", "evaluation", "accuracy", split) for split in splits),
-        chart("Learning rate", "train", "learning_rate", from_zero=True),
+        *(chart(title, "train", metric, from_zero=True) for metric, title in rates.items()),
         chart("Gradient norm", "train", "gradient_norm", logarithm=True),
         chart("Throughput", "train", "rate", from_zero=True, unit=rate_unit(next(iter(runs.values()), []))),
     ]
@@ -95,6 +107,13 @@ def _training_and_evaluation(entries: Sequence[Entry], metric: str) -> list[Seri
         for colour, split in enumerate(splits_of(entries), start=1)
     ]
     return [line for line in [*_noisy("training", points(entries, "train", metric), 0), *evaluated] if line.points]
+
+
+def _learning_rates(entries: Sequence[Entry]) -> list[Series]:
+    return [
+        Series(group or "rate", points(entries, "train", metric), (2 + number) % COLOURS)
+        for number, (metric, group) in enumerate(rates_of(entries).items())
+    ]
 
 
 def _noisy(name: str, line: list[Point], colour: int) -> list[Series]:

@@ -5,7 +5,7 @@ the pure functions and the abstract state from it, the same for training, evalua
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from research.models.model import Model
 from research.models.wrappers.lora import check_rates
 from research.tasks.task import Loss, Task
 from research.train import exact
-from research.train.optimizers import Optimizer
+from research.train.optimizers import Optimizer, OptimizerConfig
 from research.train.pretrained import PretrainedModel, Started
 from research.train.recovery import Recovery
 from research.train.schedules import Schedule
@@ -38,7 +38,7 @@ class Experiment:
     data: Any
     model: Any
     task: Any
-    optimizer: Optimizer = Optimizer()
+    optimizer: OptimizerConfig = Optimizer()
     schedule: Schedule = Schedule()
     recovery: Recovery = Recovery()
     mesh: MeshConfig = MeshConfig()
@@ -77,7 +77,8 @@ class Assembly(NamedTuple):
     model: Model
     task: Task
     mesh: Mesh
-    schedule: optax.Schedule
+    learning_rates: Mapping[str, optax.Schedule]
+    """functions of the step (0 is the first), by the name in the log"""
     optimizer: optax.GradientTransformation
     step: Step
     state: State
@@ -120,6 +121,11 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
     if experiment.keep_last < 1:
         raise UserError(f"A run cannot keep {experiment.keep_last} checkpoints: give --keep-last 1 or more.")
     experiment.recovery.check()
+    if not isinstance(experiment.optimizer, OptimizerConfig):
+        raise UserError(
+            f"{type(experiment.optimizer).__name__} is no optimizer: let the class inherit from "
+            "research.train.optimizers.OptimizerConfig, which shows how to use any optax transformation."
+        )
     mesh = experiment.mesh.build()
     check_batch(mesh, experiment.batch_size, experiment.accumulate)
     if experiment.exact:
@@ -127,25 +133,26 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
     task = experiment.task.build(experiment.model, data)
     task = Task(*(function and on_mesh(mesh, function) for function in task))
     model = experiment.model.build(data.outputs)
-    schedule = experiment.schedule.build(experiment.steps)
     params = jax.eval_shape(task.init, stream(experiment.seed, "init"))
-    check_rates(experiment.optimizer.rate_rules, params)
-    optimizer = experiment.optimizer.build(schedule, params)
-    task = task._replace(loss=_of_what_learns(task.loss, experiment.optimizer.rates(params)))
+    multipliers = experiment.optimizer.multipliers(params)
+    check_rates(multipliers, params)
+    optimizer = experiment.optimizer.build(experiment.steps, params, experiment.schedule)
+    learning_rates = experiment.optimizer.learning_rates(experiment.steps, experiment.schedule)
+    task = task._replace(loss=_of_what_learns(task.loss, multipliers))
     state = jax.eval_shape(_init(experiment, task, optimizer))
     shardings = state_sharding(mesh, model.sharding, state)
     step = make_step(task, optimizer, accumulate=experiment.accumulate, **_settings(experiment))
-    return Assembly(experiment, data, model, task, mesh, schedule, optimizer, step, state, shardings)
+    return Assembly(experiment, data, model, task, mesh, learning_rates, optimizer, step, state, shardings)
 
 
-def _of_what_learns(loss: Callable[..., Loss], rates: Any) -> Callable[..., Loss]:
+def _of_what_learns(loss: Callable[..., Loss], multipliers: Any) -> Callable[..., Loss]:
     """Returns the loss without gradients for frozen parameters, so that none are computed."""
 
     def frozen(params: Params, *arguments: Any) -> Loss:
-        stopped = jax.tree.map(lambda leaf, rate: leaf if rate else jax.lax.stop_gradient(leaf), params, rates)
+        stopped = jax.tree.map(lambda leaf, rate: leaf if rate else jax.lax.stop_gradient(leaf), params, multipliers)
         return loss(stopped, *arguments)
 
-    return loss if all(jax.tree.leaves(rates)) else frozen
+    return loss if all(jax.tree.leaves(multipliers)) else frozen
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:
@@ -153,7 +160,7 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     return {
         "seed": experiment.seed,
         "compute": experiment.compute,
-        "average_decay": experiment.optimizer.ema,
+        "average_decay": experiment.optimizer.average_decay(),
         "statistics_decay": experiment.statistics_decay,
     }
 
@@ -161,6 +168,6 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
 def _init(experiment: Experiment, task: Task, optimizer: optax.GradientTransformation) -> Any:
     def init() -> State:
         params = task.init(stream(experiment.seed, "init"))
-        return new_state(params, optimizer, averaged=experiment.optimizer.ema > 0)
+        return new_state(params, optimizer, averaged=experiment.optimizer.average_decay() > 0)
 
     return init

@@ -127,7 +127,7 @@ def _roll_back(assembly: Assembly, watch: Watch, saver: Saver, log: RunLog, spik
     if len(before.rollbacks) >= assembly.experiment.recovery.rollbacks:
         raise UserError(
             f"At step {spike.step} {spike}, after {len(before.rollbacks)} rollbacks: start a new run with a lower "
-            "--optimizer.peak or with --optimizer.clip 1; --recovery.spike 0 lets spikes pass."
+            "--optimizer.learning-rate or with --optimizer.clip 1; --recovery.spike 0 lets spikes pass."
         )
     saver.wait()
     start = newest_start(assembly, log, periodic=True)

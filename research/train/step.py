@@ -112,19 +112,27 @@ def make_update(
 
 
 def unless_skipped(finite: Bool[Array, ""], new: State, old: State) -> State:
-    """Returns `new` where `finite`, else `old` with the step number and the schedule's count of `new`.
+    """Returns `new` where `finite`, else `old` with what follows the step of `new`: its number, and optax's counts.
 
-    Adam's own count stays with its moments, whose bias it corrects.
+    The counts are those of schedules and of the periods of optimizer groups. Adam's own count stays with its moments,
+    whose bias it corrects.
     """
 
     def choose(after: Any, before: Any) -> Any:
-        return after if _is_schedule(after) else jnp.where(finite, after, before)
+        if isinstance(after, optax.ScaleByScheduleState):
+            return after
+        if isinstance(after, optax.ConditionallyMaskState):
+            return after._replace(inner_state=chosen(after.inner_state, before.inner_state))
+        return jnp.where(finite, after, before)
 
-    return jax.tree.map(choose, new, old, is_leaf=_is_schedule).replace(step=new.step)
+    def chosen(after: Any, before: Any) -> Any:
+        return jax.tree.map(choose, after, before, is_leaf=_counts_steps)
+
+    return chosen(new, old).replace(step=new.step)
 
 
-def _is_schedule(node: Any) -> bool:
-    return isinstance(node, optax.ScaleByScheduleState)
+def _counts_steps(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState | optax.ConditionallyMaskState)
 
 
 def accumulated(sums: Callable[..., Sums], params: Params, batch: Batch, key: Any, parts: int) -> Sums:

@@ -46,7 +46,7 @@ def tuned(tmp_path_factory):
         ),
         model=PretrainedModel(source, head="sequence", dropout=0.0, lora=LoRA(rank=2)),
         task=TextClassification(),
-        optimizer=Optimizer("adamw", peak=0.1, rate_rules=LORA_AND_HEAD_RATES),
+        optimizer=Optimizer("adamw", learning_rate=0.1, lr_multipliers=LORA_AND_HEAD_RATES),
         evaluators=(),
         steps=1,
         batch_size=4,

@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,7 +32,7 @@ def state_of(seed: int, width: int = 3) -> State:
         "half": kernel.astype("bfloat16"),
     }
     rules = ((r"", 0.0),)
-    optimizer = Optimizer("adam", decay_rules=rules).build(optax.constant_schedule(1.0), params)
+    optimizer = Optimizer("adam", weight_decay_multipliers=rules).build(1, params)
     return new_state(params, optimizer, averaged=True).replace(step=jnp.int32(seed))
 
 

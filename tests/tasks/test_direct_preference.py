@@ -49,7 +49,7 @@ def test_it_starts_from_indifference_and_learns_the_preference(data) -> None:
     batch = jax.tree.map(jax.numpy.asarray, data.splits["train"].gather(np.arange(2)))
     loss = task.loss(params, batch, jax.random.key(1), True)
     np.testing.assert_allclose([loss.sum, loss.weight], [3 * np.log(2), 3], rtol=1e-5)
-    optimizer = Optimizer("adam", peak=0.1, rate_rules=LORA_RATES).build(lambda _: 1.0, params)
+    optimizer = Optimizer("adam", learning_rate=0.1, lr_multipliers=LORA_RATES).build(1, params)
     state = optimizer.init(params)
 
     @jax.jit

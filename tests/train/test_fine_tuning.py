@@ -67,7 +67,7 @@ def fine_tuning(source, table, **changes):
         ),
         model=PretrainedModel(str(source), head="sequence", pooling="mean", pooler=False, dropout=0.0, **changes),
         task=TextClassification(),
-        optimizer=Optimizer("adamw", peak=1e-2),
+        optimizer=Optimizer("adamw", learning_rate=1e-2),
         evaluators=(Evaluator("classification"),),
         steps=3,
         batch_size=4,
@@ -121,7 +121,7 @@ def test_no_gradient_is_computed_for_what_is_frozen(pretrained, table) -> None:
     """A frozen trunk has zeros, at less than half the operations; the head learns from the same gradient as without."""
     free = fine_tuning(pretrained.folder, table)
     frozen = dataclasses.replace(
-        free, optimizer=Optimizer("adamw", rate_rules=((r"^head/", 1.0), (r"^(?!head/)", 0.0)))
+        free, optimizer=Optimizer("adamw", lr_multipliers=((r"^head/", 1.0), (r"^(?!head/)", 0.0)))
     )
     (every, cost), (found, less) = (gradients(experiment) for experiment in (free, frozen))
     for path, gradient in found.items():
@@ -135,7 +135,7 @@ def test_low_rank_updates_leave_the_source_as_it_was(pretrained, table, tmp_path
     """After training only updates and head have moved."""
     experiment = fine_tuning(pretrained.folder, table, lora=LoRA(rank=2))
     experiment = dataclasses.replace(
-        experiment, optimizer=Optimizer("adamw", peak=1e-2, rate_rules=LORA_AND_HEAD_RATES)
+        experiment, optimizer=Optimizer("adamw", learning_rate=1e-2, lr_multipliers=LORA_AND_HEAD_RATES)
     )
     run = train(experiment, name="low", root=tmp_path)
     source = trees.flatten(pretrained.state.params)
@@ -171,7 +171,7 @@ def test_another_vocabulary_is_refused(pretrained, table) -> None:
 def test_what_low_rank_updates_have_learned_is_started_from(pretrained, table, tmp_path) -> None:
     """A run trained with LoRA is a source with its updates merged in."""
     experiment = fine_tuning(pretrained.folder, table, lora=LoRA(rank=2))
-    experiment = dataclasses.replace(experiment, optimizer=Optimizer("adamw", 1e-2, rate_rules=LORA_AND_HEAD_RATES))
+    experiment = dataclasses.replace(experiment, optimizer=Optimizer("adamw", 1e-2, lr_multipliers=LORA_AND_HEAD_RATES))
     first = train(experiment, name="low", root=tmp_path)
     second = fine_tuning(first.folder, table)
     state = assemble(second, second.data.build()).initial_state()

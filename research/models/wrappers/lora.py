@@ -2,13 +2,12 @@
 
 `with_lora(model, LoRA(rank=8))` is a model whose parameters have a branch `lora` beside the model's own; `merged` adds
 the updates to the kernels, which gives back plain parameters of the plain model. Train with
-`Optimizer(rate_rules=LORA_RATES)`, so that the rest stays frozen and takes no optimizer state.
+`Optimizer(lr_multipliers=LORA_RATES)`, so that the rest stays frozen and takes no optimizer state.
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from research.core.shapes import Params
 from research.models.model import Cache, Decoding, Model, Sown
 
 BRANCH = "lora"
-# For `Optimizer(rate_rules=...)`: the updates alone, or with the head of new labels, which no pretraining has seen.
+# For `Optimizer(lr_multipliers=...)`: the updates alone, or with the head of new labels, which no pretraining has seen.
 LORA_RATES = ((rf"^{BRANCH}/", 1.0), (rf"^(?!{BRANCH}/)", 0.0))
 LORA_AND_HEAD_RATES = ((rf"^({BRANCH}|head|pooler)/", 1.0), (rf"^(?!({BRANCH}|head|pooler)/)", 0.0))
 SHARDING = ((rf"^{BRANCH}/.*down_kernel$", P("fsdp", None)), (rf"^{BRANCH}/.*up_kernel$", P(None, "fsdp")))
@@ -92,20 +91,20 @@ def merged(params: Params, lora: LoRA) -> Params:
     return trees.map_with_path(add, {name: branch for name, branch in params.items() if name != BRANCH})
 
 
-def check_rates(rules: Sequence[tuple[str, float]], params: Params) -> None:
+def check_rates(multipliers: Any, params: Params) -> None:
     """Raises UserError where kernels that have updates would be trained themselves.
 
     Args:
-        rules: the optimizer's (pattern, factor) pairs.
+        multipliers: each parameter's factor of the learning rate.
         params: (abstract) parameters.
     """
-    rates = trees.flatten(trees.match_rules(rules, params, what="the learning rate"))
+    rates = trees.flatten(multipliers)
     suffix = "/up_kernel"
     for path in trees.flatten(params.get(BRANCH, {})):
         if path.endswith(suffix) and rates[path.removesuffix(suffix)]:
             raise UserError(
                 f"{path.removesuffix(suffix)!r} has a low-rank update and would be trained as well: add "
-                "--optimizer.rate-rules '^lora/' 1 '^(?!lora/)' 0, or Optimizer(rate_rules=LORA_RATES)."
+                "--optimizer.lr-multipliers '^lora/' 1 '^(?!lora/)' 0, or Optimizer(lr_multipliers=LORA_RATES)."
             )
 
 

@@ -27,7 +27,7 @@ def models(request):
 
 def train(adapted, params, steps=3):
     """Takes some steps; returns the parameters and the optimizer's state."""
-    optimizer = Optimizer("adamw", peak=0.1, weight_decay=0.1, rate_rules=LORA_RATES).build(lambda _: 1.0, params)
+    optimizer = Optimizer("adamw", 0.1, weight_decay=0.1, lr_multipliers=LORA_RATES).build(steps, params)
     state = optimizer.init(params)
     for _ in range(steps):
         gradients = jax.grad(lambda p: jnp.square(adapted.apply(p, TOKENS)[0] - 1).sum())(params)
