@@ -9,6 +9,7 @@ import dataclasses
 import math
 import operator
 import re
+from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -145,6 +146,28 @@ class Optimizer(OptimizerConfig):
                 return optax.scale_by_lion(self.b1, self.b2)
             case "muon":
                 return _muon(self.b1, self.b2, self.epsilon)
+
+
+def evaluation_params(state: Any, params: Params) -> Params:
+    """Returns the parameters that evaluation uses: `params`, but the average x where an optimizer is schedule-free.
+
+    Schedule-free optimizers take gradients at y, which `params` are, and evaluate at x (Defazio et al. 2024, eq. 1-3).
+
+    Args:
+        state: of the optimizer, which may be composed of several.
+        params: as training has them.
+    """
+
+    def is_schedule_free(node: Any) -> bool:
+        return isinstance(node, optax.contrib.ScheduleFreeState)
+
+    def averaged(free: Any, leaf: Any, z: Any) -> Any:
+        of_another = isinstance(z, optax.MaskedNode)
+        return leaf if of_another else optax.contrib.schedule_free_eval_params(free._replace(z=z), leaf)
+
+    for node in filter(is_schedule_free, jax.tree.leaves(state, is_leaf=is_schedule_free)):
+        params = jax.tree.map(partial(averaged, node), params, node.z)
+    return params
 
 
 def _layerwise(decay: float, params: Params) -> Any:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from research.core import trees
 from research.core.mesh import replicated, shard
 from research.core.shapes import Params
+from research.train.optimizers import evaluation_params
 
 
 @flax.struct.dataclass
@@ -31,7 +32,7 @@ class State:
     @property
     def evaluated(self) -> Params:
         """The parameters that evaluation, samples and exports use."""
-        return self.params if self.average is None else self.average
+        return evaluation_params(self.optimizer, self.params) if self.average is None else self.average
 
 
 def new_state(params: Params, optimizer: optax.GradientTransformation, *, averaged: bool) -> State:

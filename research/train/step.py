@@ -86,18 +86,20 @@ def make_update(
     A step whose loss or gradient is not finite is skipped: `skipped` among its metrics is 1, and the state stays but
     for the step number and the schedule that follows it.
     """
+    following = optax.with_extra_args_support(optimizer)
 
     def update(state: State, sums: Sums, key: Any) -> tuple[State, dict[str, Any]]:
         loss, weight = sums.loss, jnp.maximum(sums.loss.weight, 1e-9)
         gradients = jax.tree.map(lambda g: g / weight, sums.gradients)
-        updates, moments = optimizer.update(gradients, state.optimizer, state.params)
+        value = loss.sum / weight  # for transformations that follow the loss, such as `optax.polyak_sgd`
+        updates, moments = following.update(gradients, state.optimizer, state.params, value=value)
         params = optax.apply_updates(state.params, updates)
         params = update_statistics(params, loss.statistics, statistics_decay)
         average = state.average
         if average_decay:
             average = jax.tree.map(lambda old, new: average_decay * old + (1 - average_decay) * new, average, params)
         metrics = {
-            "loss": loss.sum / weight,
+            "loss": value,
             "weight": loss.weight,
             "gradient_norm": optax.global_norm(gradients),
             "batch": sums.digest,

@@ -1,17 +1,29 @@
 """Optimizers: every kind against its formula, and rules that give every parameter exactly one factor."""
 
+import dataclasses
+import doctest
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
+from experiments.mlp_schedule_free import ScheduleFree
+from research.core import trees
 from research.core.errors import UserError
+from research.core.files import read_lines
 from research.core.mesh import MeshConfig
-from research.train.optimizers import Optimizer
+from research.runs.directory import METRICS
+from research.train import optimizer_groups, optimizers
+from research.train.experiment import assemble
+from research.train.optimizer_groups import OptimizerGroup, OptimizerGroups
+from research.train.optimizers import Optimizer, OptimizerConfig, evaluation_params
+from research.train.run import load_run, train
 from research.train.schedules import Schedule
 from research.train.state import new_state, state_sharding
 
@@ -30,7 +42,8 @@ def gradients(step: int):
     return structure.unflatten([jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)])
 
 
-def trained(transformation, steps: int = 3, params=PARAMS):
+def trained(transformation, gradients=gradients, steps: int = 3, params=PARAMS):
+    """Returns the parameters after following the gradients of the first `steps` steps."""
     state = transformation.init(params)
 
     @jax.jit
@@ -236,3 +249,72 @@ def test_every_composition_has_a_place_for_its_state(kind, clip, l2):
     assert jax.tree.structure(shardings) == jax.tree.structure(state)
     for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
         assert sharding.is_fully_replicated == (leaf.shape not in ((4, 6), (4, 5)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mine(OptimizerConfig):
+    """An optimizer of one's own, outside research and experiments as in a notebook: sign descent."""
+
+    learning_rate: float = 0.01
+
+    def build(self, steps, params, schedule):
+        """Returns any optax transformation."""
+        return optax.chain(optax.scale_by_sign(), optax.scale_by_learning_rate(self.learning_rate))
+
+
+def test_an_optimizer_of_ones_own_trains_a_run(tiny_language_run, tmp_path):
+    """`build` is all it needs to give; a class outside the project trains, and is refused where its run is read."""
+    experiment = dataclasses.replace(tiny_language_run, optimizer=Mine(0.5), sample_every=0, evaluators=())
+    run = train(experiment, name="mine", root=tmp_path, stop_after=2)
+    assert "learning_rate" not in next(read_lines(run.folder / METRICS))
+    start = run.assembly.initial_state().params
+    moves = jax.tree.map(lambda new, old: jnp.unique(jnp.round(new - old, 3)), run.state.params, start)
+    assert {float(move) for leaf in jax.tree.leaves(moves) for move in leaf} <= {-1.0, -0.5, 0.0, 0.5, 1.0}
+    with pytest.raises(UserError, match=r"names the type '.*Mine'; only types .*: define it in a module there instead"):
+        load_run(run.folder)
+
+
+def test_what_is_no_optimizer_is_refused(tiny_language_run):
+    """One sentence says what to inherit from."""
+    experiment = dataclasses.replace(tiny_language_run)
+    object.__setattr__(experiment, "optimizer", optax.sgd(0.1))  # the tests check types, programs do not
+    with pytest.raises(UserError, match="is no optimizer: let the class inherit from"):
+        assemble(experiment, tiny_language_run.data.build())
+
+
+def test_a_schedule_free_run_evaluates_its_average(tiny_language_run, tmp_path):
+    """An optimizer of experiments/ trains and comes back from run.json; evaluation uses x, training goes on at y."""
+    optimizer, schedule = ScheduleFree(0.05), Schedule("constant", warmup=2)
+    experiment = dataclasses.replace(tiny_language_run, optimizer=optimizer, schedule=schedule, sample_every=0)
+    run = train(experiment, name="free", root=tmp_path)
+    loaded = load_run(run.folder)
+    assert loaded.assembly.experiment == experiment
+    expected = optax.contrib.schedule_free_eval_params(run.state.optimizer, run.state.params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.state.evaluated, expected)
+    assert trees.digest(expected) != trees.digest(run.state.params)
+    (evaluator,) = experiment.evaluators
+    measure = evaluator.build(run.assembly.task, run.assembly.data, run.assembly.mesh).measure
+    assert measure(expected) == run.record["metrics"]["validation"] != measure(run.state.params)
+
+
+def test_schedule_free_groups_average_their_own_parameters():
+    """Beside another optimizer only the group's parameters are averaged."""
+    free = OptimizerGroup("head", "^head/", ScheduleFree(0.05))
+    groups = OptimizerGroups((free, OptimizerGroup("rest", "^(?!head/)", Optimizer("sgd"))))
+    transformation = groups.build(5, PARAMS, Schedule("constant"))
+    state, params = transformation.init(PARAMS), PARAMS
+    for step in range(3):
+        updates, state = transformation.update(gradients(step), state, params)
+        params = optax.apply_updates(params, updates)
+    evaluated = evaluation_params(state, params)
+    y, z = params["head"]["kernel"], state.inner_states["head"].inner_state.z["head"]["kernel"]
+    np.testing.assert_allclose(evaluated["head"]["kernel"], (y - 0.1 * z) / 0.9, rtol=1e-6)
+    assert not np.array_equal(evaluated["head"]["kernel"], y)
+    jax.tree.map(np.testing.assert_array_equal, {**evaluated, "head": 0}, {**params, "head": 0})
+
+
+def test_the_examples_of_the_docstrings_run():
+    """Prodigy and the groups of a GAN as they are shown."""
+    for module in (optimizers, optimizer_groups):
+        found = doctest.testmod(module)
+        assert found.attempted and not found.failed
