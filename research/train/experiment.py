@@ -136,7 +136,7 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
     params = jax.eval_shape(task.init, stream(experiment.seed, "init"))
     multipliers = experiment.optimizer.multipliers(params)
     check_rates(multipliers, params)
-    optimizer = experiment.optimizer.build(experiment.steps, params, experiment.schedule)
+    optimizer = _optimizer(experiment, params, multipliers)
     learning_rates = experiment.optimizer.learning_rates(experiment.steps, experiment.schedule)
     task = task._replace(loss=_of_what_learns(task.loss, multipliers))
     state = jax.eval_shape(_init(experiment, task, optimizer))
@@ -153,6 +153,16 @@ def _of_what_learns(loss: Callable[..., Loss], multipliers: Any) -> Callable[...
         return loss(stopped, *arguments)
 
     return loss if all(jax.tree.leaves(multipliers)) else frozen
+
+
+def _optimizer(experiment: Experiment, params: Params, multipliers: Any) -> optax.GradientTransformation:
+    """Returns the transformation of gradients to updates; frozen parameters never reach the optimizer."""
+    learning = jax.tree.map(lambda leaf, factor: leaf if factor else optax.MaskedNode(), params, multipliers)
+    optimizer = experiment.optimizer.build(experiment.steps, learning, experiment.schedule)
+    if all(jax.tree.leaves(multipliers)):
+        return optimizer
+    labels = jax.tree.map(lambda factor: "learning" if factor else "frozen", multipliers)
+    return optax.partition({"learning": optimizer, "frozen": optax.set_to_zero()}, labels)
 
 
 def _settings(experiment: Experiment) -> dict[str, Any]:

@@ -96,10 +96,10 @@ class Optimizer(OptimizerConfig):
     weight_decay_multipliers: tuple[tuple[str, float], ...] = WEIGHT_DECAY_MULTIPLIERS
     """which weights l1, l2 and weight_decay act on, as factors by path"""
     lr_multipliers: tuple[tuple[str, float], ...] = (("", 1.0),)
-    """factors of the learning rate by path; 0 freezes"""
+    """factors of the learning rate by path; a parameter of factor 0 is fixed, and never reaches the optimizer"""
     layer_decay: float = 1.0
-    """for fine-tuning: factor of the learning rate from each block to the one below it, down to the embeddings (Clark
-    et al. 2020, ELECTRA, appendix A)"""
+    """for fine-tuning: factor of the learning rate from each block that learns to the one below it, down to the
+    embeddings (Clark et al. 2020, ELECTRA, appendix A)"""
 
     def build(
         self, steps: int, params: Params, schedule: Schedule = Schedule("constant")
@@ -109,9 +109,9 @@ class Optimizer(OptimizerConfig):
         multipliers = self.multipliers(params)
         parts = [
             _penalty(self.l1, self.l2, decay) if self.l1 or self.l2 else optax.identity(),
-            _freeze(multipliers),
+            optax.identity(),  # holds the place of a part of older versions, so that their checkpoints load
             optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
-            _unless_frozen(self._direction(), multipliers),
+            self._direction(),
             _scaled_decay(self.weight_decay, decay) if self.weight_decay else optax.identity(),
             _scale(multipliers),
             optax.scale_by_learning_rate(self.learning_rates(steps, schedule)[LEARNING_RATE]),
@@ -226,19 +226,6 @@ def _like_adam(path: str, update: Any) -> Any:
     axes = _matrix_axes(path, update)
     inputs = math.prod(update.shape[axis] for axis in axes.reduction_axis)
     return 0.2 * max(inputs, update.shape[-1]) ** 0.5 * update
-
-
-def _unless_frozen(direction: optax.GradientTransformation, rate: Any) -> optax.GradientTransformation:
-    """Spares frozen parameters, whose gradients are zero by now, the optimizer's moments."""
-    trained = jax.tree.map(bool, rate)
-    return direction if all(jax.tree.leaves(trained)) else optax.masked(direction, trained)
-
-
-def _freeze(rate: Any) -> optax.GradientTransformation:
-    """Zeroes the gradients of frozen parameters, so that they count neither for the norm nor for the moments."""
-    return optax.stateless(
-        lambda updates, _: jax.tree.map(lambda g, factor: g if factor else jnp.zeros_like(g), updates, rate)
-    )
 
 
 def _scale(rate: Any) -> optax.GradientTransformation:

@@ -10,7 +10,7 @@ import pytest
 from research.core.errors import UserError
 from research.data.dataset import Data, Rows
 from research.models.gpt import GPT
-from research.models.wrappers.lora import LORA_RATES, LoRA, with_lora
+from research.models.wrappers.lora import BRANCH, LoRA, with_lora
 from research.tasks.direct_preference import DirectPreference
 from research.train.optimizers import Optimizer
 
@@ -49,17 +49,19 @@ def test_it_starts_from_indifference_and_learns_the_preference(data) -> None:
     batch = jax.tree.map(jax.numpy.asarray, data.splits["train"].gather(np.arange(2)))
     loss = task.loss(params, batch, jax.random.key(1), True)
     np.testing.assert_allclose([loss.sum, loss.weight], [3 * np.log(2), 3], rtol=1e-5)
-    optimizer = Optimizer("adam", learning_rate=0.1, lr_multipliers=LORA_RATES).build(1, params)
-    state = optimizer.init(params)
+    learned = {BRANCH: params[BRANCH]}
+    optimizer = Optimizer("adam", learning_rate=0.1).build(1, learned)
+    state = optimizer.init(learned)
 
     @jax.jit
-    def step(params, state):
-        gradients = jax.grad(lambda p: task.loss(p, batch, jax.random.key(1), True).sum)(params)
-        updates, state = optimizer.update(gradients, state, params)
-        return optax.apply_updates(params, updates), state
+    def step(learned, state):
+        gradients = jax.grad(lambda p: task.loss({**params, **p}, batch, jax.random.key(1), True).sum)(learned)
+        updates, state = optimizer.update(gradients, state, learned)
+        return optax.apply_updates(learned, updates), state
 
     for _ in range(40):
-        params, state = step(params, state)
+        learned, state = step(learned, state)
+    params = {**params, **learned}
     margins = task.predict(params, batch)["logits"]
     assert (np.asarray(margins)[batch["mask"] > 0] > 0.5).all()
     loss = task.loss(params, batch, jax.random.key(1), True)

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from research.core import trees
 from research.core.errors import UserError
 from research.models.gpt import GPT
-from research.models.wrappers.lora import BRANCH, LORA_RATES, LoRA, merged, with_lora
+from research.models.wrappers.lora import BRANCH, LoRA, merged, with_lora
 from research.train.optimizers import Optimizer
 
 LORA = LoRA(rank=2, alpha=4.0)
@@ -27,13 +27,14 @@ def models(request):
 
 def train(adapted, params, steps=3):
     """Takes some steps; returns the parameters and the optimizer's state."""
-    optimizer = Optimizer("adamw", 0.1, weight_decay=0.1, lr_multipliers=LORA_RATES).build(steps, params)
-    state = optimizer.init(params)
+    learned = {BRANCH: params[BRANCH]}
+    optimizer = Optimizer("adamw", 0.1, weight_decay=0.1).build(steps, learned)
+    state = optimizer.init(learned)
     for _ in range(steps):
-        gradients = jax.grad(lambda p: jnp.square(adapted.apply(p, TOKENS)[0] - 1).sum())(params)
-        updates, state = optimizer.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
-    return params, state
+        gradients = jax.grad(lambda p: jnp.square(adapted.apply({**params, **p}, TOKENS)[0] - 1).sum())(learned)
+        updates, state = optimizer.update(gradients, state, learned)
+        learned = optax.apply_updates(learned, updates)
+    return {**params, **learned}, state
 
 
 def test_at_first_the_outputs_are_the_plain_models(models) -> None:
