@@ -19,7 +19,7 @@ CONFIG = Experiment(
     data=CloudData(examples=100, features=100, stds=(0.1, 0.2), centres=(0.0, 0.1)),
     model=MLP(hidden=(64,)),
     task=BinaryClassification(),
-    optimizer=Optimizer("sgd", peak=0.01),
+    optimizer=Optimizer("sgd", learning_rate=0.01),
     schedule=Schedule("constant"),
     evaluators=(BinaryEvaluator(),),
     steps=2000,

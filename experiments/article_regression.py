@@ -18,7 +18,7 @@ CONFIG = Experiment(
     data=LineData(examples=100, features=2),
     model=MLP(hidden=(10,)),
     task=Regression(),
-    optimizer=Optimizer("adam", peak=1e-3),
+    optimizer=Optimizer("adam", learning_rate=1e-3),
     schedule=Schedule("constant"),
     evaluators=(RegressionEvaluator(split="train"), RegressionEvaluator()),
     steps=2000,

@@ -19,7 +19,7 @@ CONFIG = Experiment(
     data=NoiseData(examples=1000, features=100, classes=10),
     model=MLP(hidden=(64, 64)),
     task=Classification(),
-    optimizer=Optimizer("adam", peak=1e-3),
+    optimizer=Optimizer("adam", learning_rate=1e-3),
     schedule=Schedule("constant"),
     evaluators=(ClassificationEvaluator(split="train"),),
     steps=320,

@@ -20,7 +20,7 @@ CONFIG = Experiment(
     data=TextData(dataset="austen", length=128, tokenizer=TokenizerConfig("wordpiece", vocabulary_size=8192)),
     model=BERT(depth=4, width=192, heads=6, context=256, dropout=0.1),
     task=MaskedLanguageModelling(),
-    optimizer=Optimizer("muon", peak=3e-3, b2=0.98, weight_decay=0.01, clip=1.0),
+    optimizer=Optimizer("muon", learning_rate=3e-3, b2=0.98, weight_decay=0.01, clip=1.0),
     schedule=Schedule("cosine", warmup=100, final=0.1),
     evaluators=(MaskedEvaluator(split="validation"),),
     steps=1500,

@@ -25,7 +25,7 @@ CONFIG = Experiment(
     ),
     model=PretrainedModel(SOURCE, head="sequence", pooling="mean", pooler=False),
     task=TextClassification(),
-    optimizer=Optimizer("adamw", peak=5e-4, weight_decay=0.01, clip=1.0),
+    optimizer=Optimizer("adamw", learning_rate=5e-4, weight_decay=0.01, clip=1.0),
     schedule=Schedule("linear", warmup=50, final=0.0),
     evaluators=(ClassificationEvaluator(split="validation"), ClassificationEvaluator(split="test")),
     steps=600,

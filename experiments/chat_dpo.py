@@ -32,7 +32,7 @@ CONFIG = dataclasses.replace(
     ),
     model=PretrainedModel(SOURCE, lora=LoRA(rank=8)),
     task=DirectPreference(beta=0.1),
-    optimizer=Optimizer("adamw", peak=1e-3, clip=1.0),
+    optimizer=Optimizer("adamw", learning_rate=1e-3, clip=1.0),
     schedule=Schedule("linear", warmup=20, final=0.0),
     evaluators=(PreferenceEvaluator(split="validation", batch_size=32),),
     steps=400,

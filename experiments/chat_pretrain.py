@@ -20,7 +20,7 @@ CONFIG = Experiment(
     data=TextData(dataset="austen", length=128, tokenizer=TokenizerConfig("bpe", vocabulary_size=4096)),
     model=Llama(depth=4, width=192, heads=6, context=128, tied=True),
     task=LanguageModelling(sample_tokens=100),
-    optimizer=Optimizer("muon", peak=2e-3, weight_decay=0.1, clip=1.0),
+    optimizer=Optimizer("muon", learning_rate=2e-3, weight_decay=0.1, clip=1.0),
     schedule=Schedule("cosine", warmup=50, final=0.1),
     evaluators=(LanguageEvaluator(split="validation"),),
     steps=1000,

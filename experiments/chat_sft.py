@@ -38,7 +38,7 @@ CONFIG = Experiment(
     ),
     model=PretrainedModel(SOURCE),
     task=LanguageModelling(sample_tokens=80),
-    optimizer=Optimizer("muon", peak=1e-3, weight_decay=0.1, clip=1.0),
+    optimizer=Optimizer("muon", learning_rate=1e-3, weight_decay=0.1, clip=1.0),
     schedule=Schedule("cosine", warmup=30, final=0.1),
     evaluators=(LanguageEvaluator(split="validation"),),
     steps=800,

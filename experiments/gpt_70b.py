@@ -19,7 +19,7 @@ CONFIG = dataclasses.replace(
     gpt_7b.CONFIG,
     data=TokenData(vocabulary=128256, length=8192, examples=1024),
     model=dataclasses.replace(gpt_7b.CONFIG.model, **SIZES),
-    optimizer=Optimizer("adamw", peak=1.5e-4, b2=0.95, weight_decay=0.1, clip=1.0),
+    optimizer=Optimizer("adamw", learning_rate=1.5e-4, b2=0.95, weight_decay=0.1, clip=1.0),
     mesh=MeshConfig(fsdp=8, tensor=8),
     batch_size=512,
     accumulate=64,

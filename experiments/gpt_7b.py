@@ -32,7 +32,7 @@ CONFIG = Experiment(
         scan=True,
     ),
     task=LanguageModelling(),
-    optimizer=Optimizer("adamw", peak=3e-4, b2=0.95, weight_decay=0.1, clip=1.0),
+    optimizer=Optimizer("adamw", learning_rate=3e-4, b2=0.95, weight_decay=0.1, clip=1.0),
     schedule=Schedule("cosine", warmup=2000, final=0.1),
     mesh=MeshConfig(fsdp=8),
     steps=500_000,

@@ -21,7 +21,7 @@ CONFIG = Experiment(
         depth=4, width=128, heads=4, context=128, positions="rotary", activation="swiglu", norm="rms", bias=False
     ),
     task=LanguageModelling(sample_tokens=300),
-    optimizer=Optimizer("adamw", peak=3e-3, b2=0.99, weight_decay=0.1, clip=1.0),
+    optimizer=Optimizer("adamw", learning_rate=3e-3, b2=0.99, weight_decay=0.1, clip=1.0),
     schedule=Schedule("cosine", warmup=100, final=0.1),
     evaluators=(LanguageEvaluator(split="validation"),),
     steps=1400,

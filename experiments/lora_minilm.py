@@ -16,7 +16,7 @@ from research.train.optimizers import Optimizer
 CONFIG = dataclasses.replace(
     minilm_sentiment.CONFIG,
     model=dataclasses.replace(minilm_sentiment.CONFIG.model, lora=LoRA(rank=8, trained="^(head|pooler)/")),
-    optimizer=Optimizer("adamw", peak=1e-3, clip=1.0),
+    optimizer=Optimizer("adamw", learning_rate=1e-3, clip=1.0),
 )
 EXPECTED = {"test.accuracy": (0.86, 0.9)}
 

@@ -16,7 +16,7 @@ from research.train.optimizers import Optimizer
 CONFIG = dataclasses.replace(
     gpt_austen.CONFIG,
     model=Recurrent("lstm", depth=2, width=232, embedding=128),
-    optimizer=Optimizer("adamw", peak=8e-3, b2=0.99, weight_decay=0.1, clip=1.0),
+    optimizer=Optimizer("adamw", learning_rate=8e-3, b2=0.99, weight_decay=0.1, clip=1.0),
 )
 EXPECTED = {"validation.loss": (1.2, 1.35)}
 

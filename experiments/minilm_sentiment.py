@@ -22,7 +22,7 @@ CONFIG = dataclasses.replace(
     bert_sentiment.CONFIG,
     data=dataclasses.replace(bert_sentiment.CONFIG.data, tokenizer=PretrainedTokenizer(SOURCE)),
     model=PretrainedModel(SOURCE, head="sequence", pooling="mean", pooler=False),
-    optimizer=Optimizer("adamw", peak=1e-4, weight_decay=0.01, clip=1.0),
+    optimizer=Optimizer("adamw", learning_rate=1e-4, weight_decay=0.01, clip=1.0),
     schedule=Schedule("linear", warmup=30, final=0.0),
     steps=400,
 )

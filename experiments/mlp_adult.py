@@ -18,7 +18,7 @@ CONFIG = Experiment(
     data=TableData("adult", ignore=("fnlwgt", "education"), logarithm=("capital_gain", "capital_loss")),
     model=MLP(hidden=(128, 64), dropout=0.2),
     task=BinaryClassification(),
-    optimizer=Optimizer("adamw", peak=2e-3, weight_decay=1e-2),
+    optimizer=Optimizer("adamw", learning_rate=2e-3, weight_decay=1e-2),
     schedule=Schedule("cosine", warmup=50),
     evaluators=(BinaryEvaluator(batch_size=1024), BinaryEvaluator(split="test", batch_size=1024)),
     steps=1500,

@@ -19,7 +19,7 @@ CONFIG = Experiment(
     data=TextData(dataset="austen", length=64),
     model=GPT(depth=4, width=128, heads=4, context=64, bias=False),
     task=LanguageModelling(),
-    optimizer=Optimizer("adamw", peak=1e-3, b1=0.9, b2=0.99, weight_decay=0.1, clip=1.0),
+    optimizer=Optimizer("adamw", learning_rate=1e-3, b1=0.9, b2=0.99, weight_decay=0.1, clip=1.0),
     schedule=Schedule("cosine", warmup=100, final=0.1),
     evaluators=(LanguageEvaluator(),),
     steps=2000,

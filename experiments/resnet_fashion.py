@@ -21,7 +21,7 @@ CONFIG = Experiment(
     data=ImageData("fashion_mnist/full", validation_fraction=0.05),
     model=ResNet("cifar", stages=(1, 1, 1), width=16),
     task=Classification(label_smoothing=0.05, augmentation=Augmentation(crop=2, flip=True)),
-    optimizer=Optimizer("momentum", peak=0.1, l2=5e-4),
+    optimizer=Optimizer("momentum", learning_rate=0.1, l2=5e-4),
     schedule=Schedule("linear", warmup=300, final=0.0),
     evaluators=(ClassificationEvaluator(), ClassificationEvaluator(split="test")),
     steps=6200,

@@ -16,7 +16,7 @@ from research.train.optimizers import Optimizer
 CONFIG = dataclasses.replace(
     gpt_austen.CONFIG,
     model=Recurrent("rnn", depth=2, width=480, embedding=128),
-    optimizer=Optimizer("adamw", peak=2e-3, b2=0.99, weight_decay=0.1, clip=1.0),
+    optimizer=Optimizer("adamw", learning_rate=2e-3, b2=0.99, weight_decay=0.1, clip=1.0),
 )
 EXPECTED = {"validation.loss": (1.2, 1.35)}
 

@@ -20,7 +20,7 @@ CONFIG = Experiment(
     data=PairedText(dataset="bible_en_es", tokenizer=TokenizerConfig("bpe", vocabulary_size=4096, special="bert")),
     model=Transformer(depth=3, width=192, heads=6, context=128, norm_first=True, dropout=0.1),
     task=SequenceToSequence(),
-    optimizer=Optimizer("muon", peak=2e-3, weight_decay=0.01, clip=1.0),
+    optimizer=Optimizer("muon", learning_rate=2e-3, weight_decay=0.01, clip=1.0),
     schedule=Schedule("cosine", warmup=100, final=0.05),
     evaluators=(
         TranslationEvaluator(split="validation", limit=256),

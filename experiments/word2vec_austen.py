@@ -37,7 +37,7 @@ CONFIG = Experiment(
             "ball",
         )
     ),
-    optimizer=Optimizer("adam", peak=1e-2),
+    optimizer=Optimizer("adam", learning_rate=1e-2),
     schedule=Schedule("linear", warmup=100),
     evaluators=(RankingEvaluator(split="validation", batch_size=1024, limit=60_000),),
     steps=6000,

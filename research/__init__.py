@@ -45,7 +45,8 @@ from research.tasks.regression import Regression
 from research.tasks.sequence_to_sequence import SequenceToSequence
 from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment, assemble
-from research.train.optimizers import Optimizer
+from research.train.optimizer_groups import OptimizerGroup, OptimizerGroups
+from research.train.optimizers import Optimizer, OptimizerConfig
 from research.train.predictions import predict_texts
 from research.train.pretrained import PretrainedModel, PretrainedTokenizer
 from research.train.run import load_run, train
@@ -72,6 +73,9 @@ __all__ = [
     "MaskedLanguageModelling",
     "MeshConfig",
     "Optimizer",
+    "OptimizerConfig",
+    "OptimizerGroup",
+    "OptimizerGroups",
     "PairedText",
     "PretrainedModel",
     "PretrainedTokenizer",

@@ -65,8 +65,8 @@ def language_record(folder: Path, steps: int) -> dict[str, Any]:
             "optimizer": {
                 "type": "research.train.optimizers.Optimizer",
                 "kind": "adamw",
-                "peak": 0.001,
-                "decay_rules": [["(kernel|embedding)$", 1.0], ["(bias|scale)$", 0.0]],
+                "learning_rate": 0.001,
+                "weight_decay_multipliers": [["(kernel|embedding)$", 1.0], ["(bias|scale)$", 0.0]],
             },
             "schedule": {"type": "research.train.schedules.Schedule", "kind": "cosine", "warmup": 100, "final": 0.1},
             "evaluators": [

@@ -288,10 +288,10 @@ def test_a_checkpoint_of_another_model_is_refused(tiny_runs: Path, runs: Path, r
 
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path: Path, refusal: Refusal) -> None:
     """A learning rate far too high: the step, what to lower, and a good checkpoint from before it."""
-    diverging = ["--optimizer.kind", "gradient_descent", "--optimizer.peak", "3", "--checkpoint-every", "2"]
+    diverging = ["--optimizer.kind", "gradient_descent", "--optimizer.learning-rate", "3", "--checkpoint-every", "2"]
     message = refusal("experiments.article_regression", *diverging, "--runs", str(tmp_path / "runs"))
     run = only_run(tmp_path, "article_regression")
-    assert "from step " in message and "--optimizer.peak" in message and str(run / "checkpoints") in message
+    assert "from step " in message and "--optimizer.learning-rate" in message and str(run / "checkpoints") in message
     step = int(message.partition("from step ")[2].partition(" ")[0])
     assert checkpoints.newest_good(run / "checkpoints", lambda _: None) >= step
     assert record(run)["status"] == "failed" and f"from step {step}" in record(run)["error"]

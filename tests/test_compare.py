@@ -22,7 +22,7 @@ RECORD = {
     "config": {
         "type": "research.train.experiment.Experiment",
         "model": {"type": "research.models.mlp.MLP", "hidden": [8, 8]},
-        "optimizer": {"type": "research.train.optimizers.Optimizer", "peak": 0.001},
+        "optimizer": {"type": "research.train.optimizers.Optimizer", "learning_rate": 0.001},
         "steps": 5,
         "seed": 0,
     },
@@ -64,14 +64,14 @@ def test_only_fields_that_differ_are_listed(tmp_path):
     second = make_run(
         tmp_path / "b",
         [3, 2],
-        config__optimizer__peak=0.003,
+        config__optimizer__learning_rate=0.003,
         config__model={"type": "research.models.gpt.GPT", "depth": 2},
     )
     _, comparison = compared(first, second)
     assert comparison.config == [
         ("model.type", ("MLP", "GPT")),
         ("model.hidden", ("[8, 8]", "–")),
-        ("optimizer.peak", ("0.001", "0.003")),
+        ("optimizer.learning_rate", ("0.001", "0.003")),
         ("model.depth", ("–", "2")),
     ]
     assert comparison.environment == []

@@ -44,7 +44,7 @@ def labels(tmp_path_factory):
         ),
         model=BERT(depth=1, width=32, heads=2, context=16, vocabulary=64, head="sequence"),
         task=TextClassification(),
-        optimizer=Optimizer("adamw", peak=1e-2),
+        optimizer=Optimizer("adamw", learning_rate=1e-2),
         evaluators=(ClassificationEvaluator(),),
         steps=40,
         batch_size=8,
@@ -149,7 +149,7 @@ def test_a_run_with_low_rank_updates_writes_what_its_model_would(tiny_text, tmp_
         base,
         data=dataclasses.replace(text, tokenizer=PretrainedTokenizer(source)),
         model=PretrainedModel(source, lora=LoRA(rank=2)),
-        optimizer=Optimizer("adamw", peak=0.1),
+        optimizer=Optimizer("adamw", learning_rate=0.1),
     )
     run = train(tuned, name="tuned", root=tmp_path)
     language = load_language(str(run.folder))

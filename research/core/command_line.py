@@ -21,7 +21,10 @@ def parse(cls: type[T], default: T | None = None, *, description: str = "", args
     arguments = sys.argv[1:] if args is None else args
     if old := renamed_option(arguments, cls if default is None else default):
         _fail(f"{old[0]} is now called {old[1]}: give that instead.", 2)
-    options: dict[str, Any] = {} if default is None else {"default": default}
+    # An optional part (`schedule: Schedule | None`) has options, not subcommands.
+    options: dict[str, Any] = {"config": (tyro.conf.AvoidSubcommands,)}
+    if default is not None:
+        options["default"] = default
     return tyro.cli(cls, description=description, args=args, **options)
 
 

@@ -44,6 +44,10 @@ FIELDS = {
     ("research.models.transformer.Transformer", "hidden"): "mlp_dim",
     ("research.tasks.masked_language_modelling.MaskedLanguageModelling", "share"): "mask_rate",
     ("research.tasks.span_corruption.SpanCorruption", "share"): "mask_rate",
+    ("research.train.optimizers.Optimizer", "decay_rules"): "weight_decay_multipliers",
+    ("research.train.optimizers.Optimizer", "peak"): "learning_rate",
+    ("research.train.optimizers.Optimizer", "rate_rules"): "lr_multipliers",
+    ("research.train.schedules.Schedule", "decay_share"): "decay_fraction",
 }
 # Evaluators were one class, with the kind in a field `metrics`; each was judged by the loss where it had one.
 EVALUATOR = "research.evaluate.evaluators.Evaluator"
@@ -63,6 +67,9 @@ EVALUATORS = {
     "summarisation": ("research.evaluate.summarisation.SummarisationEvaluator", LOSS),
     "translation": ("research.evaluate.translation.TranslationEvaluator", LOSS),
 }
+# What older runs with low-rank updates and a head of their own gave the optimizer, and what their model says today.
+HEAD = "^(head|pooler)/"
+HEAD_MULTIPLIERS = [["^(lora|head|pooler)/", 1.0], ["^(?!(lora|head|pooler)/)", 0.0]]
 # Options that were renamed, as they are typed. Some old names are still options of other configurations.
 OPTIONS = {
     "--adapter": "--format adapter",
@@ -75,6 +82,10 @@ OPTIONS = {
     "--model.groups": "--model.num-kv-heads",
     "--model.head": "--model.head-dim",
     "--model.hidden": "--model.mlp-dim",
+    "--optimizer.decay-rules": "--optimizer.weight-decay-multipliers",
+    "--optimizer.peak": "--optimizer.learning-rate",
+    "--optimizer.rate-rules": "--optimizer.lr-multipliers",
+    "--schedule.decay-share": "--schedule.decay-fraction",
     "--task.share": "--task.mask-rate",
 }
 
@@ -93,7 +104,22 @@ def upgraded(config: Any) -> Any:
         return {**fields, "type": kind, "best": best}
     module, _, name = str(fields["type"]).rpartition(".")
     fields["type"] = f"{MODULES.get(module, module)}.{name}"
-    return {FIELDS.get((fields["type"], field), field): value for field, value in fields.items()}
+    renamed = {FIELDS.get((fields["type"], field), field): value for field, value in fields.items()}
+    return _with_trained_head(renamed)
+
+
+def _with_trained_head(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns an experiment whose low-rank updates say themselves what is trained beside them.
+
+    In older versions multipliers of the learning rate froze the rest.
+    """
+    model, optimizer = fields.get("model"), fields.get("optimizer")
+    if not (isinstance(model, dict) and isinstance(optimizer, dict) and "lora" in model):
+        return fields
+    if optimizer.get("lr_multipliers") != HEAD_MULTIPLIERS:
+        return fields
+    model = {**model, "lora": {**model["lora"], "trained": HEAD}}
+    return {**fields, "model": model, "optimizer": {**optimizer, "lr_multipliers": [["", 1.0]]}}
 
 
 def renamed_option(arguments: Sequence[str], config: Any) -> tuple[str, str] | None:

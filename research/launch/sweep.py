@@ -1,6 +1,7 @@
 """Runs an experiment over a grid of its fields and over seeds, and compares the points of the grid.
 
-    python -m research.launch.sweep gpt_austen --grid optimizer.peak=1e-3,3e-4 --grid model.depth=2,4 --seeds 0..2
+    python -m research.launch.sweep gpt_austen --grid optimizer.learning_rate=1e-3,3e-4 --grid model.depth=2,4 \\
+        --seeds 0..2
 
 The name of the experiment comes first; options that are not the sweep's own are the experiment's, and hold for every
 job. The jobs, every combination with every seed, run one after another, each as its own command would. What is done is
@@ -34,6 +35,7 @@ from rich.markup import escape
 from research.core import command_line, configs
 from research.core.errors import UserError
 from research.core.files import read_lines
+from research.core.renames import OPTIONS
 from research.launch import launcher
 from research.launch.discovery import modules
 from research.report.sweep_page import PAGE, GridPoint, SeedRun, Sweep, split_tables, terminal_table, write_page
@@ -140,7 +142,9 @@ def read_grid(texts: Sequence[str], fields: Mapping[str, Any]) -> dict[str, list
         name, equals, values = text.partition("=")
         field = name.strip().replace("-", "_")
         if not equals or not all(value.strip() for value in values.split(",")):
-            raise UserError(f"--grid {text} gives no values: write it as --grid optimizer.peak=1e-3,3e-4.")
+            raise UserError(f"--grid {text} gives no values: write it as --grid optimizer.learning_rate=1e-3,3e-4.")
+        if field not in fields and (new := OPTIONS.get(f"--{field.replace('_', '-')}")):
+            raise UserError(f"The field {field!r} is now called {new.removeprefix('--')!r}: give that instead.")
         if field not in fields:
             raise UserError(f"The experiment has no field {name!r}{_nearest(field, list(fields))}.")
         if not computes(field):

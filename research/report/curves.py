@@ -8,7 +8,6 @@ from typing import Any
 
 from research.report.charts import Chart, Point, Series, Style, line_chart, smooth
 from research.report.numbers import Number
-from research.report.result_tables import title_of
 
 Entry = Mapping[str, Any]
 COLOURS = 7  # of the palette, before the grey of baselines
@@ -28,6 +27,13 @@ def points(entries: Sequence[Entry], kind: str, metric: str, split: str | None =
 def splits_of(entries: Sequence[Entry]) -> list[str]:
     """Returns the names of the evaluated splits, in order of appearance."""
     return list(dict.fromkeys(entry["name"] for entry in entries if entry["kind"] == "evaluation"))
+
+
+def rates_of(entries: Sequence[Entry]) -> dict[str, str]:
+    """Returns {metric: optimizer group} of the learning rates, in order; the group is "" where there is only one."""
+    names = dict.fromkeys(name for entry in entries if entry["kind"] == "train" for name in entry)
+    rates = [name.partition("/") for name in names if name.partition("/")[0] == "learning_rate"]
+    return {"".join(parts): parts[2] for parts in rates}
 
 
 def rate_unit(entries: Sequence[Entry]) -> str:
@@ -57,8 +63,7 @@ def run_charts(
     charts = [
         line_chart("Loss", loss, logarithm=True, large=True, events=events),
         line_chart("Accuracy", _training_and_evaluation(entries, "accuracy")),
-        *(line_chart(title_of(metric), _training_and_evaluation(entries, metric)) for metric in {best} - DRAWN),
-        line_chart("Learning rate", [Series("rate", points(entries, "train", "learning_rate"), 2)], from_zero=True),
+        line_chart("Learning rate", _learning_rates(entries), from_zero=True),
         line_chart("Gradient norm", _noisy("each step", points(entries, "train", "gradient_norm"), 3), logarithm=True),
         line_chart(
             "Throughput",
@@ -73,6 +78,11 @@ def run_charts(
 def comparison_charts(runs: Mapping[str, Sequence[Entry]]) -> list[Chart]:
     """Returns charts in which every run, by its label, is one line."""
     splits = dict.fromkeys(split for entries in runs.values() for split in splits_of(entries))
+    rates = {
+        metric: f"Learning rate of {group}" if group else "Learning rate"
+        for entries in runs.values()
+        for metric, group in rates_of(entries).items()
+    }
 
     def chart(title: str, kind: str, metric: str, split: str | None = None, **options: Any) -> Chart | None:
         style: Style = "dots" if kind == "evaluation" else "line"
@@ -89,7 +99,7 @@ def comparison_charts(runs: Mapping[str, Sequence[Entry]]) -> list[Chart]:
         ),
         chart("Training loss", "train", "loss", logarithm=True, large=True),
         *(chart(f"Accuracy on the {split} split", "evaluation", "accuracy", split) for split in splits),
-        chart("Learning rate", "train", "learning_rate", from_zero=True),
+        *(chart(title, "train", metric, from_zero=True) for metric, title in rates.items()),
         chart("Gradient norm", "train", "gradient_norm", logarithm=True),
         chart("Throughput", "train", "rate", from_zero=True, unit=rate_unit(next(iter(runs.values()), []))),
     ]
@@ -102,6 +112,13 @@ def _training_and_evaluation(entries: Sequence[Entry], metric: str) -> list[Seri
         for colour, split in enumerate(splits_of(entries), start=1)
     ]
     return [line for line in [*_noisy("training", points(entries, "train", metric), 0), *evaluated] if line.points]
+
+
+def _learning_rates(entries: Sequence[Entry]) -> list[Series]:
+    return [
+        Series(group or "rate", points(entries, "train", metric), (2 + number) % COLOURS)
+        for number, (metric, group) in enumerate(rates_of(entries).items())
+    ]
 
 
 def _noisy(name: str, line: list[Point], colour: int) -> list[Series]:

@@ -68,7 +68,7 @@ class Sweep:
         return [name if names.count(name) == 1 else field for name, field in zip(names, self.fields, strict=True)]
 
     def label(self, point: GridPoint) -> str:
-        """Names a point in few words: "peak 1e-3, depth 4"."""
+        """Names a point in few words: "learning_rate 1e-3, depth 4"."""
         pairs = zip(self.short_fields, point.values, strict=True)
         return ", ".join(f"{name} {value}" for name, value in pairs) or self.name
 

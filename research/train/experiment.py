@@ -5,7 +5,7 @@ the pure functions and the abstract state from it, the same for training, evalua
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -24,7 +24,7 @@ from research.models.model import Model
 from research.tasks.task import Task
 from research.train import exact
 from research.train.gradients import GradientFunctions, Gradients
-from research.train.optimizers import Optimizer
+from research.train.optimizers import Optimizer, OptimizerConfig
 from research.train.pretrained import LoadReport
 from research.train.recovery import Recovery
 from research.train.schedules import Schedule
@@ -39,7 +39,7 @@ class Experiment:
     data: Any
     model: Any
     task: Any
-    optimizer: Optimizer = Optimizer()
+    optimizer: OptimizerConfig = Optimizer()
     schedule: Schedule = Schedule()
     gradients: Gradients = Gradients()
     recovery: Recovery = Recovery()
@@ -79,7 +79,8 @@ class Assembly(NamedTuple):
     model: Model
     task: Task
     mesh: Mesh
-    schedule: optax.Schedule
+    learning_rates: Mapping[str, optax.Schedule]
+    """functions of the step (0 is the first), by the name in the log"""
     optimizer: optax.GradientTransformation
     gradients: GradientFunctions
     step: Step
@@ -112,7 +113,7 @@ class Assembly(NamedTuple):
 
         Where the model is a pretrained one `report` is called with what was loaded.
         """
-        seed, averaged = self.experiment.seed, self.experiment.optimizer.ema > 0
+        seed, averaged = self.experiment.seed, self.experiment.optimizer.average_decay() > 0
         shardings = self.shardings.merged
         params = jax.jit(lambda: self.task.init(stream(seed, "init")), out_shardings=shardings)()
         for source in (self.experiment.model, self.experiment.task):
@@ -146,6 +147,11 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
     if experiment.keep_last < 1:
         raise UserError(f"A run cannot keep {experiment.keep_last} checkpoints: give --keep-last 1 or more.")
     experiment.recovery.check()
+    if not isinstance(experiment.optimizer, OptimizerConfig):
+        raise UserError(
+            f"{type(experiment.optimizer).__name__} is no optimizer: let the class inherit from "
+            "research.train.optimizers.OptimizerConfig, which shows how to use any optax transformation."
+        )
     mesh = experiment.mesh.build()
     check_batch(mesh, experiment.batch_size, experiment.accumulate)
     if experiment.exact:
@@ -154,16 +160,17 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
     _check_coupling(experiment, task)
     task = _on_mesh(mesh, task)
     model = experiment.model.build(data.outputs)
-    schedule = experiment.schedule.build(experiment.steps)
     params = jax.eval_shape(task.init, stream(experiment.seed, "init"))
     parts = _parts(experiment, model, task, params)
-    optimizer = experiment.optimizer.build(schedule, parts(params).params)
+    optimizer = experiment.optimizer.build(experiment.steps, parts(params).params, experiment.schedule)
+    learning_rates = experiment.optimizer.learning_rates(experiment.steps, experiment.schedule)
     gradients = experiment.gradients.build(task, experiment.compute)
-    averaged = experiment.optimizer.ema > 0
+    averaged = experiment.optimizer.average_decay() > 0
     state = jax.eval_shape(lambda params: new_state(parts(params), optimizer, averaged=averaged), params)
     shardings = state_sharding(mesh, model.sharding if task.sharding is None else task.sharding, state)
     step = make_step(task, gradients, optimizer, accumulate=experiment.accumulate, **_settings(experiment))
-    return Assembly(experiment, data, model, task, mesh, schedule, optimizer, gradients, step, parts, state, shardings)
+    functions = (learning_rates, optimizer, gradients, step, parts)
+    return Assembly(experiment, data, model, task, mesh, *functions, state, shardings)
 
 
 def _on_mesh(mesh: Mesh, task: Task) -> Task:
@@ -183,7 +190,7 @@ def _parts(experiment: Experiment, model: Model, task: Task, params: Params) -> 
         return model.variables(path) or task.variables(path)
 
     others = trees.select(params, lambda path: not variables(path))
-    multipliers = trees.flatten(experiment.optimizer.rates(others))
+    multipliers = trees.flatten(experiment.optimizer.multipliers(others))
 
     def fixed(path: str) -> bool:
         return model.fixed(path) or task.fixed(path) or multipliers.get(path) == 0
@@ -205,6 +212,6 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
     """Returns what an ordinary step and an exact one both need to know."""
     return {
         "seed": experiment.seed,
-        "average_decay": experiment.optimizer.ema,
+        "average_decay": experiment.optimizer.average_decay(),
         "statistics_decay": experiment.statistics_decay,
     }

@@ -140,7 +140,7 @@ def _roll_back(session: _Session, spike: SpikeError) -> State:
     if len(before.rollbacks) >= session.assembly.experiment.recovery.rollbacks:
         raise UserError(
             f"At step {spike.step} {spike}, after {len(before.rollbacks)} rollbacks: start a new run with a lower "
-            "--optimizer.peak or with --optimizer.clip 1; --recovery.spike 0 lets spikes pass."
+            "--optimizer.learning-rate or with --optimizer.clip 1; --recovery.spike 0 lets spikes pass."
         )
     session.saver.wait()
     resume_point = newest_checkpoint(session.assembly, log, periodic=True)

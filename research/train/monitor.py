@@ -152,7 +152,7 @@ class Monitor:
                 "step": self.step,
                 "kind": "train",
                 **metrics,
-                "learning_rate": self._learning_rate(),
+                **self._learning_rates(),
                 "rate": self._window_weight / seconds,
                 "unit": self._unit,
                 "seconds_left": (experiment.steps - self.step) * seconds / max(self._window_steps, 1),
@@ -160,10 +160,10 @@ class Monitor:
         )
         self._window_began, self._window_steps, self._window_weight = now, 0, 0.0
 
-    def _learning_rate(self) -> float:
-        """The rate of the last step, computed on the host: the device is busy with the next one."""
+    def _learning_rates(self) -> dict[str, float]:
+        """The learning rates of the last step, computed on the host: the device is busy with the next one."""
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
-            return float(self._assembly.experiment.optimizer.peak * self._assembly.schedule(self.step - 1))
+            return {name: float(rate(self.step - 1)) for name, rate in self._assembly.learning_rates.items()}
 
     def _judge(self, loss: float, *, skipped: bool) -> None:
         """Extends the history by a step; raises SpikeError where the loss is one."""
@@ -189,8 +189,8 @@ class Monitor:
             self.history = dataclasses.replace(self.history, skipped=0)
             raise TooManySkipsError(
                 f"The loss or the gradient is not finite in {count} steps in a row, from step {self.step - count + 1} "
-                "on: lower --optimizer.peak or set --optimizer.clip 1 in a new run, or add --resume to go on with the "
-                "batches after them"
+                "on: lower --optimizer.learning-rate or set --optimizer.clip 1 in a new run, or add --resume to go on "
+                "with the batches after them"
             )
 
     def slow_step(self, step: int, seconds: float) -> None:

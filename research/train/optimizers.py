@@ -1,14 +1,16 @@
-"""Optimizers by composition: penalise, clip, scale, decay, follow the schedule; each part one optax transformation.
+"""Optimizers as optax transformations: what an experiment's optimizer offers, and one composed of named parts.
 
-Rules (pattern, factor) give every parameter, by its path, exactly one factor of the learning rate (0 freezes it) and
-one of the weight decay.
+`Optimizer` covers the usual kinds: penalise, clip, scale, decay, follow the schedule. `OptimizerGroups`, in
+optimizer_groups.py, has one optimizer for each pattern of parameter paths. Any other optax transformation is a frozen
+dataclass that inherits from `OptimizerConfig` and gives `build`.
 """
 
 import dataclasses
 import math
 import operator
 import re
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +20,65 @@ import optax.contrib
 from research.core import trees
 from research.core.errors import UserError
 from research.core.shapes import Params
+from research.train.schedules import Schedule
 
-DECAY_RULES = ((r"(kernel|embedding)$", 1.0), (r"(bias|scale|mean|variance)$", 0.0))
+WEIGHT_DECAY_MULTIPLIERS = ((r"(kernel|embedding)$", 1.0), (r"(bias|scale|mean|variance)$", 0.0))
+LEARNING_RATE = "learning_rate"  # the name in the log; that of a group follows after a slash
+
+
+@runtime_checkable
+class OptimizerConfig(Protocol):
+    """What the optimizer of an experiment offers. Inherit from it and give `build`; the rest has defaults.
+
+    Define the class in a module of `experiments/` (or `research/`), so that `run.json` can be read back. Prodigy, AdamW
+    that estimates its learning rate (Mishchenko & Defazio 2023), as one's own optimizer:
+
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Prodigy(OptimizerConfig):
+        ...     weight_decay: float = 0.0
+        ...
+        ...     def build(self, steps, params, schedule):
+        ...         return optax.contrib.prodigy(schedule.build(steps), weight_decay=self.weight_decay)
+        >>> optimizer = Prodigy().build(100, {"kernel": jnp.ones(2)}, Schedule("cosine", warmup=10))
+
+    `experiments/mlp_schedule_free.py` is a whole experiment with an optimizer of its own.
+    """
+
+    def build(self, steps: int, params: Params, schedule: Schedule) -> optax.GradientTransformation:
+        """Returns the transformation of gradients to updates.
+
+        Args:
+            steps: how many updates there will be: over these the schedule runs.
+            params: the (abstract) parameters that learn.
+            schedule: the experiment's schedule of the learning rate, for those that follow one.
+        """
+        ...
+
+    def learning_rates(self, steps: int, schedule: Schedule) -> dict[str, optax.Schedule]:
+        """Returns the learning rates to log, functions of the step (0 is the first), computed on the host.
+
+        The name is "learning_rate", in a group "learning_rate/GROUP"; by default none is logged.
+        """
+        return {}
+
+    def multipliers(self, params: Params) -> Any:
+        """Returns each parameter's factor of the learning rate; a parameter of factor 0 does not learn."""
+        return jax.tree.map(lambda _: 1.0, params)
+
+    def average_decay(self) -> float:
+        """Returns the decay of the moving average of the parameters that evaluation uses, 0 for none."""
+        return 0.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
+class Optimizer(OptimizerConfig):
     """An optimizer and its regularisation."""
 
     kind: Literal["gradient_descent", "sgd", "momentum", "adam", "adamw", "lion", "muon"] = "adamw"
     """gradient_descent and sgd are the same step, over the whole data or over batches of it; so are adam and adamw, as
     weight_decay is decoupled and l2 is not; muon takes optax's own momentum of 0.95 for matrices, Adam for the rest"""
-    peak: float = 1e-3
-    """the highest learning rate, which the schedule scales"""
+    learning_rate: float = 1e-3
+    """the highest, which the schedule scales"""
     b1: float = 0.9
     """decay of the first moment, and of momentum"""
     b2: float = 0.999
@@ -45,33 +93,45 @@ class Optimizer:
     """the largest global norm of the gradient (0: no clipping)"""
     ema: float = 0.0
     """decay of the moving average of the weights that evaluation uses (0: none)"""
-    decay_rules: tuple[tuple[str, float], ...] = DECAY_RULES
+    weight_decay_multipliers: tuple[tuple[str, float], ...] = WEIGHT_DECAY_MULTIPLIERS
     """which weights l1, l2 and weight_decay act on, as factors by path"""
-    rate_rules: tuple[tuple[str, float], ...] = (("", 1.0),)
-    """factors of the learning rate by path; 0 freezes"""
+    lr_multipliers: tuple[tuple[str, float], ...] = (("", 1.0),)
+    """factors of the learning rate by path; a parameter of factor 0 is fixed, and never reaches the optimizer"""
     layer_decay: float = 1.0
-    """for fine-tuning: factor of the learning rate from each block to the one below it, down to the embeddings (Clark
-    et al. 2020, ELECTRA, appendix A)"""
+    """for fine-tuning: factor of the learning rate from each block that learns to the one below it, down to the
+    embeddings (Clark et al. 2020, ELECTRA, appendix A)"""
 
-    def build(self, schedule: optax.Schedule, params: Params) -> optax.GradientTransformation:
-        """Composes the transformation for (abstract) `params`; raises UserError where the rules do not fit them."""
-        decay = trees.match_rules(self.decay_rules, params, what="weight decay")
-        rate = self.rates(params)
+    def build(
+        self, steps: int, params: Params, schedule: Schedule = Schedule("constant")
+    ) -> optax.GradientTransformation:
+        """Composes the transformation; raises UserError where the patterns do not fit the parameters."""
+        decay = trees.match_rules(self.weight_decay_multipliers, params, what="weight decay")
+        multipliers = self.multipliers(params)
         parts = [
             _penalty(self.l1, self.l2, decay) if self.l1 or self.l2 else optax.identity(),
-            _freeze(rate),
             optax.clip_by_global_norm(self.clip) if self.clip else optax.identity(),
-            _unless_frozen(self._direction(), rate),
+            self._direction(),
             _scaled_decay(self.weight_decay, decay) if self.weight_decay else optax.identity(),
-            _scale(rate),
-            optax.scale_by_learning_rate(lambda step: self.peak * schedule(step)),
+            _scale(multipliers),
+            optax.scale_by_learning_rate(self.learning_rates(steps, schedule)[LEARNING_RATE]),
         ]
         return optax.chain(*parts)
 
-    def rates(self, params: Params) -> Any:
-        """Returns each parameter's factor of the learning rate; raises UserError where the rules do not fit."""
-        rate = trees.match_rules(self.rate_rules, params, what="the learning rate")
-        return rate if self.layer_decay == 1 else jax.tree.map(operator.mul, rate, _layerwise(self.layer_decay, params))
+    def learning_rates(self, steps: int, schedule: Schedule) -> dict[str, optax.Schedule]:
+        """Returns the one learning rate; that of a parameter is this times its multiplier."""
+        factor = schedule.build(steps)
+        return {LEARNING_RATE: lambda step: self.learning_rate * factor(step)}
+
+    def multipliers(self, params: Params) -> Any:
+        """Returns each parameter's factor of the learning rate; raises UserError where the patterns do not fit."""
+        factors = trees.match_rules(self.lr_multipliers, params, what="the learning rate")
+        if self.layer_decay == 1:
+            return factors
+        return jax.tree.map(operator.mul, factors, _layerwise(self.layer_decay, params))
+
+    def average_decay(self) -> float:
+        """Returns `ema`."""
+        return self.ema
 
     def _direction(self) -> optax.GradientTransformation:
         match self.kind:
@@ -85,6 +145,28 @@ class Optimizer:
                 return optax.scale_by_lion(self.b1, self.b2)
             case "muon":
                 return _muon(self.b1, self.b2, self.epsilon)
+
+
+def evaluation_params(state: Any, params: Params) -> Params:
+    """Returns the parameters that evaluation uses: `params`, but the average x where an optimizer is schedule-free.
+
+    Schedule-free optimizers take gradients at y, which `params` are, and evaluate at x (Defazio et al. 2024, eq. 1-3).
+
+    Args:
+        state: of the optimizer, which may be composed of several.
+        params: as training has them.
+    """
+
+    def is_schedule_free(node: Any) -> bool:
+        return isinstance(node, optax.contrib.ScheduleFreeState)
+
+    def averaged(free: Any, leaf: Any, z: Any) -> Any:
+        of_another = isinstance(z, optax.MaskedNode)
+        return leaf if of_another else optax.contrib.schedule_free_eval_params(free._replace(z=z), leaf)
+
+    for node in filter(is_schedule_free, jax.tree.leaves(state, is_leaf=is_schedule_free)):
+        params = jax.tree.map(partial(averaged, node), params, node.z)
+    return params
 
 
 def _layerwise(decay: float, params: Params) -> Any:
@@ -139,23 +221,10 @@ def _matrix_axes(path: str, kernel: Any) -> optax.contrib.MuonDimensionNumbers:
 
 
 def _like_adam(path: str, update: Any) -> Any:
-    """Gives Muon's update the size of Adam's, so that one peak rate serves both (Liu et al. 2025, eq. 4)."""
+    """Gives Muon's update the size of Adam's, so that one learning rate serves both (Liu et al. 2025, eq. 4)."""
     axes = _matrix_axes(path, update)
     inputs = math.prod(update.shape[axis] for axis in axes.reduction_axis)
     return 0.2 * max(inputs, update.shape[-1]) ** 0.5 * update
-
-
-def _unless_frozen(direction: optax.GradientTransformation, rate: Any) -> optax.GradientTransformation:
-    """Spares frozen parameters, whose gradients are zero by now, the optimizer's moments."""
-    trained = jax.tree.map(bool, rate)
-    return direction if all(jax.tree.leaves(trained)) else optax.masked(direction, trained)
-
-
-def _freeze(rate: Any) -> optax.GradientTransformation:
-    """Zeroes the gradients of frozen parameters, so that they count neither for the norm nor for the moments."""
-    return optax.stateless(
-        lambda updates, _: jax.tree.map(lambda g, factor: g if factor else jnp.zeros_like(g), updates, rate)
-    )
 
 
 def _scale(rate: Any) -> optax.GradientTransformation:

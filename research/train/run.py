@@ -216,11 +216,10 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
 
 
 def _evaluated_state(assembly: Assembly, folder: Path, step: int, *, verified: bool, old: bool) -> State:
-    """Loads a state without the optimizer's; `old` checkpoints hold one tree of parameters."""
+    """Loads a state; `old` checkpoints hold one tree of parameters, and what their optimizers kept is not read."""
     abstract = trees.abstract_like(assembly.state, assembly.shardings)
     if not old:
-        wanted = {name: part for name, part in abstract.changing.items() if name != "optimizer"}
-        changing, _ = checkpoints.load(folder, step, wanted, verified=verified, partial=True)
+        changing, _ = checkpoints.load(folder, step, abstract.changing, verified=verified)
         return restored(changing, checkpoints.load_fixed(folder, abstract.fixed))
     merged = {"params": abstract.merged} | ({} if abstract.average is None else {"average": abstract.merged})
     loaded, _ = checkpoints.load(folder, step, {"step": abstract.step, **merged}, verified=verified, partial=True)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: a factor in [0, 1] of the peak rate, as a function of the step."""
+"""Learning-rate schedules: a factor in [0, 1] of the highest learning rate, as a function of the step."""
 
 import dataclasses
 from typing import Literal
@@ -18,10 +18,10 @@ class Schedule:
     """steps of linear warm-up"""
     final: float = 0.0
     """the factor that the run ends at (cosine, linear, warmup_stable_decay)"""
-    decay_share: float = 0.2
-    """share of the steps that warmup_stable_decay spends decaying (Hu et al. 2024)"""
+    decay_fraction: float = 0.2
+    """fraction of the steps that warmup_stable_decay spends decaying (Hu et al. 2024)"""
     boundaries: tuple[float, ...] = (0.5, 0.75)
-    """shares of the steps after which `step` multiplies the factor by `drop`"""
+    """fractions of the steps after which `step` multiplies the factor by `drop`"""
     drop: float = 0.1
 
     def build(self, steps: int) -> optax.Schedule:
@@ -48,8 +48,8 @@ class Schedule:
             case "linear":
                 return optax.linear_schedule(1.0, self.final, rest)
             case "warmup_stable_decay":
-                decay = max(1, round(self.decay_share * rest))
+                decay = max(1, round(self.decay_fraction * rest))
                 return optax.linear_schedule(1.0, self.final, decay, transition_begin=rest - decay)
             case "step":
-                boundaries = jnp.asarray([round(share * rest) for share in self.boundaries])
+                boundaries = jnp.asarray([round(fraction * rest) for fraction in self.boundaries])
                 return lambda step: self.drop ** (step >= boundaries).sum()

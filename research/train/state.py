@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from research.core import trees
 from research.core.mesh import replicated, shard
 from research.core.shapes import Params
+from research.train.optimizers import evaluation_params
 
 
 class Parts(NamedTuple):
@@ -76,7 +77,7 @@ class State:
     @property
     def evaluated(self) -> Params:
         """The one tree that evaluation, samples and exports use: with the moving average where one is kept."""
-        params = self.params if self.average is None else self.average
+        params = evaluation_params(self.optimizer, self.params) if self.average is None else self.average
         return trees.merge(params, self.fixed, self.variables)
 
     @property

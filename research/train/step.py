@@ -66,11 +66,13 @@ def make_update(
     A step whose loss or gradient is not finite is skipped: `skipped` among its metrics is 1, and the state stays but
     for the step number and the schedule that follows it.
     """
+    following = optax.with_extra_args_support(optimizer)
 
     def update(state: State, sums: Sums, context: Context) -> tuple[State, dict[str, Any]]:
         loss, divisor = sums.loss, jnp.maximum(sums.divisor, 1e-9)
         gradients = jax.tree.map(lambda g: g / divisor, sums.gradients)
-        updates, moments = optimizer.update(gradients, state.optimizer, state.params)
+        value = loss.sum / jnp.maximum(loss.weight, 1e-9)  # for transformations that follow it, as `optax.polyak_sgd`
+        updates, moments = following.update(gradients, state.optimizer, state.params, value=value)
         params = optax.apply_updates(state.params, updates)
         variables = update_statistics(state.variables, loss.statistics, statistics_decay)
         if task.after is not None:
@@ -80,7 +82,7 @@ def make_update(
         if average_decay:
             average = jax.tree.map(lambda old, new: average_decay * old + (1 - average_decay) * new, average, params)
         metrics = {
-            "loss": loss.sum / jnp.maximum(loss.weight, 1e-9),
+            "loss": value,
             "weight": loss.weight,
             "gradient_norm": optax.global_norm(gradients),
             "batch": sums.digest,
@@ -96,19 +98,27 @@ def make_update(
 
 
 def unless_skipped(finite: Bool[Array, ""], new: State, old: State) -> State:
-    """Returns `new` where `finite`, else `old` with the step number and the schedule's count of `new`.
+    """Returns `new` where `finite`, else `old` with what follows the step of `new`: its number, and optax's counts.
 
-    Adam's own count stays with its moments, whose bias it corrects.
+    The counts are those of schedules and of the periods of optimizer groups. Adam's own count stays with its moments,
+    whose bias it corrects.
     """
 
     def choose(after: Any, before: Any) -> Any:
-        return after if _is_schedule(after) else jnp.where(finite, after, before)
+        if isinstance(after, optax.ScaleByScheduleState):
+            return after
+        if isinstance(after, optax.ConditionallyMaskState):
+            return after._replace(inner_state=chosen(after.inner_state, before.inner_state))
+        return jnp.where(finite, after, before)
 
-    return jax.tree.map(choose, new, old, is_leaf=_is_schedule).replace(step=new.step, fixed=old.fixed)
+    def chosen(after: Any, before: Any) -> Any:
+        return jax.tree.map(choose, after, before, is_leaf=_counts_steps)
+
+    return chosen(new, old).replace(step=new.step, fixed=old.fixed)
 
 
-def _is_schedule(node: Any) -> bool:
-    return isinstance(node, optax.ScaleByScheduleState)
+def _counts_steps(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByScheduleState | optax.ConditionallyMaskState)
 
 
 def update_statistics(variables: Params, statistics: Tree, decay: float) -> Params:

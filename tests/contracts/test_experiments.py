@@ -184,19 +184,14 @@ def test_the_configuration_survives_json(config: Experiment) -> None:
 
 
 def test_each_parameter_has_one_rule_of_each_kind(config: Experiment, small: Assembly) -> None:
-    """In full size: exactly one sharding, one learning-rate and one decay rule match every parameter."""
+    """In full size: exactly one sharding, one learning-rate and one decay rule match each parameter, or UserError."""
     model = small.experiment.model if isinstance(config.model, PretrainedModel) else config.model
     task = config.task.build(model, small.data)
-    params = trees.flatten(jax.eval_shape(task.init, stream(0, "init")))
-    assert params
-    rules = {
-        "sharding": model.build(small.data.outputs).sharding,
-        "rate": config.optimizer.rate_rules,
-        "decay": config.optimizer.decay_rules,
-    }
-    for kind, pairs in rules.items():
-        matches = {path: sum(bool(re.search(pattern, path)) for pattern, _ in pairs) for path in params}
-        assert set(matches.values()) == {1}, (kind, matches)
+    params = jax.eval_shape(task.init, stream(0, "init"))
+    assert jax.tree.leaves(params)
+    trees.match_rules(model.build(small.data.outputs).sharding, params, what="sharding")
+    config.optimizer.multipliers(params)
+    config.optimizer.build(config.steps, params, config.schedule)
 
 
 @pytest.fixture(scope="module")

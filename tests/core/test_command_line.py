@@ -14,15 +14,17 @@ DEFAULT = Experiment(data=Optimizer(), model=Optimizer("sgd"), task=Optimizer("l
 
 def test_options_set_nested_fields():
     """Every field of every part is an option of its type."""
-    config = command_line.parse(Experiment, DEFAULT, args=["--steps", "7", "--model.peak", "0.5", "--mesh.fsdp", "2"])
-    expected = dataclasses.replace(DEFAULT, steps=7, model=Optimizer("sgd", peak=0.5))
+    config = command_line.parse(
+        Experiment, DEFAULT, args=["--steps", "7", "--model.learning-rate", "0.5", "--mesh.fsdp", "2"]
+    )
+    expected = dataclasses.replace(DEFAULT, steps=7, model=Optimizer("sgd", learning_rate=0.5))
     assert config == dataclasses.replace(expected, mesh=dataclasses.replace(DEFAULT.mesh, fsdp=2))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model.peek", "1"], "--model.peak"),
+        (["--model.learning-rat", "1"], "--model.learning-rate"),
         (["--steps", "many"], "many"),
         (["--optimizer.kind", "adamax"], "adamw"),
     ],

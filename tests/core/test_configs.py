@@ -25,10 +25,10 @@ def test_every_experiment_survives_json(name):
 
 def test_a_configuration_names_its_type_and_all_its_fields():
     """The JSON form is complete: no field is left to a default that a later version may change."""
-    written = to_json(Optimizer("sgd", peak=0.5))
+    written = to_json(Optimizer("sgd", learning_rate=0.5))
     assert written["type"] == OPTIMIZER
     assert set(written) == {"type", *(field.name for field in dataclasses.fields(Optimizer))}
-    assert written["peak"] == 0.5
+    assert written["learning_rate"] == 0.5
 
 
 def test_a_value_that_json_cannot_hold_is_a_bug_that_shows():

@@ -18,8 +18,11 @@ from research.models.gpt import GPT
 from research.models.llama import Llama
 from research.models.mlp import MLP
 from research.models.t5 import T5
+from research.models.wrappers.lora import LoRA
 from research.tasks.span_corruption import SpanCorruption
 from research.train.experiment import Experiment
+from research.train.optimizers import Optimizer
+from research.train.schedules import Schedule
 
 # Data, model and task of experiments, as run.json recorded them before anything here was renamed.
 RECORDED = json.loads((Path(__file__).parent / "old_configurations.json").read_text(encoding="utf-8"))
@@ -117,3 +120,49 @@ def test_what_is_not_old_stays():
     config = {"type": "research.evaluate.language.LanguageEvaluator", "best": ["accuracy", "max"]}
     assert upgraded(config) == config
     assert upgraded({**OLD, "metrics": "unheard of"}) == {**OLD, "metrics": "unheard of"}
+
+
+def test_renamed_fields_of_an_old_record_load():
+    """The optimizer and the schedule of a run.json of old are rebuilt with the fields of today."""
+    optimizer = {
+        "type": "research.train.optimizers.Optimizer",
+        "kind": "muon",
+        "peak": 0.02,
+        "decay_rules": [["", 0.5]],
+        "rate_rules": [["^lora/", 1.0], ["^(?!lora/)", 0.0]],
+    }
+    schedule = {"type": "research.train.schedules.Schedule", "kind": "warmup_stable_decay", "decay_share": 0.1}
+    assert from_json(upgraded([optimizer, schedule])) == (
+        Optimizer(
+            "muon",
+            learning_rate=0.02,
+            weight_decay_multipliers=(("", 0.5),),
+            lr_multipliers=(("^lora/", 1.0), ("^(?!lora/)", 0.0)),
+        ),
+        Schedule("warmup_stable_decay", decay_fraction=0.1),
+    )
+
+
+@pytest.mark.parametrize("old", [option for option in OPTIONS if option.startswith(("--optimizer.", "--schedule."))])
+@pytest.mark.parametrize("form", ["{} 1", "{}=1"])
+def test_an_old_option_names_the_new_one(old, form, capsys):
+    """One sentence and code 2; the new option is one that the experiment has."""
+    default = Experiment(data=None, model=None, task=None)
+    with pytest.raises(SystemExit) as ended:
+        command_line.parse(Experiment, default, args=form.format(old).split())
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {old} is now called {OPTIONS[old]}: give that instead.\n"
+    with pytest.raises(SystemExit):
+        command_line.parse(Experiment, default, args=["--help"])
+    assert OPTIONS[old] in capsys.readouterr().out
+
+
+def test_a_head_trained_beside_low_rank_updates_is_still_trained() -> None:
+    """Older runs said so by multipliers of the learning rate; others with low-rank updates are read as they are."""
+    lora = {"type": "research.models.lora.LoRA", "rank": 8}
+    model = {"type": "research.train.pretrained.PretrainedModel", "source": "x", "lora": lora}
+    optimizer = {"type": "research.train.optimizers.Optimizer", "rate_rules": HEAD_MULTIPLIERS}
+    found = upgraded({"type": "research.train.experiment.Experiment", "model": model, "optimizer": optimizer})
+    assert from_json(found["model"]).lora == LoRA(8, trained=HEAD)
+    assert from_json(found["optimizer"]) == Optimizer()
+    assert from_json(upgraded(model)).lora == LoRA(8)

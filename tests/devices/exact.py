@@ -31,7 +31,7 @@ PICTURES = RANDOM.integers(0, 256, (64, 8, 8, 3)).astype(np.uint8)
 LABELLED = Rows({"inputs": PICTURES, "labels": (PICTURES[:, 0, 0, 0] % 4).astype(np.int32)})
 TURNING = {"positions": "rotary", "activation": "swiglu", "norm": "rms", "bias": False}
 SIZES = {"depth": 1, "width": 64, "heads": 4, "context": 32}
-ADAM = Optimizer("adamw", peak=1e-2, weight_decay=0.1, clip=1.0, ema=0.9)
+ADAM = Optimizer("adamw", learning_rate=1e-2, weight_decay=0.1, clip=1.0, ema=0.9)
 PICTURE_TASK = Classification(augmentation=Augmentation(crop=1, flip=True))
 CASES = {
     "gpt": Experiment(Data({"train": TEXT}, 31), GPT(dropout=0.2, **SIZES, **TURNING), LanguageModelling(), ADAM),

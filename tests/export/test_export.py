@@ -47,7 +47,7 @@ def tuned(tmp_path_factory):
         ),
         model=PretrainedModel(source, head="sequence", dropout=0.0, lora=LoRA(rank=2, trained="^head/")),
         task=TextClassification(),
-        optimizer=Optimizer("adamw", peak=0.1),
+        optimizer=Optimizer("adamw", learning_rate=0.1),
         evaluators=(),
         steps=1,
         batch_size=4,

@@ -24,7 +24,14 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_module("experiments.gpt_austen", "--help") == 0
     shown = capsys.readouterr().out
     assert "learns to write like Jane Austen" in shown
-    for option in ("--steps", "--model.depth", "--optimizer.peak", "--schedule.warmup", "--mesh.fsdp", "--data.length"):
+    for option in (
+        "--steps",
+        "--model.depth",
+        "--optimizer.learning-rate",
+        "--schedule.warmup",
+        "--mesh.fsdp",
+        "--data.length",
+    ):
         assert option in shown
     assert f"default: {gpt_austen.CONFIG.steps}" in shown
 

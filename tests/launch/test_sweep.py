@@ -20,7 +20,7 @@ from research.train.run import train
 
 NAME = "article_regression"
 SHORT = ("--steps", "20", "--log-every", "5", "--evaluate-every", "10")
-GRID = ("--grid", "optimizer.peak=1e-3,1e-2", "--seeds", "0..1")
+GRID = ("--grid", "optimizer.learning_rate=1e-3,1e-2", "--seeds", "0..1")
 
 
 def start(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -60,7 +60,7 @@ def half_done(tmp_path: Path) -> Path:
     """
     rates, root = ("1e-3", "1e-2"), tmp_path / "runs"
     first, second, _, last = (
-        configured("--optimizer.peak", rate, "--seed", seed) for rate in rates for seed in ("0", "1")
+        configured("--optimizer.learning-rate", rate, "--seed", seed) for rate in rates for seed in ("0", "1")
     )
     train(first, name=NAME, root=root)
     train(second, name=NAME, root=root, stop_after=7)
@@ -80,7 +80,7 @@ def test_the_commands_are_those_of_the_jobs_still_to_do(
     for command, point in ((second[:-1], ("1e-3", "1")), (third, ("1e-2", "0"))):
         assert command[:3] == ["python", "-m", f"experiments.{NAME}"]
         options = command_line.parse(launcher.Options, launcher.Options(article_regression.CONFIG), args=command[3:])
-        assert options.experiment == configured("--optimizer.peak", point[0], "--seed", point[1])
+        assert options.experiment == configured("--optimizer.learning-rate", point[0], "--seed", point[1])
         assert options.runs == half_done and not options.resume
     assert second[-1] == "--resume", "the one that was stopped is continued"
     assert all_runs(half_done) == before
@@ -95,8 +95,12 @@ def test_a_half_finished_sweep_continues(
     assert start(monkeypatch, *arguments) == 0
     assert ["--resume" in command for command in commands] == [True, False]
     new = [run for run in all_runs(half_done) if run not in before]
-    assert [record(run)["config"] for run in new] == [to_json(configured("--optimizer.peak", "1e-2", "--seed", "0"))]
-    undisturbed = train(configured("--optimizer.peak", "1e-3", "--seed", "1"), name=NAME, root=tmp_path / "clean")
+    assert [record(run)["config"] for run in new] == [
+        to_json(configured("--optimizer.learning-rate", "1e-2", "--seed", "0"))
+    ]
+    undisturbed = train(
+        configured("--optimizer.learning-rate", "1e-3", "--seed", "1"), name=NAME, root=tmp_path / "clean"
+    )
     assert record(before[1])["params_sha256"] == undisturbed.record["params_sha256"]
     assert record(before[3])["status"] == "interrupted", "the run of another configuration is not the sweep's"
     page = (half_done / NAME / "sweep.html").read_text(encoding="utf-8")
@@ -151,16 +155,17 @@ def test_sigterm_reaches_the_job_and_stops_the_sweep(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (["article_regresion"], "no experiment 'article_regresion': the nearest is 'article_regression'"),
-        ([NAME, "--grid", "optimizer.peek=1,2"], "no field 'optimizer.peek': the nearest is 'optimizer.peak'"),
-        ([NAME, "--grid", "peak=1"], "no field 'peak'"),
+        ([NAME, "--grid", "optimizer.clips=1,2"], "no field 'optimizer.clips': the nearest is 'optimizer.clip'"),
+        ([NAME, "--grid", "optimizer.peak=1,2"], "'optimizer.peak' is now called 'optimizer.learning-rate'"),
+        ([NAME, "--grid", "learning_rate=1"], "no field 'learning_rate'"),
         ([NAME, "--grid", "optimizer.type=a"], "no field 'optimizer.type'"),
-        ([NAME, "--grid", "optimizer.peak=1e-3,fast"], "could not convert string to float: 'fast'"),
-        ([NAME, "--grid", "optimizer.peak"], "gives no values"),
-        ([NAME, "--grid", "optimizer.peak=1,,2"], "gives no values"),
+        ([NAME, "--grid", "optimizer.learning_rate=1e-3,fast"], "could not convert string to float: 'fast'"),
+        ([NAME, "--grid", "optimizer.learning_rate"], "gives no values"),
+        ([NAME, "--grid", "optimizer.learning_rate=1,,2"], "gives no values"),
         ([NAME, "--grid", "steps=1", "--grid", "steps=2"], "--grid steps is given twice"),
         ([NAME, "--grid", "seed=1,2"], "seeds with --seeds"),
         ([NAME, "--grid", "log_every=1,2"], "changes nothing that a run computes"),
-        ([NAME, "--grid", "optimizer.peak=1e-3,0.001"], "Two jobs are the same"),
+        ([NAME, "--grid", "optimizer.learning_rate=1e-3,0.001"], "Two jobs are the same"),
         ([NAME, "--seeds", "2..0"], "--seeds 2..0 is not a list of seeds"),
         ([NAME, "--seeds", "one"], "--seeds one is not a list of seeds"),
         ([NAME, "--seeds", "1,1"], "Two jobs are the same"),

@@ -13,7 +13,7 @@ from research.core.errors import UserError
 from research.core.mesh import MeshConfig, shard
 from research.core.trees import flatten, match_rules
 from research.models.bert import BERT
-from research.train.optimizers import DECAY_RULES
+from research.train.optimizers import WEIGHT_DECAY_MULTIPLIERS
 
 KEY = jax.random.key(0)
 VOCABULARY, LENGTH, LABELS = 11, 8, 3
@@ -153,7 +153,7 @@ def test_every_parameter_has_one_sharding_and_one_decay(name):
     """The rules fit all options, and a mesh splits all kernels."""
     model, params, _ = build(**OPTIONS[name])
     match_rules(model.sharding, params, what="sharding")
-    match_rules(DECAY_RULES, params, what="weight decay")
+    match_rules(WEIGHT_DECAY_MULTIPLIERS, params, what="weight decay")
     mesh = MeshConfig(1, fsdp=4, tensor=2).build(jax.devices()[:1] * 8)
     shardings = flatten(shard(mesh, model.sharding, params))
     assert all(not s.is_fully_replicated for path, s in shardings.items() if path.endswith("kernel"))

@@ -12,7 +12,7 @@ from research.core.errors import UserError
 from research.core.mesh import MeshConfig, shard
 from research.core.trees import flatten, match_rules
 from research.models.encoder_decoder import SequenceToSequence
-from research.train.optimizers import DECAY_RULES
+from research.train.optimizers import WEIGHT_DECAY_MULTIPLIERS
 
 KEY = jax.random.key(0)
 VOCABULARY, SOURCE, TARGET = 11, 6, 5
@@ -144,7 +144,7 @@ def test_every_parameter_has_one_sharding_and_one_decay():
     """The rules fit, and a mesh splits all kernels that divide."""
     model, params = build()
     match_rules(model.sharding, params, what="sharding")
-    match_rules(DECAY_RULES, params, what="weight decay")
+    match_rules(WEIGHT_DECAY_MULTIPLIERS, params, what="weight decay")
     mesh = MeshConfig(1, fsdp=2, tensor=1).build(jax.devices()[:1] * 2)
     shardings = flatten(shard(mesh, model.sharding, params))
     assert all(not s.is_fully_replicated for path, s in shardings.items() if path.endswith("kernel"))

@@ -17,7 +17,7 @@ from research.core.trees import flatten, match_rules
 from research.models.gpt import GPT
 from research.models.layers.attention import attend, causal_mask
 from research.models.layers.rotary import rotate
-from research.train.optimizers import DECAY_RULES
+from research.train.optimizers import WEIGHT_DECAY_MULTIPLIERS
 
 KEY = jax.random.key(0)
 VOCABULARY, LENGTH = 7, 6
@@ -114,7 +114,7 @@ def test_every_parameter_has_one_sharding_and_one_decay(name):
     """The rules fit all options, and a mesh splits all kernels."""
     model, params = build(**OPTIONS[name])
     match_rules(model.sharding, params, what="sharding")
-    match_rules(DECAY_RULES, params, what="weight decay")
+    match_rules(WEIGHT_DECAY_MULTIPLIERS, params, what="weight decay")
     mesh = MeshConfig(1, fsdp=2, expert=2, tensor=2).build(jax.devices()[:1] * 8)
     shardings = flatten(shard(mesh, model.sharding, params))
     assert all(not s.is_fully_replicated for path, s in shardings.items() if path.endswith("kernel"))

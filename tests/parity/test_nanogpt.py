@@ -130,7 +130,7 @@ def test_learning_rates_agree_at_every_step():
     """The experiment's schedule is nanoGPT's: warm-up that starts above zero, then cosine to a tenth."""
     setting = nanogpt_torch.Setting()
     factor = CONFIG.schedule.build(CONFIG.steps)
-    found = [CONFIG.optimizer.peak * float(factor(step)) for step in range(0, setting.steps, 25)]
+    found = [CONFIG.optimizer.learning_rate * float(factor(step)) for step in range(0, setting.steps, 25)]
     expected = [nanogpt_torch.learning_rate(setting, step) for step in range(0, setting.steps, 25)]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 

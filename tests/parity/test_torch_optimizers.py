@@ -27,7 +27,7 @@ GRADIENTS = [{name: RNG.normal(size=shape).astype(np.float32) for name, shape in
 def ours(config, steps=STEPS):
     """Returns the parameters after following GRADIENTS."""
     layer = {"layer": START}
-    optimizer = config.build(optax.constant_schedule(1.0), layer)
+    optimizer = config.build(steps, layer)
     update = jax.jit(optimizer.update)
     params, state = layer, jax.jit(optimizer.init)(layer)
     for gradients in GRADIENTS[:steps]:
@@ -53,17 +53,17 @@ def groups(kernel, bias, decay):
 
 
 CASES = {
-    "sgd": (Optimizer("sgd", peak=0.1), lambda k, b: torch.optim.SGD([k, b], lr=0.1)),
+    "sgd": (Optimizer("sgd", learning_rate=0.1), lambda k, b: torch.optim.SGD([k, b], lr=0.1)),
     "momentum with l2": (
-        Optimizer("momentum", peak=0.1, b1=0.8, l2=0.3),
+        Optimizer("momentum", learning_rate=0.1, b1=0.8, l2=0.3),
         lambda k, b: torch.optim.SGD(groups(k, b, 0.3), lr=0.1, momentum=0.8),
     ),
     "adam with l2": (
-        Optimizer("adam", peak=0.05, b2=0.95, l2=0.3),
+        Optimizer("adam", learning_rate=0.05, b2=0.95, l2=0.3),
         lambda k, b: torch.optim.Adam(groups(k, b, 0.3), lr=0.05, betas=(0.9, 0.95)),
     ),
     "adamw": (
-        Optimizer("adamw", peak=0.05, b2=0.95, weight_decay=0.5),
+        Optimizer("adamw", learning_rate=0.05, b2=0.95, weight_decay=0.5),
         lambda k, b: torch.optim.AdamW(groups(k, b, 0.5), lr=0.05, betas=(0.9, 0.95)),
     ),
 }
@@ -80,7 +80,7 @@ def test_updates_agree(name):
 
 def test_clipping_agrees():
     """Clipping by the global norm scales all gradients alike, as `clip_grad_norm_` does."""
-    found = ours(Optimizer("momentum", peak=0.1, clip=0.7))
+    found = ours(Optimizer("momentum", learning_rate=0.1, clip=0.7))
     expected = pytorch(lambda k, b: torch.optim.SGD([k, b], lr=0.1, momentum=0.9), clip=0.7)
     for part in SHAPES:
         np.testing.assert_allclose(found[part], expected[part], rtol=1e-4, atol=1e-5)
@@ -93,14 +93,14 @@ def test_muon_agrees(steps, tolerance):
     def make(kernel, _):
         return torch.optim.Muon([kernel], lr=0.1, momentum=0.95, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
 
-    found = ours(Optimizer("muon", peak=0.1), steps)["kernel"] - START["kernel"]
+    found = ours(Optimizer("muon", learning_rate=0.1), steps)["kernel"] - START["kernel"]
     expected = pytorch(make, steps=steps)["kernel"] - START["kernel"]
     assert np.linalg.norm(found - expected) < tolerance * np.linalg.norm(expected)
 
 
 def test_lion_follows_its_paper():
     """Lion (Chen et al. 2023, algorithm 2): the sign of an interpolation, decoupled decay, a slower momentum."""
-    found = ours(Optimizer("lion", peak=0.01, b1=0.9, b2=0.99, weight_decay=0.5))
+    found = ours(Optimizer("lion", learning_rate=0.01, b1=0.9, b2=0.99, weight_decay=0.5))
     for part, decay in (("kernel", 0.5), ("bias", 0.0)):
         weights, momentum = START[part].astype(np.float64), 0.0
         for gradients in GRADIENTS:

@@ -46,9 +46,9 @@ def run(
 
 
 def sweep_of(*points: list[SeedRun | None]) -> Sweep:
-    """A sweep over `optimizer.peak`, one list of runs for each of its values."""
+    """A sweep over `optimizer.learning_rate`, one list of runs for each of its values."""
     grid = (GridPoint((f"{value}e-3",), dict(enumerate(runs))) for value, runs in enumerate(points, start=1))
-    return Sweep("tiny", "python -m research.launch.sweep tiny", ("optimizer.peak",), tuple(grid))
+    return Sweep("tiny", "python -m research.launch.sweep tiny", ("optimizer.learning_rate",), tuple(grid))
 
 
 @given(st.lists(finite, min_size=2, max_size=12))
@@ -153,7 +153,7 @@ def test_the_charts_show_the_best_points_of_a_large_grid() -> None:
     sweep = sweep_of(*([run([10.0 - value, 9.0 - value])] for value in range(9)))
     assert drawn_points(sweep) == list(sweep.points[2:])
     (chart, *_) = sweep_charts(sweep)
-    assert [series.name for series in chart.series] == [f"peak {value}e-3" for value in range(3, 10)]
+    assert [series.name for series in chart.series] == [f"learning_rate {value}e-3" for value in range(3, 10)]
     assert len({series.colour for series in chart.series}) == 7
 
 

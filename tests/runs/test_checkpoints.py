@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,7 +33,7 @@ def state_of(seed: int, width: int = 3) -> dict[str, Any]:
         "half": kernel.astype("bfloat16"),
     }
     rules = ((r"", 0.0),)
-    optimizer = Optimizer("adam", decay_rules=rules).build(optax.constant_schedule(1.0), params)
+    optimizer = Optimizer("adam", weight_decay_multipliers=rules).build(1, params)
     state = new_state(Parts(params, {}, {}), optimizer, averaged=True)
     return {**state.changing, "step": jnp.int32(seed)}
 

@@ -52,7 +52,7 @@ def test_it_starts_from_indifference_and_learns_the_preference(data) -> None:
     np.testing.assert_allclose([loss.sum, loss.weight], [3 * np.log(2), 3], rtol=1e-5)
     base = {name: branch for name, branch in params.items() if name != BRANCH}
     updates = {BRANCH: params[BRANCH]}
-    optimizer = Optimizer("adam", peak=0.1).build(lambda _: 1.0, updates)
+    optimizer = Optimizer("adam", learning_rate=0.1).build(1, updates)
     state = optimizer.init(updates)
 
     @jax.jit

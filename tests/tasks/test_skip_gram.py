@@ -14,7 +14,7 @@ from research.data.text.words import Words
 from research.models.word_embedding import WordEmbedding
 from research.tasks.skip_gram import SkipGram, nearest_words
 from research.tasks.task import Context, evaluation_context
-from research.train.optimizers import DECAY_RULES
+from research.train.optimizers import WEIGHT_DECAY_MULTIPLIERS
 
 KEY = jax.random.key(0)
 SEA, LAND = ("ship", "sail", "wave", "deck"), ("hill", "field", "hedge", "farm")
@@ -95,7 +95,7 @@ def test_every_parameter_has_one_sharding_and_one_decay():
     """The rules fit both tables, whose rows are all decayed."""
     params = jax.eval_shape(SkipGram().build(MODEL, DATA).init, KEY)
     shardings = match_rules(MODEL.build(9).sharding, params, what="sharding")
-    decays = match_rules(DECAY_RULES, params, what="weight decay")
+    decays = match_rules(WEIGHT_DECAY_MULTIPLIERS, params, what="weight decay")
     assert flatten(shardings).keys() == flatten(params).keys() == flatten(decays).keys()
     assert set(flatten(decays).values()) == {1.0}
 

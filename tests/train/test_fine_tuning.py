@@ -70,7 +70,7 @@ def fine_tuning(source, table, **changes):
         ),
         model=PretrainedModel(str(source), head="sequence", pooling="mean", pooler=False, dropout=0.0, **changes),
         task=TextClassification(),
-        optimizer=Optimizer("adamw", peak=1e-2),
+        optimizer=Optimizer("adamw", learning_rate=1e-2),
         evaluators=(ClassificationEvaluator(),),
         steps=3,
         batch_size=4,
@@ -126,7 +126,7 @@ def test_no_gradient_is_computed_for_what_is_frozen(pretrained, table) -> None:
     """A frozen trunk has none, at less than half the operations; the head learns from the same gradient as without."""
     free = fine_tuning(pretrained.folder, table)
     frozen = dataclasses.replace(
-        free, optimizer=Optimizer("adamw", rate_rules=((r"^head/", 1.0), (r"^(?!head/)", 0.0)))
+        free, optimizer=Optimizer("adamw", lr_multipliers=((r"^head/", 1.0), (r"^(?!head/)", 0.0)))
     )
     (every, cost), (found, less) = (gradients(experiment) for experiment in (free, frozen))
     assert found.keys() == {path for path in every if path.startswith("head/")}

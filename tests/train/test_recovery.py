@@ -50,7 +50,7 @@ def experiment(*faults: tuple[int, float], **recovery) -> Experiment:
         data=FaultyData(faults),
         model=MLP(hidden=(4,)),
         task=Regression(),
-        optimizer=Optimizer("adam", peak=1e-2),
+        optimizer=Optimizer("adam", learning_rate=1e-2),
         recovery=Recovery(window=10, **recovery),
         steps=STEPS,
         batch_size=BATCH,
@@ -102,7 +102,9 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_reported(bad, tmp_path
 def test_more_skips_in_a_row_than_allowed_stop_the_run_at_the_last_good_state(tmp_path):
     """The sentence names the first of them; the state is saved, and --resume goes on with the batches after them."""
     faulty = experiment(*((batch, math.inf) for batch in (3, 11, 12, 13)), skips=2)
-    with pytest.raises(UserError, match=r"not finite in 3 steps in a row, from step 12 on: lower --optimizer.peak"):
+    with pytest.raises(
+        UserError, match=r"not finite in 3 steps in a row, from step 12 on: lower --optimizer.learning-rate"
+    ):
         run(faulty, tmp_path)
     (folder,) = (tmp_path / "tiny").iterdir()
     assert max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.is_dir()) == 15

@@ -176,9 +176,11 @@ def test_watching_less_changes_nothing_that_is_computed(finished, tiny_language_
 
 def test_losses_that_stay_not_finite_name_their_first_step_and_leave_good_checkpoints(tiny_language_run, tmp_path):
     """A rate far too high: the run fails with a sentence, and no checkpoint holds a NaN."""
-    wild = dataclasses.replace(tiny_language_run.optimizer, kind="sgd", peak=1e30, clip=0.0)
+    wild = dataclasses.replace(tiny_language_run.optimizer, kind="sgd", learning_rate=1e30, clip=0.0)
     experiment = dataclasses.replace(tiny_language_run, optimizer=wild, checkpoint_every=1, sample_every=0)
-    with pytest.raises(UserError, match=r"not finite in 6 steps in a row, from step 2 on: lower --optimizer.peak"):
+    with pytest.raises(
+        UserError, match=r"not finite in 6 steps in a row, from step 2 on: lower --optimizer.learning-rate"
+    ):
         train(experiment, name="tiny", root=tmp_path)
     (folder,) = (tmp_path / "tiny").iterdir()
     assert read_record(folder)["status"] == "failed"

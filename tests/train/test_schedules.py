@@ -34,8 +34,8 @@ def test_cosine_is_nanogpts(steps, warmup, final, place):
         (Schedule("cosine", warmup=20, final=0.1), {0: 1 / 21, 19: 20 / 21, 20: 1.0, 60: 0.55, 100: 0.1}),
         (Schedule("linear"), {0: 1.0, 25: 0.75, 100: 0.0}),
         (Schedule("linear", warmup=20, final=0.2), {20: 1.0, 60: 0.6, 100: 0.2}),
-        (Schedule("warmup_stable_decay", decay_share=0.2), {0: 1.0, 80: 1.0, 90: 0.5, 100: 0.0}),
-        (Schedule("warmup_stable_decay", warmup=20, decay_share=0.5), {19: 20 / 21, 20: 1.0, 60: 1.0, 80: 0.5}),
+        (Schedule("warmup_stable_decay", decay_fraction=0.2), {0: 1.0, 80: 1.0, 90: 0.5, 100: 0.0}),
+        (Schedule("warmup_stable_decay", warmup=20, decay_fraction=0.5), {19: 20 / 21, 20: 1.0, 60: 1.0, 80: 0.5}),
         (Schedule("step"), {0: 1.0, 49: 1.0, 50: 0.1, 74: 0.1, 75: 0.01, 99: 0.01}),
         (Schedule("step", boundaries=(0.25,), drop=0.5, warmup=20), {0: 1 / 21, 39: 1.0, 40: 0.5}),
         (Schedule("step", boundaries=()), {0: 1.0, 99: 1.0}),
@@ -54,7 +54,7 @@ def test_factors_at_the_steps_that_matter(schedule, expected):
     step=st.integers(0, 20),
 )
 def test_a_factor_is_never_below_zero_or_above_one(kind, warmup, step):
-    """`peak` is the highest rate there is, also past the end."""
+    """`learning_rate` is the highest rate there is, also past the end."""
     assert -1e-7 <= float(Schedule(kind, warmup=warmup).build(10)(step)) <= 1 + 1e-6
 
 

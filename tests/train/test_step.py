@@ -1,6 +1,7 @@
 """The training step: exact sums over unequal micro-batches, running statistics, moving average, reproducible bits."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,9 @@ from research.runs.chain import ROW_DIGESTS, row_digests
 from research.tasks.language_modelling import LanguageModelling
 from research.tasks.task import Context, Loss, Task, WeightedSum
 from research.train.gradients import Gradients, accumulated, whole_batch
+from research.train.optimizer_groups import OptimizerGroup, OptimizerGroups
+from research.train.optimizers import Optimizer
+from research.train.schedules import Schedule
 from research.train.state import State, new_state, partition
 from research.train.step import make_step, update_statistics
 
@@ -217,11 +221,36 @@ def test_a_step_without_a_finite_loss_and_gradient_changes_nothing_but_what_foll
     assert later.params["w"] != after.params["w"]
 
 
+def test_a_skipped_step_keeps_the_periods_of_optimizer_groups_in_step_with_the_run():
+    """The group of period 2 stays to the bit, and moves at step 4 although step 3 was skipped."""
+    undecayed = {"weight_decay_multipliers": (("", 0.0),)}
+    scaled, steady = Optimizer("momentum", 0.1, **undecayed), Optimizer("sgd", 0.1, **undecayed)
+    groups = OptimizerGroups((OptimizerGroup("slow", "^w", scaled, period=2), OptimizerGroup("rest", "^norm/", steady)))
+    task, batch, bad = linear_task(), linear_batch(), {"targets": np.array([1, np.nan, 1, 9], np.float32)}
+    optimizer = groups.build(8, {"w": jnp.float32(0), "norm": {"scale": jnp.float32(1)}}, Schedule("linear"))
+    step, states = jax.jit(step_of(task, optimizer)), [state_of(task, optimizer)]
+    for number in range(4):
+        state, metrics = step(states[-1], {**batch, **(bad if number == 2 else {})})
+        assert metrics["skipped"] == (number == 2)
+        states.append(state)
+    moved = [bool(after.params["w"] != before.params["w"]) for before, after in itertools.pairwise(states)]
+    assert moved == [False, True, False, True]
+    (moments, _), (moments_before, _) = schedule_apart(states[3].optimizer), schedule_apart(states[2].optimizer)
+    changed = [leaf.dtype for leaf, old in zip(moments, moments_before, strict=True) if not np.array_equal(leaf, old)]
+    assert changed == [jnp.int32], "only the count of the steps goes on"
+
+
 def schedule_apart(optimizer):
     """An optimizer's state as (all else, the schedules' own)."""
     kind = optax.ScaleByScheduleState
     leaves = jax.tree.leaves(optimizer, is_leaf=lambda node: isinstance(node, kind))
     return [leaf for leaf in leaves if not isinstance(leaf, kind)], [leaf for leaf in leaves if isinstance(leaf, kind)]
+
+
+def test_a_transformation_may_follow_the_loss():
+    """Polyak's step size is the loss over the squared gradient (Loizou et al. 2021): optax asks for the loss."""
+    state, metrics = one_step(linear_task(), linear_batch(), optax.polyak_sgd())
+    np.testing.assert_allclose(0.5 - state.params["w"], metrics["loss"] / metrics["gradient_norm"], rtol=1e-4)
 
 
 def test_the_state_is_given_to_the_step():

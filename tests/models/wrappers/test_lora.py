@@ -29,7 +29,7 @@ def models(request):
 def train(adapted, params, steps=3):
     """Takes some steps; returns the parameters and the optimizer's state."""
     learned, fixed, _ = partition(params, fixed=adapted.fixed, variables=adapted.variables)
-    optimizer = Optimizer("adamw", peak=0.1, weight_decay=0.1).build(lambda _: 1.0, learned)
+    optimizer = Optimizer("adamw", learning_rate=0.1, weight_decay=0.1).build(1, learned)
     state = optimizer.init(learned)
     for _ in range(steps):
         gradients = jax.grad(lambda p: jnp.square(adapted.apply({**fixed, **p}, TOKENS)[0] - 1).sum())(learned)
