@@ -119,7 +119,7 @@ def load_language(source: str) -> Language:
         model, params, tokenizer = run.assembly.model, run.state.evaluated, run.assembly.data.tokenizer
         config = run.assembly.experiment.model
         if isinstance(config, PretrainedModel) and config.lora.rank:  # merged once, and not for every token
-            model = dataclasses.replace(config, lora=LoRA()).build(run.assembly.data.outputs)
+            model = dataclasses.replace(config, lora=LoRA()).build(run.assembly.data.spec)
             params = merged(params, config.lora)
     else:
         backend.start()

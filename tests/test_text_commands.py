@@ -158,5 +158,5 @@ def test_a_run_with_low_rank_updates_writes_what_its_model_would(tiny_text, tmp_
     cache = language.decoding.init_cache(language.params, 1, 8)
     zero = jnp.int32(0)
     logits, _ = language.decoding.decode_step(language.params, cache, jnp.asarray(ids), zero, jnp.zeros(1, jnp.int32))
-    expected = run.assembly.model.apply(run.state.merged, jnp.asarray(ids))[0]
+    expected = run.assembly.model.apply(run.state.merged, {"inputs": jnp.asarray(ids)})[0]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)

@@ -12,6 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Integer
 
+from research.core.shapes import Spec
+
 Example = Mapping[str, np.ndarray]
 
 
@@ -79,3 +81,9 @@ class Data:
     texts: Mapping[str, Mapping[str, Sequence[Any]]] = dataclasses.field(default_factory=dict)
     characters_per_token: Mapping[str, float] = dataclasses.field(default_factory=dict)
     summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def spec(self) -> Spec:
+        """What a model for these data is built for: the first training example as a batch, and the outputs."""
+        example = self.splits["train"][0] if "train" in self.splits else {}
+        return Spec(self.outputs, {name: np.asarray(array)[None] for name, array in example.items()})

@@ -22,7 +22,7 @@ from research.core import trees
 from research.core.errors import UserError
 from research.core.files import write_atomic
 from research.core.mesh import MeshConfig, shard
-from research.core.shapes import Params
+from research.core.shapes import Params, Spec
 from research.data.dataset import Tokenizer
 from research.data.text.tokenizers import Subwords
 from research.hub import gguf
@@ -43,9 +43,9 @@ class Pretrained(NamedTuple):
     """A model with its parameters, ready to use.
 
     Attributes:
-        config: as for an experiment; `config.build(outputs)` gives `model` again.
+        config: as for an experiment; `config.build(Spec(outputs))` gives `model` again.
         params: in float32.
-        apply: `apply(params, inputs, ...)[0]` are the outputs.
+        apply: `apply(params, batch, ...)[0]` are the outputs.
         tokenizer: None where the files hold none that can be read here.
         model: `apply` with the rest: sharding rules and, for language models, the step-by-step form.
         outputs: what the model is built for: tokens of the vocabulary, or labels.
@@ -102,8 +102,9 @@ def load_pretrained(
     with _understanding(path):
         config, count = family.configuration(described, head)
         count = outputs or count
-        model = config.build(count)
-        shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
+        model = config.build(Spec(count))
+        tokens = {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
+        shapes = jax.eval_shape(lambda batch: model.init(jax.random.key(0), batch), tokens)
     sources = _match(family, config, weights, trees.flatten(shapes), path, head)
     left = tuple(sorted(set(weights.shapes) - {name for _, names in sources.values() for name in names}))
     unknown = [name for name in left if not any(re.search(rf"(^|\.)({each})$", name) for each in family.ignored)]
@@ -125,7 +126,7 @@ def describe(source: str | Path, revision: str | None = None, head: str | None =
         described = adapter.described(described)
     with _understanding(path):
         config, count = family_of_file(described, path).configuration(described, head)
-        config.build(count)  # which refuses sizes that are impossible
+        config.build(Spec(count))  # which refuses sizes that are impossible
     return config, count
 
 
@@ -308,7 +309,7 @@ def _read(
     if missing := leaves.keys() - sources.keys():
 
         def drawn() -> dict[str, jax.Array]:  # compiled, so that nothing else is drawn
-            params = trees.flatten(model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+            params = trees.flatten(model.init(jax.random.key(0), {"inputs": jnp.zeros((1, 1), jnp.int32)}))
             return {path: params[path] for path in missing}
 
         placed = jax.jit(drawn, out_shardings={path: shardings[path] for path in missing})()

@@ -108,7 +108,8 @@ def _looking(assembly: Assembly) -> Any:
         written = assembly.task.predict(params, batch, evaluation_context(assembly.experiment.seed))["tokens"]
         before = jnp.pad(written, ((0, 0), (1, 0)), constant_values=start)[:, :-1]
         source, segments = (jnp.asarray(batch[name]) for name in ("inputs", "segments"))
-        sown = assembly.model.apply(params, source, attention=True, segments=segments, decoder_inputs=before)[1]
+        read = {"inputs": source, "segments": segments, "decoder_inputs": before}
+        sown = assembly.model.apply(params, read, attention=True)[1]
         return written, last_layer(sown.attention) if sown.attention else None
 
     return on_mesh(assembly.mesh, look)

@@ -33,7 +33,9 @@ def write_image_predictions(run: Run, limit: int = 2000) -> None:
     data, task = run.assembly.data, run.assembly.task
     splits = [evaluator.split for evaluator in run.assembly.evaluators]
     example = data.splits["train"][0]
-    if not splits or "labels" not in example or example["inputs"].ndim != 3 or example["inputs"].dtype != np.uint8:
+    if not splits or not {"inputs", "labels"} <= example.keys():
+        return
+    if example["inputs"].ndim != 3 or example["inputs"].dtype != np.uint8:
         return
     mesh = run.assembly.mesh  # of several processes: each has a part of the parameters, and the first one writes
     context = evaluation_context(run.assembly.experiment.seed)

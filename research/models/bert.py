@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.shapes import Spec
 from research.models.layers.attention import check_heads, segment_mask
 from research.models.layers.dense import Dense, tied_logits
 from research.models.layers.feed_forward import ACTIVATIONS, ActivationKind
@@ -71,8 +72,8 @@ class BERT:
     remat: bool = False
     """recompute each block's activations in the backward pass: less memory, a third more compute"""
 
-    def build(self, outputs: int) -> Model:
-        """Builds the model for `outputs` labels, or where `vocabulary` is 0 for so many tokens."""
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for `spec.size` labels, or where `vocabulary` is 0 for so many tokens."""
         if min(self.depth, self.width, self.heads, self.context, self.token_types) < 1:
             raise UserError(
                 "A BERT needs at least one block, head, position and token type, and a width: set --model.depth and "
@@ -83,9 +84,9 @@ class BERT:
             raise UserError(
                 f"The outputs of the head {self.head!r} are labels: set --model.vocabulary to the number of token ids."
             )
-        if self.head in ("masked", "sequence", "token") and outputs < 1:
-            raise UserError(f"The head {self.head!r} needs at least one output, not {outputs}.")
-        return functional(BERTModule(self, outputs), SHARDING)
+        if self.head in ("masked", "sequence", "token") and spec.size < 1:
+            raise UserError(f"The head {self.head!r} needs at least one output, not {spec.size}.")
+        return functional(BERTModule(self, spec.size), SHARDING)
 
 
 class BERTModule(nn.Module):

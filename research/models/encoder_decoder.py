@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.shapes import Spec
 from research.models.layers.attention import segment_mask
 from research.models.layers.cache import CACHE, CachePositions
 from research.models.layers.dense import Dense
@@ -42,11 +43,11 @@ class SequenceToSequence:
     dropout: float = 0.0
     """of what goes into each layer and into the head, never of the state"""
 
-    def build(self, outputs: int) -> Model:
-        """Builds the model for a vocabulary of `outputs` tokens."""
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for a vocabulary of `spec.size` tokens."""
         if min(self.depth, self.width) < 1:
             raise UserError(f"A network needs a layer and a width, not {self.depth} of {self.width}: give 1 or more.")
-        return functional(SequenceToSequenceModule(self, outputs), SHARDING, cached=True, tokens="decoder_inputs")
+        return functional(SequenceToSequenceModule(self, spec.size), SHARDING, cached=True, tokens="decoder_inputs")
 
 
 class Source(NamedTuple):

@@ -20,12 +20,12 @@ TOP = "(top level)"
 
 
 def layer_table(
-    model: Model, params: Params, inputs: Array | jax.ShapeDtypeStruct, **extra: Any
+    model: Model, params: Params, batch: Mapping[str, Array | jax.ShapeDtypeStruct]
 ) -> list[dict[str, Any]]:
     """Returns one row {"path", "parameters", "flops"} a layer, in the order of computation.
 
     A layer is a module that owns parameters or multiplies. FLOPs are those of matrix products and convolutions of one
-    forward pass over all of `inputs`, a multiplication and an addition counting as two; the rest is a few per cent
+    forward pass over the whole batch, a multiplication and an addition counting as two; the rest is a few per cent
     (a backward pass costs about twice the forward one). A scanned layer counts for all its repetitions; of a
     conditional the costliest branch counts, of a loop of unknown length one turn. Experts count for their full
     capacity, used or not: `top` x `capacity_factor` times one MLP over all tokens, however many experts there are.
@@ -33,12 +33,11 @@ def layer_table(
     Args:
         model: what to trace.
         params: parameters or their shapes (`jax.eval_shape`).
-        inputs: a batch's inputs or their shape.
-        extra: further arrays that the model takes.
+        batch: the fields that the model reads, or their shapes.
     """
-    program = jax.make_jaxpr(lambda params, inputs, extra: model.apply(params, inputs, **extra)[0])
+    program = jax.make_jaxpr(lambda params, batch: model.apply(params, batch)[0])
     flops: dict[str, int] = {}
-    for scope, count in _operations(program(params, inputs, extra).jaxpr, ()):
+    for scope, count in _operations(program(params, batch).jaxpr, ()):
         path = _module_path(scope, params)
         flops[path] = flops.get(path, 0) + count
     parameters: dict[str, int] = {}

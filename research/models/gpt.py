@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.shapes import Spec
 from research.models.layers.attention import SelfAttention, causal_mask, check_heads
 from research.models.layers.cache import CACHE, CachePositions
 from research.models.layers.dense import Dense, tied_logits
@@ -83,8 +84,8 @@ class GPT:
     scan: bool = False
     """one compiled block scanned over stacked parameters: compiles in constant time in the depth"""
 
-    def build(self, outputs: int) -> Model:
-        """Builds the model for a vocabulary of `outputs` tokens."""
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for a vocabulary of `spec.size` tokens."""
         num_kv_heads = self.num_kv_heads or self.heads
         if min(self.depth, self.width, self.heads, num_kv_heads) < 1:
             raise UserError(
@@ -110,7 +111,7 @@ class GPT:
             raise UserError(
                 f"The experts' capacity is {self.capacity_factor}, not above 0: set --model.capacity-factor 1.25."
             )
-        return functional(GPTModule(self, outputs), SHARDING, cached=True, context=self.context)
+        return functional(GPTModule(self, spec.size), SHARDING, cached=True, context=self.context)
 
 
 class Block(nn.Module):

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.shapes import Spec
 from research.models.layers.attention import SelfAttention, causal_mask, check_heads
 from research.models.layers.cache import CachePositions
 from research.models.layers.dense import Dense, tied_logits
@@ -93,8 +94,8 @@ class Llama:
         """Whether a block sees no further than its window."""
         return self.window > 0 and block not in self.global_blocks
 
-    def build(self, outputs: int) -> Model:
-        """Builds the model for a vocabulary of `outputs` tokens."""
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for a vocabulary of `spec.size` tokens."""
         num_kv_heads = self.num_kv_heads or self.heads
         if min(self.depth, self.width, self.heads, num_kv_heads) < 1:
             raise UserError(
@@ -112,7 +113,7 @@ class Llama:
             raise UserError(
                 f"Rotary positions need an even head size, not {self.resolved_head_dim}: set --model.head-dim."
             )
-        return functional(LlamaModule(self, outputs), SHARDING, cached=True)
+        return functional(LlamaModule(self, spec.size), SHARDING, cached=True)
 
 
 class Block(nn.Module):

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.shapes import Spec
 from research.models.layers.dense import ROWS, Dense
 from research.models.model import Model, functional
 
@@ -34,9 +35,9 @@ class MLP:
     dropout: float = 0.0
     """fraction of each hidden layer's features dropped in training"""
 
-    def build(self, outputs: int) -> Model:
+    def build(self, spec: Spec) -> Model:
         """Builds the model; it flattens each example to one vector."""
-        return functional(MLPModule(self, outputs), SHARDING)
+        return functional(MLPModule(self, spec.size), SHARDING)
 
 
 class MLPModule(nn.Module):

@@ -1,11 +1,12 @@
 """A model as two pure functions, made from a Linen module in one place.
 
-Every architecture is a file here with a frozen configuration whose `build(outputs)` returns a `Model`. Nothing
+Every architecture is a file here with a frozen configuration whose `build(spec)` returns a `Model`. Nothing
 outside `research/models` sees Linen; `change_layer` lets a notebook try an idea on one layer.
 """
 
 import difflib
 import functools
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from research.core import trees
 from research.core.errors import UserError
-from research.core.shapes import Params, Tree
+from research.core.shapes import Batch, Params, Tree
 from research.models.layers.cache import CACHE, CachePositions
 
 # The collections that layers sow into in training; see `Sown`.
@@ -49,16 +50,30 @@ class Sown(NamedTuple):
 
 
 class Init(Protocol):
-    def __call__(self, key: Key[Array, ""], inputs: Array) -> Params:
-        """Returns initial parameters for inputs of this shape and type."""
+    def __call__(self, key: Key[Array, ""], batch: Batch) -> Params:
+        """Returns initial parameters for batches of these shapes and types."""
         ...
 
 
 class Apply(Protocol):
     def __call__(
-        self, params: Params, inputs: Array, *, train: bool = False, key: Key[Array, ""] | None = None, **extra: Any
-    ) -> tuple[Array, Sown]:
-        """Returns the outputs and what layers sowed; `key` draws the dropout where `train`."""
+        self,
+        params: Params,
+        batch: Batch,
+        *,
+        train: bool = False,
+        key: Key[Array, ""] | None = None,
+        attention: bool = False,
+    ) -> tuple[Any, Sown]:
+        """Returns the outputs, an array or arrays by name, and what layers sowed.
+
+        Args:
+            params: of the model.
+            batch: fields by name; the model takes those that it reads.
+            train: whether there is dropout, and statistics of the batch are sowed.
+            key: draws the dropout where `train`.
+            attention: whether layers sow what they attend to.
+        """
         ...
 
 
@@ -127,28 +142,34 @@ def functional(
     tokens: str = "inputs",
     variables: Callable[[str], bool] = no_path,
 ) -> Model:
-    """Turns a Linen module, called as `module(inputs, train=..., **extra)`, into a `Model`.
+    """Turns a Linen module, called as `module(inputs, train=..., ...)`, into a `Model`.
+
+    The names of the arguments are those of the fields of a batch that the model reads.
 
     One that is `cached` takes `cache_positions=CachePositions(...)` too, and stores its cache in the collection
     `CACHE`; `context` is the longest text that it can take (0: any), `tokens` the argument that takes the next tokens.
     `variables` accepts the paths of running statistics.
     """
 
-    def init(key: Key[Array, ""], inputs: Array) -> Params:
-        return meta.unbox(module.init(key, inputs, train=False)["params"])
+    arguments = inspect.signature(type(module).__call__).parameters.keys() - {"self", "train", "cache_positions"}
+
+    def fields(batch: Batch) -> dict[str, Any]:
+        return {name: jnp.asarray(batch[name]) for name in arguments if name in batch}
+
+    def init(key: Key[Array, ""], batch: Batch) -> Params:
+        return meta.unbox(module.init(key, train=False, **fields(batch))["params"])
 
     def apply(
         params: Params,
-        inputs: Array,
+        batch: Batch,
         *,
         train: bool = False,
         key: Key[Array, ""] | None = None,
         attention: bool = False,
-        **extra: Any,
-    ) -> tuple[Array, Sown]:
+    ) -> tuple[Any, Sown]:
         rngs = {} if key is None else {"dropout": key}
         mutable = ([STATISTICS, LOSSES, METRICS] if train else []) + ([ATTENTION] if attention else [])
-        outputs, state = module.apply({"params": params}, inputs, train=train, rngs=rngs, mutable=mutable, **extra)
+        outputs, state = module.apply({"params": params}, train=train, rngs=rngs, mutable=mutable, **fields(batch))
         losses, metrics = (_by_name(state.get(collection, {})) for collection in (LOSSES, METRICS))
         return outputs, Sown(
             state.get(STATISTICS, {}),
@@ -208,9 +229,9 @@ def change_layer(model: Model, pattern: str, change: Callable[..., Any]) -> Mode
             return change(layer, *inputs, **options)
         return layer(*inputs, **options)
 
-    def init(key: Key[Array, ""], inputs: Array) -> Params:
+    def init(key: Key[Array, ""], batch: Batch) -> Params:
         with nn.intercept_methods(intercept):
-            params = model.init(key, inputs)
+            params = model.init(key, batch)
         if not any(re.search(pattern, path) for path in paths):
             nearest = ", ".join(difflib.get_close_matches(pattern, paths, n=3, cutoff=0))
             raise UserError(f"No layer's path matches {pattern!r}: the nearest are {nearest}.")

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.shapes import Spec
 from research.models.layers.attention import segment_mask
 from research.models.layers.cache import CachePositions
 from research.models.layers.dense import Dense, tied_logits
@@ -55,8 +56,8 @@ class Recurrent:
     vocabulary: int = 0
     """sequence: token ids that the data use"""
 
-    def build(self, outputs: int) -> Model:
-        """Builds the model for a vocabulary of `outputs` tokens, or `outputs` numbers an example."""
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for a vocabulary of `spec.size` tokens, or `spec.size` numbers an example."""
         if min(self.depth, self.width) < 1:
             raise UserError(f"A network needs a layer and a width, not {self.depth} of {self.width}: give 1 or more.")
         if self.head == "language":
@@ -75,7 +76,7 @@ class Recurrent:
                 "A network with the head 'sequence' needs the size of its vocabulary and has no head to tie: set "
                 "--model.vocabulary, and leave --model.tied out."
             )
-        return functional(RecurrentModule(self, outputs), SHARDING, cached=self.head == "language")
+        return functional(RecurrentModule(self, spec.size), SHARDING, cached=self.head == "language")
 
 
 class RecurrentModule(nn.Module):

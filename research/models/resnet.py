@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain, multiply
+from research.core.shapes import Spec
 from research.models.layers.batch_norm import BatchNorm, is_running_statistic
 from research.models.layers.dense import Dense
 from research.models.model import Model, functional
@@ -43,9 +44,9 @@ class ResNet:
     block: Literal["basic", "bottleneck"] = "basic"
     """basic: two 3 x 3 convolutions; bottleneck: 1 x 1, 3 x 3 and 1 x 1, with four times the channels outside"""
 
-    def build(self, outputs: int) -> Model:
+    def build(self, spec: Spec) -> Model:
         """Builds the model for images [height width channels]."""
-        return functional(ResNetModule(self, outputs), SHARDING, variables=is_running_statistic)
+        return functional(ResNetModule(self, spec.size), SHARDING, variables=is_running_statistic)
 
 
 class Convolution(nn.Module):

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.shapes import Spec
 from research.models.layers.attention import causal_mask, check_heads, segment_mask
 from research.models.layers.cache import CachePositions, remember
 from research.models.layers.dense import Dense, tied_logits
@@ -63,8 +64,8 @@ class T5:
     remat: bool = False
     """recompute each block's activations in the backward pass: less memory, a third more compute"""
 
-    def build(self, outputs: int) -> Model:
-        """Builds the model for a vocabulary of `outputs` tokens, which source and target share."""
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for a vocabulary of `spec.size` tokens, which source and target share."""
         if min(self.depth, self.width, self.heads, self.decoder_depth + 1) < 1:
             raise UserError("A T5 needs at least one block and head, and a width: set --model.depth and the like.")
         if not self.head_dim:
@@ -75,7 +76,7 @@ class T5:
                 "even number of at least 4, and a distance above half of it, such as --model.buckets 32 "
                 "--model.distance 128."
             )
-        return functional(T5Module(self, outputs), SHARDING, cached=True, tokens="decoder_inputs")
+        return functional(T5Module(self, spec.size), SHARDING, cached=True, tokens="decoder_inputs")
 
 
 class T5Module(nn.Module):

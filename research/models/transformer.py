@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.shapes import Spec
 from research.models.layers.attention import causal_mask, segment_mask
 from research.models.layers.cache import CachePositions
 from research.models.layers.dense import Dense, tied_logits
@@ -68,8 +69,8 @@ class Transformer:
     remat: bool = False
     """recompute each block's activations in the backward pass: less memory, a third more compute"""
 
-    def build(self, outputs: int) -> Model:
-        """Builds the model for a (target) vocabulary of `outputs` tokens."""
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for a (target) vocabulary of `spec.size` tokens."""
         if min(self.depth, self.width, self.heads, self.context, self.decoder_depth + 1) < 1:
             raise UserError(
                 "A transformer needs at least one block, head and position, and a width: set --model.depth and the "
@@ -81,7 +82,7 @@ class Transformer:
                 f"The width {self.width} is not divisible by {self.heads} heads and by 2, for sines and cosines: set "
                 f"for example --model.width {-(-self.width // unit) * unit}."
             )
-        module = TransformerModule(self, outputs)
+        module = TransformerModule(self, spec.size)
         return functional(module, SHARDING, cached=True, context=self.context, tokens="decoder_inputs")
 
 

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
 from research.core.mesh import constrain
+from research.core.shapes import Spec
 from research.models.model import Model, functional
 
 SHARDING = ((r"(word|context)_embedding$", P("tensor", "fsdp")),)
@@ -21,9 +22,9 @@ class WordEmbedding:
     width: int = 100
     """features of a vector"""
 
-    def build(self, outputs: int) -> Model:
-        """Builds the model for a vocabulary of `outputs` words."""
-        return functional(WordEmbeddingModule(self, outputs), SHARDING)
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for a vocabulary of `spec.size` words."""
+        return functional(WordEmbeddingModule(self, spec.size), SHARDING)
 
 
 class WordEmbeddingModule(nn.Module):

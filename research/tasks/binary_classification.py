@@ -24,14 +24,14 @@ class BinaryClassification:
             raise UserError(
                 f"Binary classification predicts one number, these data want {data.outputs}: use another task."
             )
-        functions = model.build(1)
+        functions = model.build(data.spec)
 
         def init(key: Key[Array, ""]) -> Params:
-            return functions.init(key, example_inputs(data))
+            return functions.init(key, {**data.spec.batch, "inputs": example_inputs(data)})
 
         def loss(params: Params, batch: Batch, context: Context) -> Loss:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
-            outputs, sown = functions.apply(params, inputs, train=context.train, key=context.key)
+            outputs, sown = functions.apply(params, {**batch, "inputs": inputs}, train=context.train, key=context.key)
             logits = outputs[:, 0].astype(jnp.float32)
             labels = batch["labels"]
             mean = masked_mean(optax.sigmoid_binary_cross_entropy(logits, labels), batch["mask"])
@@ -40,6 +40,6 @@ class BinaryClassification:
 
         def predict(params: Params, batch: Batch, context: Context) -> dict[str, Float[Array, "batch"]]:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
-            return {"logits": functions.apply(params, inputs)[0][:, 0].astype(jnp.float32)}
+            return {"logits": functions.apply(params, {**batch, "inputs": inputs})[0][:, 0].astype(jnp.float32)}
 
         return Task(init, loss, predict)

@@ -29,10 +29,10 @@ class Classification:
 
     def build(self, model: Any, data: Data) -> Task:
         """Builds the task for a model configuration and its data."""
-        functions = model.build(data.outputs)
+        functions = model.build(data.spec)
 
         def init(key: Key[Array, ""]) -> Params:
-            return functions.init(key, example_inputs(data))
+            return functions.init(key, {**data.spec.batch, "inputs": example_inputs(data)})
 
         def loss(params: Params, batch: Batch, context: Context) -> Loss:
             inputs, labels = jnp.asarray(batch["inputs"]), jax.nn.one_hot(batch["labels"], data.outputs)
@@ -42,7 +42,7 @@ class Classification:
                 inputs, labels = self.augmentation.apply(augment, inputs, labels)
                 labels = optax.smooth_labels(labels, self.label_smoothing)
             inputs = in_parameter_type(params, standardise(data, inputs))
-            outputs, sown = functions.apply(params, inputs, train=context.train, key=key)
+            outputs, sown = functions.apply(params, {**batch, "inputs": inputs}, train=context.train, key=key)
             logits = outputs.astype(jnp.float32)
             mean = masked_mean(optax.softmax_cross_entropy(logits, labels), batch["mask"])
             metrics = {"accuracy": masked_mean(logits.argmax(-1) == labels.argmax(-1), batch["mask"])}
@@ -50,7 +50,7 @@ class Classification:
 
         def predict(params: Params, batch: Batch, context: Context) -> dict[str, Float[Array, "batch classes"]]:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
-            return {"logits": functions.apply(params, inputs)[0].astype(jnp.float32)}
+            return {"logits": functions.apply(params, {**batch, "inputs": inputs})[0].astype(jnp.float32)}
 
         coupled = "mixup mixes each row with the next one" if self.augmentation.mixup else ""
         return Task(init, loss, predict, coupled=coupled)

@@ -45,8 +45,8 @@ class DirectPreference:
                 f"A conversation of {longest} tokens is longer than the model's context of {length}: set "
                 f"--data.length {length}."
             )
-        functions = model.build(data.outputs)
-        reference = dataclasses.replace(model, lora=LoRA()).build(data.outputs)
+        functions = model.build(data.spec)
+        reference = dataclasses.replace(model, lora=LoRA()).build(data.spec)
 
         init = partial(initial, functions, data)
 
@@ -74,8 +74,7 @@ class DirectPreference:
 
 def answer_scores(model: Model, params: Params, batch: Batch, context: Context) -> Float[Array, "batch pairs 2"]:
     """Returns the log-probabilities of the answers of each pair; its conversations are neighbouring segments."""
-    extra = {name: batch[name] for name in ("segments", "positions")}
-    logits, _ = model.apply(params, jnp.asarray(batch["inputs"]), train=context.train, key=context.key, **extra)
+    logits, _ = model.apply(params, batch, train=context.train, key=context.key)
     scores = -optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), batch["targets"])
     pairs = batch["mask"].shape[1]
     of_segment = batch["segments"][..., None] == jnp.arange(1, 2 * pairs + 1)

@@ -15,8 +15,6 @@ from research.data.dataset import Data
 from research.models.model import Cache, Decoding, Sown
 from research.tasks.task import Context, Loss, Task, WeightedSum, with_sown
 
-EXTRA = ("segments", "positions")  # batch entries of packed documents, handed to the model
-
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModelling:
@@ -38,14 +36,13 @@ class LanguageModelling:
             )
         if self.temperature <= 0:
             raise UserError(f"The temperature is {self.temperature}, not above 0: set --task.temperature 0.8, or less.")
-        functions = model.build(data.outputs)
+        functions = model.build(data.spec)
 
         def init(key: Key[Array, ""]) -> Params:
-            return functions.init(key, jnp.zeros((1, length), jnp.int32))
+            return functions.init(key, data.spec.batch)
 
         def apply(params: Params, batch: Batch, context: Context) -> tuple[Array, Sown]:
-            extra = {name: batch[name] for name in EXTRA if name in batch}
-            return functions.apply(params, batch["inputs"], train=context.train, key=context.key, **extra)
+            return functions.apply(params, batch, train=context.train, key=context.key)
 
         def loss(params: Params, batch: Batch, context: Context) -> Loss:
             logits, sown = apply(params, batch, context)

@@ -19,16 +19,6 @@ from research.data.text.tokenizers import PairTokenizer
 from research.models.model import Model, Sown
 from research.tasks.task import Context, Loss, WeightedSum, with_sown
 
-# What a batch may hold besides its tokens, handed to the model.
-EXTRA = (
-    "segments",
-    "positions",
-    "token_types",
-    "starts",
-    "decoder_inputs",
-    "decoder_segments",
-    "decoder_positions",
-)
 ROLES = ("pad", "unk", "cls", "sep", "bos", "eos", "mask")
 
 
@@ -48,19 +38,18 @@ def built(model: Any, data: Data) -> Model:
             f"The tokenizer has {needed} ids and the model takes {vocabulary}: set --model.vocabulary {needed}, or "
             "for a pretrained model its own tokenizer with --data.tokenizer.source."
         )
-    functions: Model = model.build(data.outputs)
+    functions: Model = model.build(data.spec)
     return functions
 
 
 def initial(functions: Model, data: Data, key: Key[Array, ""]) -> Params:
     """Draws the parameters of a model for rows like the data's."""
-    return functions.init(key, jnp.zeros((1, data.splits["train"][0]["inputs"].shape[-1]), jnp.int32))
+    return functions.init(key, data.spec.batch)
 
 
 def applied(functions: Model, params: Params, batch: Batch, context: Context) -> tuple[Float[Array, "batch ..."], Sown]:
     """Applies a model to a batch; returns what comes out in float32, and what layers sowed."""
-    extra = {name: batch[name] for name in EXTRA if name in batch}
-    outputs, sown = functions.apply(params, jnp.asarray(batch["inputs"]), train=context.train, key=context.key, **extra)
+    outputs, sown = functions.apply(params, batch, train=context.train, key=context.key)
     return outputs.astype(jnp.float32), sown
 
 

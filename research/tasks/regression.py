@@ -18,14 +18,14 @@ class Regression:
 
     def build(self, model: Any, data: Data) -> Task:
         """Builds the task for a model configuration and its data."""
-        functions = model.build(data.outputs)
+        functions = model.build(data.spec)
 
         def init(key: Key[Array, ""]) -> Params:
-            return functions.init(key, example_inputs(data))
+            return functions.init(key, {**data.spec.batch, "inputs": example_inputs(data)})
 
         def loss(params: Params, batch: Batch, context: Context) -> Loss:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
-            outputs, sown = functions.apply(params, inputs, train=context.train, key=context.key)
+            outputs, sown = functions.apply(params, {**batch, "inputs": inputs}, train=context.train, key=context.key)
             error = outputs.astype(jnp.float32) - batch["targets"]
             mean = masked_mean(jnp.square(error).mean(-1), batch["mask"])
             metrics = {"absolute_error": masked_mean(jnp.abs(error).mean(-1), batch["mask"])}
@@ -33,6 +33,6 @@ class Regression:
 
         def predict(params: Params, batch: Batch, context: Context) -> dict[str, Float[Array, "batch outputs"]]:
             inputs = in_parameter_type(params, standardise(data, batch["inputs"]))
-            return {"outputs": functions.apply(params, inputs)[0].astype(jnp.float32)}
+            return {"outputs": functions.apply(params, {**batch, "inputs": inputs})[0].astype(jnp.float32)}
 
         return Task(init, loss, predict)

@@ -39,21 +39,21 @@ class SkipGram:
                 f"The skip-gram needs words, one random word or more and one neighbour or more to show, not "
                 f"{self.negatives} and {self.neighbours}: set --task.negatives 5 and --task.neighbours 6."
             )
-        functions = model.build(data.outputs)
+        functions = model.build(data.spec)
         noise = word_counts(data) ** 0.75
         noise = noise / noise.sum()
         thresholds = jnp.asarray(np.cumsum(noise), jnp.float32)
         log_noise = jnp.asarray(np.log(np.maximum(noise, 1e-30)), jnp.float32)
 
         def init(key: Key[Array, ""]) -> Params:
-            return functions.init(key, jnp.zeros(1, jnp.int32))
+            return functions.init(key, data.spec.batch)
 
         def loss(params: Params, batch: Batch, context: Context) -> Loss:
             inputs, targets, mask = (jnp.asarray(batch[name]) for name in ("inputs", "targets", "mask"))
             draws = jax.random.uniform(context.key, (len(inputs), self.negatives))
             negatives = jnp.searchsorted(thresholds, draws, side="right").clip(max=data.outputs - 1)
             candidates = jnp.concatenate([targets[:, None], negatives.astype(jnp.int32)], axis=1)
-            scores, sown = functions.apply(params, inputs, train=context.train, candidates=candidates)
+            scores, sown = functions.apply(params, {**batch, "candidates": candidates}, train=context.train)
             scores = scores.astype(jnp.float32)
             wrong = (candidates[:, 1:] != targets[:, None]) * jax.nn.softplus(scores[:, 1:])
             losses = jax.nn.softplus(-scores[:, 0]) + wrong.sum(-1)
@@ -62,7 +62,7 @@ class SkipGram:
             return with_sown(Loss((losses * mask).sum(), mask.sum(), metrics), sown, mask)
 
         def predict(params: Params, batch: Batch, context: Context) -> dict[str, Float[Array, "batch vocabulary"]]:
-            return {"logits": functions.apply(params, batch["inputs"])[0].astype(jnp.float32) + log_noise}
+            return {"logits": functions.apply(params, batch)[0].astype(jnp.float32) + log_noise}
 
         known = [int(tokenizer.encode(word)[0]) for word in self.words]
         shown = jnp.asarray([word for word in known if word] or range(1, min(13, data.outputs)), jnp.int32)

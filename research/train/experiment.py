@@ -159,7 +159,7 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
     task = experiment.task.build(experiment.model, data)
     _check_coupling(experiment, task)
     task = _on_mesh(mesh, task)
-    model = experiment.model.build(data.outputs)
+    model = experiment.model.build(data.spec)
     params = jax.eval_shape(task.init, stream(experiment.seed, "init"))
     parts = _parts(experiment, model, task, params)
     optimizer = experiment.optimizer.build(experiment.steps, parts(params).params, experiment.schedule)
@@ -189,8 +189,11 @@ def _parts(experiment: Experiment, model: Model, task: Task, params: Params) -> 
     def variables(path: str) -> bool:
         return model.variables(path) or task.variables(path)
 
-    others = trees.select(params, lambda path: not variables(path))
-    multipliers = trees.flatten(experiment.optimizer.multipliers(others))
+    def never_learns(path: str) -> bool:
+        return variables(path) or model.fixed(path) or task.fixed(path)
+
+    learning = trees.select(params, lambda path: not never_learns(path))
+    multipliers = trees.flatten(experiment.optimizer.multipliers(learning))
 
     def fixed(path: str) -> bool:
         return model.fixed(path) or task.fixed(path) or multipliers.get(path) == 0

@@ -34,7 +34,7 @@ class Monitor:
         self._log = log
         self._loggers = loggers
         example = assembly.data.splits["train"][0]
-        counted, tokens = np.shape(example.get("mask", 1)), np.shape(example.get("targets", example["inputs"]))
+        counted, tokens = np.shape(example.get("mask", 1)), np.shape(example.get("targets", example.get("inputs", 1)))
         self._unit = "tokens" if assembly.data.tokenizer and counted == tokens else "examples"
         self._entries: list[dict[str, Any]] = []
         self._opened = self._recorded = time.perf_counter()

@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from research.core import configs, trees
 from research.core.errors import UserError
-from research.core.shapes import Params
+from research.core.shapes import Params, Spec
 from research.data.dataset import Tokenizer
 from research.data.text import tokenizers
 from research.hub.pretrained import describe, load_pretrained, load_tokenizer
@@ -74,11 +74,12 @@ class PretrainedModel:
     lora: LoRA = LoRA()
     """low-rank updates instead of training all (rank 0: none); see research/models/wrappers/lora.py"""
 
-    def build(self, outputs: int) -> Model:
-        """Builds the model for `outputs` labels or tokens; raises UserError where the source is no such model."""
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for `spec.size` labels or tokens; raises UserError where the source is no such model."""
         config, count = self._described
         # A language model may have more ids than its tokenizer, for the sake of sizes.
-        model = config.build(outputs if self.head else max(outputs, count))
+        outputs = spec.size if self.head else max(spec.size, count)
+        model = config.build(dataclasses.replace(spec, outputs=outputs))
         return with_lora(model, self.lora) if self.lora.rank else model
 
     @property

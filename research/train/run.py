@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from research.core import configs, trees
 from research.core.errors import UserError
@@ -169,9 +170,12 @@ def _check_same_data(log: RunLog, summary: Mapping[str, Any]) -> None:
 
 
 def _model_facts(assembly: Assembly) -> dict[str, Any]:
-    kind = jnp.int32 if assembly.data.tokenizer else jnp.float32  # tokens; or what the task makes of pixels, for one
-    inputs = jax.ShapeDtypeStruct((1, *assembly.data.splits["train"][0]["inputs"].shape), kind)
-    rows = layer_table(assembly.model, assembly.state.merged, inputs)
+    # Pixels are whole numbers, which a task makes floating ones before a model sees them.
+    batch = {
+        name: jax.ShapeDtypeStruct(array.shape, jnp.float32 if array.dtype == np.uint8 else array.dtype)
+        for name, array in assembly.data.spec.batch.items()
+    }
+    rows = layer_table(assembly.model, assembly.state.merged, batch)
     return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(assembly.state.merged)), "layers": rows}
 
 

@@ -16,6 +16,7 @@ from tiny_run import run_module, write_texts
 
 import experiments
 from research.core import configs, trees
+from research.core.shapes import Spec
 from research.core.streams import stream
 from research.data.pipeline import training_batches
 from research.data.text.chat import ChatData
@@ -96,7 +97,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> str:
     characters = string.printable + "£¬®°–—‘’“”…é"
     tokenizer = TokenizerConfig("wordpiece", vocabulary_size=300).train([" ".join(characters), characters])
     model = BERT(1, 16, 2, 32, context=16, vocabulary=tokenizer.vocabulary_size, head="embedding")
-    params = model.build(16).init(jax.random.key(0), jax.numpy.zeros((1, 4), jax.numpy.int32))
+    params = model.build(Spec(16)).init(jax.random.key(0), {"inputs": jax.numpy.zeros((1, 4), jax.numpy.int32)})
     save_pretrained(folder, model, params, tokenizer)
     pairs = [f"{number}\tone {number}\tuno {number}\n" for number in range(100)]
     scores = [f"{number % 20}\t{number % 7 - 3}\tso {number} and {number % 7}\n" for number in range(200)]
@@ -110,7 +111,7 @@ def publish_language_model(folder: Path) -> None:
     """Writes a small language model into a folder, with short conversations and preferences."""
     tokenizer = TokenizerConfig("bpe", vocabulary_size=258).train(["1 2 1 2"])
     model = Llama(1, 16, 2, mlp_dim=32, context=16, tied=True)
-    params = model.build(258).init(jax.random.key(0), jax.numpy.zeros((1, 4), jax.numpy.int32))
+    params = model.build(Spec(258)).init(jax.random.key(0), {"inputs": jax.numpy.zeros((1, 4), jax.numpy.int32)})
     save_pretrained(folder, model, params, tokenizer)
     questions = [{"role": "user", "content": f"{number}?"} for number in range(100)]
     chats = [{"messages": [question, {"role": "assistant", "content": "Yes."}]} for question in questions]
@@ -189,7 +190,7 @@ def test_each_parameter_has_one_rule_of_each_kind(config: Experiment, small: Ass
     task = config.task.build(model, small.data)
     params = jax.eval_shape(task.init, stream(0, "init"))
     assert jax.tree.leaves(params)
-    trees.match_rules(model.build(small.data.outputs).sharding, params, what="sharding")
+    trees.match_rules(model.build(Spec(small.data.spec)).sharding, params, what="sharding")
     config.optimizer.multipliers(params)
     config.optimizer.build(config.steps, params, config.schedule)
 

@@ -10,7 +10,17 @@ import pytest
 
 from research.core import command_line
 from research.core.configs import from_json
-from research.core.renames import EVALUATOR, EVALUATORS, FIELDS, MODULES, OPTIONS, renamed_option, upgraded
+from research.core.renames import (
+    EVALUATOR,
+    EVALUATORS,
+    FIELDS,
+    HEAD,
+    HEAD_MULTIPLIERS,
+    MODULES,
+    OPTIONS,
+    renamed_option,
+    upgraded,
+)
 from research.evaluate.language import LanguageEvaluator
 from research.evaluate.translation import TranslationEvaluator
 from research.launch.launcher import Options

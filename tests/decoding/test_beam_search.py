@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from research.core.errors import UserError
+from research.core.shapes import Spec
 from research.decoding.beam_search import Beam, make_beam_search
 from research.models.gpt import GPT
 
@@ -18,8 +19,8 @@ PROMPTS = [np.array(ids, np.int32) for ids in ([0, 2, 1], [1])]
 @pytest.fixture(scope="module")
 def model():
     """A model over three letters and an end, with parameters large enough that its choices differ."""
-    built = GPT(depth=1, width=16, heads=2, context=16).build(VOCABULARY)
-    params = jax.jit(built.init)(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))
+    built = GPT(depth=1, width=16, heads=2, context=16).build(Spec(VOCABULARY))
+    params = jax.jit(built.init)(jax.random.key(3), {"inputs": jnp.zeros((1, 4), jnp.int32)})
     built = built._replace(apply=jax.jit(built.apply))
     return built, jax.tree.map(lambda leaf: leaf * (25 if leaf.ndim > 1 else 1), params)
 
@@ -35,7 +36,7 @@ def scores(built, params, prompt):
     rows = np.zeros((len(texts), len(prompt) + TOKENS), np.int32)
     for row, text in zip(rows, texts, strict=True):
         row[: len(prompt) + len(text)] = [*prompt, *text]
-    every = np.asarray(jax.nn.log_softmax(built.apply(params, jnp.asarray(rows))[0]))
+    every = np.asarray(jax.nn.log_softmax(built.apply(params, {"inputs": jnp.asarray(rows)})[0]))
     places = range(len(prompt) - 1, len(prompt) + TOKENS - 1)
     return {
         text: sum(float(logs[place, token]) for place, token in zip(places, text, strict=False))
@@ -61,7 +62,7 @@ def test_one_beam_is_greedy(model) -> None:
     for prompt, (text, _) in zip(PROMPTS, found, strict=True):
         ids = list(prompt)
         for token in text:
-            logits = model[0].apply(model[1], jnp.asarray([ids + [0] * (16 - len(ids))], jnp.int32))[0]
+            logits = model[0].apply(model[1], {"inputs": jnp.asarray([ids + [0] * (16 - len(ids))], jnp.int32)})[0]
             assert token == int(logits[0, len(ids) - 1].argmax())
             ids.append(int(token))
 

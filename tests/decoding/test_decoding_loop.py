@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from research.core.errors import UserError
+from research.core.shapes import Spec
 from research.decoding.loop import ENDED, Text, make_generate
 from research.decoding.sampling import Sampling
 from research.models.gpt import GPT
@@ -31,8 +32,8 @@ PROMPTS = [np.array(ids, np.int32) for ids in ([5, 9, 3, 17, 2, 30, 8, 11, 4, 6]
 @pytest.fixture(scope="module", params=MODELS)
 def model(request):
     """A model, and parameters large enough that its choices differ."""
-    built = MODELS[request.param].build(VOCABULARY)
-    params = jax.jit(built.init)(jax.random.key(1), jnp.zeros((1, 8), jnp.int32))
+    built = MODELS[request.param].build(Spec(VOCABULARY))
+    params = jax.jit(built.init)(jax.random.key(1), {"inputs": jnp.zeros((1, 8), jnp.int32)})
     built = built._replace(apply=jax.jit(built.apply))
     return built, jax.tree.map(lambda leaf: leaf * (8 if leaf.ndim > 1 else 1), params)
 
@@ -46,7 +47,7 @@ def uncached(model, params, prompt, tokens):
     text = list(prompt)
     for _ in range(tokens):
         rows = jnp.asarray([text + [0] * (32 - len(text))], jnp.int32)
-        text.append(int(model.apply(params, rows)[0][0, len(text) - 1].argmax()))
+        text.append(int(model.apply(params, {"inputs": rows})[0][0, len(text) - 1].argmax()))
     return text[len(prompt) :]
 
 
@@ -64,7 +65,7 @@ def test_cached_logits_are_those_of_the_forward_pass(model) -> None:
     """Within float32's rounding, for a prompt read at once and in pieces."""
     built, params = model
     tokens = jnp.asarray([[5, 9, 3, 17, 2, 30, 8, 11]], jnp.int32)
-    whole = built.apply(params, tokens)[0]
+    whole = built.apply(params, {"inputs": tokens})[0]
     decode_step = jax.jit(built.decoding.decode_step)
     for sizes in ((8,), (3, 3, 2)):
         cache, start, parts = built.decoding.init_cache(params, 1, 8), 0, []
@@ -104,8 +105,8 @@ def test_a_row_ends_with_an_end_token_and_the_batch_with_its_last_row(model) -> 
 
 def test_prompts_that_do_not_fit_are_refused() -> None:
     """An empty one, and one too long for learned positions."""
-    built = MODELS["learned"].build(VOCABULARY)
-    params = jax.eval_shape(built.init, jax.random.key(1), jnp.zeros((1, 8), jnp.int32))
+    built = MODELS["learned"].build(Spec(VOCABULARY))
+    params = jax.eval_shape(built.init, jax.random.key(1), {"inputs": jnp.zeros((1, 8), jnp.int32)})
     generate = make_generate(built.decoding)
     with pytest.raises(UserError, match="no tokens"):
         next(generate(params, [np.zeros(0, np.int32)], keys(1), tokens=1))

@@ -89,7 +89,7 @@ def test_an_evaluator_measures_packed_text_beside_its_baselines():
     texts = {"text": [f"word{number % 3}" for number in range(20)], "label": [number % 3 for number in range(20)]}
     data = Data({"train": rows, "test": rows}, 3, ("a", "b", "c"), texts={"train": texts, "test": texts})
 
-    def predict(params, batch):
+    def predict(params, batch, context):
         return {"logits": jnp.where(jnp.arange(3) == 0, 1.0, 0.0) + jnp.zeros((*batch["mask"].shape, 1))}
 
     evaluation = ClassificationEvaluator("test", batch_size=4).build(

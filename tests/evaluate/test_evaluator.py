@@ -123,7 +123,7 @@ def test_a_score_is_lower_where_the_results_are_better():
 def test_an_evaluation_may_be_cut_short_before_every_batch():
     """`between` is called once for each of three batches, of which the last is padded."""
     rows = Rows({"targets": np.zeros((5, 2), np.int32), "mask": np.ones((5, 2), np.float32)})
-    task = Task(None, None, lambda params, batch: {"logits": jnp.zeros((*batch["targets"].shape, 3))})
+    task = Task(None, None, lambda params, batch, context: {"logits": jnp.zeros((*batch["targets"].shape, 3))})
     calls = []
     evaluation = LanguageEvaluator("test", batch_size=2).build(task, Data({"test": rows}, outputs=3), MESH, seed=0)
     assert evaluation.measure({}, lambda: calls.append(None))["loss"] == pytest.approx(np.log(3))

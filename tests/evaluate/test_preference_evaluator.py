@@ -18,7 +18,7 @@ def test_preferences_are_measured_beside_indifference():
     rows = Rows({"inputs": np.zeros((4, 5), np.int32), "margins": margins, "mask": mask})
 
     def results(scale):
-        task = Task(None, None, lambda params, batch: {"logits": scale * batch["margins"]})
+        task = Task(None, None, lambda params, batch, context: {"logits": scale * batch["margins"]})
         data = Data({"train": rows, "validation": rows}, outputs=3)
         return PreferenceEvaluator(batch_size=3).build(task, data, MeshConfig(data=1).build(), seed=0)
 

@@ -10,6 +10,7 @@ import pytest
 from tiny_run import run_module
 
 from research.core.errors import UserError
+from research.core.shapes import Spec
 from research.data.text.labelled_text import LabelledText
 from research.data.text.tokenizers import TokenizerConfig
 from research.export.adapter import export_adapter
@@ -32,7 +33,9 @@ def tuned(tmp_path_factory):
     texts = [f"{word} {a} {b}" for word in ("good", "bad") for a in "abcd" for b in "ijkl"]
     (folder / "mine.csv").write_text("text,kind\n" + "".join(f"{text},{text.split()[0]}\n" for text in texts))
     config, tokenizer = BERT(1, 16, 2, context=16, head="masked"), TokenizerConfig("wordpiece", 48).train(texts)
-    params = config.build(tokenizer.vocabulary_size).init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    params = config.build(Spec(tokenizer.vocabulary_size)).init(
+        jax.random.key(0), {"inputs": jnp.zeros((1, 1), jnp.int32)}
+    )
     save_pretrained(folder / "base", config, params, tokenizer)
     source = str(folder / "base")
     experiment = Experiment(
@@ -60,8 +63,7 @@ def logits(run, folder):
     split = run.assembly.data.splits["validation"]
     batch = split.gather(np.arange(len(split)))
     loaded = load_pretrained(folder)
-    names = ("inputs", "segments", "token_types", "starts")
-    outputs, _ = loaded.apply(loaded.params, **{name: jnp.asarray(batch[name]) for name in names if name in batch})
+    outputs, _ = loaded.apply(loaded.params, jax.tree.map(jnp.asarray, batch))
     return run.assembly.task.predict(run.state.evaluated, jax.tree.map(jnp.asarray, batch), evaluation_context(0))[
         "logits"
     ], outputs

@@ -10,6 +10,7 @@ import safetensors.numpy
 
 from research.core import trees
 from research.core.errors import UserError
+from research.core.shapes import Spec
 from research.hub.adapters import SETTINGS, TENSORS, save_adapter
 from research.hub.pretrained import describe, load_pretrained, save_pretrained
 from research.models.bert import BERT
@@ -31,8 +32,8 @@ MODELS = {
 
 def adapted(config, lora=LORA, outputs=12):
     """Random parameters of a model with low-rank updates."""
-    model = with_lora(config.build(outputs), lora)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    model = with_lora(config.build(Spec(outputs)), lora)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)})
     random = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(random.standard_normal(leaf.shape, np.float32)), shapes)
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research.core.errors import UserError
+from research.core.shapes import Spec
 from research.core.trees import flatten
 from research.hub.gguf import open_file
 from research.hub.llama import tensors
@@ -116,8 +117,8 @@ def gguf_name(name: str, config: Llama) -> str:
 
 
 def initial(config: Llama) -> Any:
-    model = config.build(VOCABULARY)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    model = config.build(Spec(VOCABULARY))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)})
     random = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: random.standard_normal(leaf.shape, np.float32), shapes)
 

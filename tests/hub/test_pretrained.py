@@ -15,6 +15,7 @@ import pytest
 from tiny_run import ROOT
 
 from research.core.errors import UserError
+from research.core.shapes import Spec
 from research.core.trees import flatten
 from research.data.text.tokenizers import Bytes, TokenizerConfig
 from research.hub.families import FAMILIES
@@ -54,8 +55,8 @@ MODELS: dict[str, Any] = {
 
 def initial(config: Any, outputs: int = VOCABULARY) -> Any:
     """Parameters of the model's shapes, random so that each can be told from the others."""
-    model = config.build(outputs)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    model = config.build(Spec(outputs))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)})
     random = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: jnp.asarray(random.standard_normal(leaf.shape, np.float32)), shapes)
 
@@ -102,8 +103,10 @@ def test_scanned_blocks_are_saved_as_others(tmp_path):
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), loaded.params["block_0"], loaded.params["block_1"])
     jax.tree.map(np.testing.assert_array_equal, stacked, params["blocks"])
     tokens = jnp.asarray([[3, 1, 4, 1, 5]], jnp.int32)
-    expected = jax.jit(config.build(VOCABULARY).apply)(params, tokens)[0]
-    np.testing.assert_allclose(jax.jit(loaded.apply)(loaded.params, tokens)[0], expected, rtol=1e-4, atol=1e-4)
+    expected = jax.jit(config.build(Spec(VOCABULARY)).apply)(params, {"inputs": tokens})[0]
+    np.testing.assert_allclose(
+        jax.jit(loaded.apply)(loaded.params, {"inputs": tokens})[0], expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_sentences_become_vectors_as_the_folder_says(tmp_path):
@@ -307,7 +310,9 @@ def test_parameters_go_to_their_devices(saved):
 def test_loading_peaks_at_no_more_than_a_fifth_above_the_parameters(tmp_path):
     """500 MB in safetensors, a fifth of it an untied head that must be turned round: 1.2 times that at the most."""
     config = dataclasses.replace(LLAMA, depth=6, width=1024, heads=8, num_kv_heads=8, head_dim=128, mlp_dim=2816)
-    shapes = jax.eval_shape(config.build(24_000).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    shapes = jax.eval_shape(
+        config.build(Spec(24_000)).init, jax.random.key(0), {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
+    )
     zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), shapes)
     save_pretrained(tmp_path, config, zeros, limit=1 << 27)
     found = load_elsewhere(tmp_path, devices=1)

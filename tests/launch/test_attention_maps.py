@@ -71,7 +71,7 @@ def test_the_picture_is_what_the_model_does_with_the_pair_alone(data, model, tmp
 
     @jax.jit
     def alone(params, source, target):
-        logits, sown = run.assembly.model.apply(params, source, decoder_inputs=target, attention=True)
+        logits, sown = run.assembly.model.apply(params, {"inputs": source, "decoder_inputs": target}, attention=True)
         return logits, last_layer(sown.attention)
 
     for example in saved["examples"]:

@@ -11,6 +11,7 @@ import pytest
 
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, shard
+from research.core.shapes import Spec
 from research.core.trees import flatten, match_rules
 from research.models.bert import BERT
 from research.train.optimizers import WEIGHT_DECAY_MULTIPLIERS
@@ -34,11 +35,11 @@ POOLED = ("sequence", "sequence, mean", "embedding")
 @functools.cache
 def build(**options):
     """The model and parameters of its shapes, drawn so large that every part matters."""
-    model = dataclasses.replace(TINY, **options).build(VOCABULARY if "head" not in options else LABELS)
-    shapes = jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    model = dataclasses.replace(TINY, **options).build(Spec(VOCABULARY if "head" not in options else LABELS))
+    shapes = jax.eval_shape(model.init, KEY, {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)})
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: jnp.asarray(0.5 * random.standard_normal(leaf.shape, np.float32)), shapes)
-    return model, params, jax.jit(lambda inputs, extra: model.apply(params, inputs, **extra)[0])
+    return model, params, jax.jit(lambda inputs, extra: model.apply(params, {"inputs": inputs, **extra})[0])
 
 
 def outputs(name, inputs, **extra):
@@ -69,7 +70,7 @@ def tokens(*shape: int) -> np.ndarray:
 )
 def test_has_as_many_parameters_as_published(config, outputs, expected):
     """BERT base, MiniLM and RoBERTa base."""
-    params = jax.eval_shape(config.build(outputs).init, KEY, jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    params = jax.eval_shape(config.build(Spec(outputs)).init, KEY, {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)})
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
 
 
@@ -167,7 +168,7 @@ def test_rematerialisation_and_dropout_leave_predictions_alone():
 
     def gradient(model):
         def loss(params, key):
-            return jnp.square(model.apply(params, inputs, train=True, key=key)[0]).mean()
+            return jnp.square(model.apply(params, {"inputs": inputs}, train=True, key=key)[0]).mean()
 
         return jax.jit(jax.value_and_grad(loss))
 
@@ -183,7 +184,7 @@ def test_rematerialisation_and_dropout_leave_predictions_alone():
 
 def test_initial_parameters_are_small():
     """Truncated normal of standard deviation 0.02 (Devlin et al. 2019), biases 0."""
-    params = flatten(jax.jit(BERT(width=64).build(200).init)(KEY, jnp.zeros((1, 1), jnp.int32)))
+    params = flatten(jax.jit(BERT(width=64).build(Spec(200)).init)(KEY, {"inputs": jnp.zeros((1, 1), jnp.int32)}))
     for path, leaf in params.items():
         if path.endswith(("kernel", "embedding")) and leaf.size > 1000:
             np.testing.assert_allclose(leaf.std(), 0.02, rtol=0.2)
@@ -206,7 +207,7 @@ def test_sizes_that_do_not_fit_are_refused(options, message):
     options = dict(options)
     number = options.pop("outputs", LABELS)
     with pytest.raises(UserError, match=message):
-        dataclasses.replace(TINY, **options).build(number)
+        dataclasses.replace(TINY, **options).build(Spec(number))
 
 
 def test_rows_longer_than_the_context_need_positions():
@@ -214,6 +215,6 @@ def test_rows_longer_than_the_context_need_positions():
     model, params, apply = build()
     rows = jnp.asarray(tokens(1, 2 * LENGTH))
     with pytest.raises(UserError, match="16 tokens are longer than the model's context of 8"):
-        model.apply(params, rows)
+        model.apply(params, {"inputs": rows})
     positions = np.tile(np.arange(LENGTH, dtype=np.int32), 2)[None]
     assert apply(rows, {"positions": positions}).shape == (1, 2 * LENGTH, VOCABULARY)

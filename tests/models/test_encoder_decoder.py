@@ -10,6 +10,7 @@ import pytest
 
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, shard
+from research.core.shapes import Spec
 from research.core.trees import flatten, match_rules
 from research.models.encoder_decoder import SequenceToSequence
 from research.train.optimizers import WEIGHT_DECAY_MULTIPLIERS
@@ -25,14 +26,14 @@ def tokens(*shape, seed=0):
 
 def build(**options):
     """The model and parameters of its shapes, drawn so large that every part matters."""
-    model = dataclasses.replace(TINY, **options).build(VOCABULARY)
-    shapes = jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct((1, SOURCE), jnp.int32))
+    model = dataclasses.replace(TINY, **options).build(Spec(VOCABULARY))
+    shapes = jax.eval_shape(model.init, KEY, {"inputs": jax.ShapeDtypeStruct((1, SOURCE), jnp.int32)})
     random = np.random.default_rng(0)
     return model, jax.tree.map(lambda leaf: jnp.asarray(0.6 * random.standard_normal(leaf.shape, np.float32)), shapes)
 
 
 def logits(model, params, inputs, decoder_inputs, **extra):
-    apply = jax.jit(lambda params, inputs, extra: model.apply(params, inputs, **extra)[0])
+    apply = jax.jit(lambda params, inputs, extra: model.apply(params, {"inputs": inputs, **extra})[0])
     return np.asarray(apply(params, inputs, {"decoder_inputs": decoder_inputs, **extra}))
 
 
@@ -96,17 +97,19 @@ def test_attention_is_shown_when_asked_for():
     source, target = jnp.asarray(tokens(2, SOURCE)), jnp.asarray(tokens(2, TARGET, seed=1))
     segments = jnp.int32([[1] * SOURCE, [1, 1, 1, 0, 0, 0]])
     extra = {"decoder_inputs": target, "segments": segments}
-    shown = jax.jit(lambda params: model.apply(params, source, attention=True, **extra)[1].attention)(params)
+    shown = jax.jit(lambda params: model.apply(params, {"inputs": source, **extra}, attention=True)[1].attention)(
+        params
+    )
     (weights,) = shown.values()
     assert weights.shape == (2, 1, TARGET, SOURCE)
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
     assert weights[1, ..., 3:].max() == 0 < weights[1, ..., :3].min()
-    assert jax.eval_shape(lambda: model.apply(params, source, **extra)[1].attention) == {}
+    assert jax.eval_shape(lambda: model.apply(params, {"inputs": source, **extra})[1].attention) == {}
 
 
 def test_it_learns_to_reverse_and_looks_at_what_it_writes():
     """After some hundred steps it reverses sequences that it has not seen, looking at each token as it writes it."""
-    model = SequenceToSequence(width=24).build(VOCABULARY)
+    model = SequenceToSequence(width=24).build(Spec(VOCABULARY))
 
     def batch(key):
         source = jax.random.randint(key, (32, 4), 1, VOCABULARY)
@@ -117,14 +120,14 @@ def test_it_learns_to_reverse_and_looks_at_what_it_writes():
 
     @jax.jit
     def learn(key):
-        params = model.init(KEY, jnp.zeros((1, 4), jnp.int32))
+        params = model.init(KEY, {"inputs": jnp.zeros((1, 4), jnp.int32)})
 
         def step(carry, key):
             params, state = carry
             source, shifted, target = batch(key)
 
             def loss(params):
-                scores = model.apply(params, source, decoder_inputs=shifted)[0]
+                scores = model.apply(params, {"inputs": source, "decoder_inputs": shifted})[0]
                 return optax.softmax_cross_entropy_with_integer_labels(scores, target).mean()
 
             updates, state = optimizer.update(jax.grad(loss)(params), state)
@@ -134,7 +137,9 @@ def test_it_learns_to_reverse_and_looks_at_what_it_writes():
 
     params = learn(KEY)
     source, shifted, target = batch(jax.random.key(7))
-    scores, sown = jax.jit(lambda params: model.apply(params, source, decoder_inputs=shifted, attention=True))(params)
+    scores, sown = jax.jit(
+        lambda params: model.apply(params, {"inputs": source, "decoder_inputs": shifted}, attention=True)
+    )(params)
     assert (scores.argmax(-1) == target).mean() > 0.95
     weights = sown.attention[""].mean((0, 1))
     assert (np.asarray(weights).argmax(-1) == np.array([3, 2, 1, 0])).mean() >= 0.75

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from research.core.mesh import MeshConfig, shard
+from research.core.shapes import Spec
 from research.core.trees import flatten, match_rules
 from research.models.t5 import T5
 from research.models.transformer import Transformer
@@ -34,11 +35,11 @@ EACH = pytest.mark.parametrize("name", CONFIGS)
 @functools.cache
 def build(name: str, **options: Any):
     """The model and parameters of its shapes, drawn so large that every part matters."""
-    model = dataclasses.replace(CONFIGS[name], **options).build(VOCABULARY)
-    shapes = jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    model = dataclasses.replace(CONFIGS[name], **options).build(Spec(VOCABULARY))
+    shapes = jax.eval_shape(model.init, KEY, {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)})
     random = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: jnp.asarray(0.4 * random.standard_normal(leaf.shape, np.float32)), shapes)
-    return model, params, jax.jit(lambda inputs, extra: model.apply(params, inputs, **extra)[0])
+    return model, params, jax.jit(lambda inputs, extra: model.apply(params, {"inputs": inputs, **extra})[0])
 
 
 def logits(name: str, inputs: np.ndarray, decoder_inputs: np.ndarray, **extra: np.ndarray) -> np.ndarray:
@@ -167,7 +168,9 @@ def test_rematerialisation_and_dropout_leave_predictions_alone():
 
     def gradient(model):
         def loss(params, key):
-            return jnp.square(model.apply(params, source, train=True, key=key, decoder_inputs=target)[0]).mean()
+            return jnp.square(
+                model.apply(params, {"inputs": source, "decoder_inputs": target}, train=True, key=key)[0]
+            ).mean()
 
         return jax.jit(jax.value_and_grad(loss))
 
@@ -188,11 +191,13 @@ def test_attention_is_shown_when_asked_for(name, options):
     model, params, _ = build(name, **options)
     source, target = jnp.asarray(tokens(2, SOURCE)), jnp.asarray(tokens(2, TARGET, seed=2))
     extra = {"decoder_inputs": target, "segments": jnp.int32([[1] * SOURCE, [1] * 3 + [0] * (SOURCE - 3)])}
-    shown = jax.jit(lambda params: model.apply(params, source, attention=True, **extra)[1].attention)(params)
+    shown = jax.jit(lambda params: model.apply(params, {"inputs": source, **extra}, attention=True)[1].attention)(
+        params
+    )
     blocks = [path for path, layers in params.items() if path.startswith("decoder_") and "mlp" in layers]
     assert sorted(shown) == [f"{block}/cross_attention" for block in sorted(blocks)]
     for weights in shown.values():
         assert weights.shape == (2, 4, TARGET, SOURCE)
         np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
         assert (weights[1, ..., 3:] == 0).all() and (weights[1, ..., :3] > 0).any()
-    assert jax.eval_shape(lambda: model.apply(params, source, **extra)[1].attention) == {}
+    assert jax.eval_shape(lambda: model.apply(params, {"inputs": source, **extra})[1].attention) == {}

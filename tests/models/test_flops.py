@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from research.core.shapes import Spec
 from research.models.flops import TOP, layer_table
 from research.models.gpt import GPT
 from research.models.mlp import MLP
@@ -17,8 +18,8 @@ KEY = jax.random.key(0)
 
 
 def abstract(model, shape, dtype=jnp.float32):
-    inputs = jax.ShapeDtypeStruct(shape, dtype)
-    return model, jax.eval_shape(model.init, KEY, inputs), inputs
+    batch = {"inputs": jax.ShapeDtypeStruct(shape, dtype)}
+    return model, jax.eval_shape(model.init, KEY, batch), batch
 
 
 def by_path(rows):
@@ -31,14 +32,14 @@ def total(rows, column="flops"):
 
 def test_an_mlp_costs_what_xla_says():
     """Within the few per cent that biases and activations add."""
-    model, params, inputs = abstract(MLP((256, 64)).build(10), (32, 28, 28))
-    compiled = jax.jit(lambda params, inputs: model.apply(params, inputs)[0]).lower(params, inputs).compile()
-    assert total(layer_table(model, params, inputs)) == pytest.approx(compiled.cost_analysis()["flops"], rel=0.02)
+    model, params, batch = abstract(MLP((256, 64)).build(Spec(10)), (32, 28, 28))
+    compiled = jax.jit(lambda params, batch: model.apply(params, batch)[0]).lower(params, batch).compile()
+    assert total(layer_table(model, params, batch)) == pytest.approx(compiled.cost_analysis()["flops"], rel=0.02)
 
 
 def test_an_mlp_is_one_row_a_layer_in_order():
     """Parameters and FLOPs of each layer, by hand."""
-    assert layer_table(*abstract(MLP((3,)).build(2), (5, 4))) == [
+    assert layer_table(*abstract(MLP((3,)).build(Spec(2)), (5, 4))) == [
         {"path": "hidden_0", "parameters": 4 * 3 + 3, "flops": 2 * 5 * 4 * 3},
         {"path": "output", "parameters": 3 * 2 + 2, "flops": 2 * 5 * 3 * 2},
     ]
@@ -46,11 +47,11 @@ def test_an_mlp_is_one_row_a_layer_in_order():
 
 def test_convolutions_cost_outputs_times_window():
     """The stem, a strided convolution, and a ResNet-50 as a whole (4.09 GMAC in torchvision's documentation)."""
-    rows = by_path(layer_table(*abstract(ResNet(width=8).build(10), (2, 28, 28, 1))))
+    rows = by_path(layer_table(*abstract(ResNet(width=8).build(Spec(10)), (2, 28, 28, 1))))
     assert rows["stem"]["flops"] == 2 * (2 * 28 * 28 * 8) * (3 * 3 * 1)
     assert rows["stage_1_block_0/conv_0"]["flops"] == 2 * (2 * 14 * 14 * 16) * (3 * 3 * 8)
     assert rows["stem_norm"] == {"path": "stem_norm", "parameters": 4 * 8, "flops": 0}
-    large = ResNet("imagenet", (3, 4, 6, 3), 64, "bottleneck").build(1000)
+    large = ResNet("imagenet", (3, 4, 6, 3), 64, "bottleneck").build(Spec(1000))
     assert total(layer_table(*abstract(large, (1, 224, 224, 3)))) / 2 == pytest.approx(4.09e9, rel=0.005)
 
 
@@ -69,7 +70,7 @@ def test_grouped_convolutions_count_one_group():
 def test_attention_belongs_to_its_module():
     """Scores and weighted values, 2 x 2 x batch x length^2 x width, stand in the attention's row, not its layers'."""
     config = GPT(depth=1, width=32, heads=4, context=16)
-    rows = by_path(layer_table(*abstract(config.build(11), (3, 16), jnp.int32)))
+    rows = by_path(layer_table(*abstract(config.build(Spec(11)), (3, 16), jnp.int32)))
     assert rows["block_0/attention"]["flops"] == 2 * (2 * 3 * 16 * 16 * 32)
     assert rows["block_0/attention/query_key_value"]["flops"] == 2 * 3 * 16 * 32 * 96
     # The tied head multiplies outside any layer.
@@ -80,7 +81,7 @@ def test_attention_belongs_to_its_module():
 def test_scanned_and_rematerialised_layers_cost_the_same(options):
     """How layers are compiled changes neither FLOPs of the forward pass nor parameters."""
     plain, varied = (
-        layer_table(*abstract(GPT(depth=3, width=16, heads=2, **extra).build(11), (2, 8), jnp.int32))
+        layer_table(*abstract(GPT(depth=3, width=16, heads=2, **extra).build(Spec(11)), (2, 8), jnp.int32))
         for extra in ({}, options)
     )
     assert total(plain) == total(varied)
@@ -90,10 +91,10 @@ def test_scanned_and_rematerialised_layers_cost_the_same(options):
 def test_experts_cost_their_places():
     """Top 2 of any number of experts with capacity 1.25 cost 2.5 MLPs, and as many parameters as there are experts."""
     dense = GPT(depth=1, width=16, heads=2, context=16, activation="swiglu", mlp_dim=32)
-    mlp = by_path(layer_table(*abstract(dense.build(11), (2, 16), jnp.int32)))["block_0/mlp/up"]
+    mlp = by_path(layer_table(*abstract(dense.build(Spec(11)), (2, 16), jnp.int32)))["block_0/mlp/up"]
     for experts in (4, 8):
         mixed = dataclasses.replace(dense, experts=experts)
-        row = by_path(layer_table(*abstract(mixed.build(11), (2, 16), jnp.int32)))["block_0/experts/up"]
+        row = by_path(layer_table(*abstract(mixed.build(Spec(11)), (2, 16), jnp.int32)))["block_0/experts/up"]
         assert row["flops"] == 2.5 * mlp["flops"]
         assert row["parameters"] == experts * mlp["parameters"]
 

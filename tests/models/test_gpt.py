@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, shard
 from research.core.precision import cast
+from research.core.shapes import Spec
 from research.core.trees import flatten, match_rules
 from research.models.gpt import GPT
 from research.models.layers.attention import attend, causal_mask
@@ -49,20 +50,24 @@ def tokens(*shape: int, seed: int = 0) -> np.ndarray:
 
 def build(**options):
     """The model and parameters of its shapes, drawn so large that every part matters."""
-    model = dataclasses.replace(TINY, **options).build(VOCABULARY)
-    shapes = jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct((1, LENGTH), jnp.int32))
+    model = dataclasses.replace(TINY, **options).build(Spec(VOCABULARY))
+    shapes = jax.eval_shape(model.init, KEY, {"inputs": jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)})
     random = np.random.default_rng(0)
     return model, jax.tree.map(lambda leaf: jnp.asarray(0.3 * random.standard_normal(leaf.shape, np.float32)), shapes)
 
 
 def logits(model, params, inputs, **extra):
     return np.asarray(
-        jax.jit(lambda params, inputs, extra: model.apply(params, inputs, **extra)[0])(params, inputs, extra)
+        jax.jit(lambda params, inputs, extra: model.apply(params, {"inputs": inputs, **extra})[0])(
+            params, inputs, extra
+        )
     )
 
 
 def parameters(config: GPT, vocabulary: int) -> int:
-    params = jax.eval_shape(config.build(vocabulary).init, KEY, jax.ShapeDtypeStruct((1, config.context), jnp.int32))
+    params = jax.eval_shape(
+        config.build(Spec(vocabulary)).init, KEY, {"inputs": jax.ShapeDtypeStruct((1, config.context), jnp.int32)}
+    )
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -148,7 +153,9 @@ def test_rematerialisation_changes_neither_loss_nor_gradient(scan):
         model, _ = build(remat=remat, scan=scan, dropout=0.4)
 
         def loss(params, key):
-            return jnp.square(model.apply(params, jnp.asarray(tokens(2, LENGTH)), train=True, key=key)[0]).mean()
+            return jnp.square(
+                model.apply(params, {"inputs": jnp.asarray(tokens(2, LENGTH))}, train=True, key=key)[0]
+            ).mean()
 
         return jax.jit(jax.value_and_grad(loss))
 
@@ -163,7 +170,7 @@ def test_rematerialisation_is_there():
 
     def products(remat):
         model, params = build(remat=remat)
-        gradient = jax.grad(lambda params: model.apply(params, jnp.asarray(tokens(1, LENGTH)))[0].sum())
+        gradient = jax.grad(lambda params: model.apply(params, {"inputs": jnp.asarray(tokens(1, LENGTH))})[0].sum())
         return str(jax.make_jaxpr(gradient)(params)).count("dot_general")
 
     assert products(True) >= products(False) + 5 * TINY.depth  # all but the last product of each block
@@ -244,7 +251,7 @@ def test_bfloat16_is_close_to_float32(name):
 
 def test_residual_projections_start_smaller():
     """GPT-2: standard deviation 0.02, and 0.02 / sqrt(2 depth) where blocks add to the residual stream."""
-    params = jax.jit(GPT(depth=8, width=64, heads=4, scan=True).build(100).init)(KEY, tokens(1, 8))
+    params = jax.jit(GPT(depth=8, width=64, heads=4, scan=True).build(Spec(100)).init)(KEY, {"inputs": tokens(1, 8)})
     for path, deviation in (("attention/query_key_value", 0.02), ("attention/output", 0.005), ("mlp/down", 0.005)):
         part, name = path.split("/")
         np.testing.assert_allclose(params["blocks"][part][name]["kernel"].std(), deviation, rtol=0.05)
@@ -256,7 +263,7 @@ def test_dropout_needs_training_and_a_key():
     plain, _ = build()
     inputs = tokens(1, LENGTH)
     np.testing.assert_array_equal(logits(model, params, inputs), logits(plain, params, inputs))
-    apply = jax.jit(lambda key: model.apply(params, jnp.asarray(inputs), train=True, key=key)[0])
+    apply = jax.jit(lambda key: model.apply(params, {"inputs": jnp.asarray(inputs)}, train=True, key=key)[0])
     assert (apply(KEY) == apply(KEY)).all()
     assert (apply(KEY) != apply(jax.random.key(1))).any()
 
@@ -272,4 +279,4 @@ def test_dropout_needs_training_and_a_key():
 def test_sizes_that_do_not_fit_are_refused(options, message):
     """One sentence with the sizes, and what would fit."""
     with pytest.raises(UserError, match=message):
-        dataclasses.replace(TINY, **options).build(VOCABULARY)
+        dataclasses.replace(TINY, **options).build(Spec(VOCABULARY))

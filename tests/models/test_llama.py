@@ -10,6 +10,7 @@ import pytest
 
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, shard
+from research.core.shapes import Spec
 from research.core.trees import flatten, match_rules
 from research.models.layers.rotary import Rotary
 from research.models.llama import Llama
@@ -44,15 +45,17 @@ def tokens(*shape: int, seed: int = 0) -> np.ndarray:
 
 def build(**options):
     """The model and parameters of its shapes, drawn so large that every part matters."""
-    model = dataclasses.replace(TINY, **options).build(VOCABULARY)
-    shapes = jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct((1, LENGTH), jnp.int32))
+    model = dataclasses.replace(TINY, **options).build(Spec(VOCABULARY))
+    shapes = jax.eval_shape(model.init, KEY, {"inputs": jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)})
     random = np.random.default_rng(0)
     return model, jax.tree.map(lambda leaf: jnp.asarray(0.3 * random.standard_normal(leaf.shape, np.float32)), shapes)
 
 
 def logits(model, params, inputs, **extra):
     return np.asarray(
-        jax.jit(lambda params, inputs, extra: model.apply(params, inputs, **extra)[0])(params, inputs, extra)
+        jax.jit(lambda params, inputs, extra: model.apply(params, {"inputs": inputs, **extra})[0])(
+            params, inputs, extra
+        )
     )
 
 
@@ -74,7 +77,9 @@ def logits(model, params, inputs, **extra):
 )
 def test_has_as_many_parameters_as_published(config, vocabulary, expected):
     """Llama 3 8B, Llama 3.2 1B and Gemma 3 270M."""
-    params = jax.eval_shape(config.build(vocabulary).init, KEY, jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    params = jax.eval_shape(
+        config.build(Spec(vocabulary)).init, KEY, {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
+    )
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
 
 
@@ -149,7 +154,9 @@ def test_rematerialisation_changes_neither_loss_nor_gradient():
     def loss_and_gradient(remat):
         model, params = build(remat=remat, dropout=0.4)
         inputs = jnp.asarray(tokens(2, LENGTH))
-        loss = jax.value_and_grad(lambda p: jnp.square(model.apply(p, inputs, train=True, key=KEY)[0]).mean())
+        loss = jax.value_and_grad(
+            lambda p: jnp.square(model.apply(p, {"inputs": inputs}, train=True, key=KEY)[0]).mean()
+        )
         return jax.device_get(jax.jit(loss)(params))
 
     plain, rematerialised = loss_and_gradient(False), loss_and_gradient(True)
@@ -168,4 +175,4 @@ def test_rematerialisation_changes_neither_loss_nor_gradient():
 def test_impossible_sizes_are_refused(options, mended):
     """The message names the option that mends it."""
     with pytest.raises(UserError, match=mended):
-        dataclasses.replace(TINY, **options).build(VOCABULARY)
+        dataclasses.replace(TINY, **options).build(Spec(VOCABULARY))

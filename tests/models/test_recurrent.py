@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, shard
 from research.core.precision import cast
+from research.core.shapes import Spec
 from research.core.trees import flatten, match_rules
 from research.models.layers.recurrent_cells import CELLS, scan_cell
 from research.models.recurrent import Recurrent
@@ -29,15 +30,17 @@ def tokens(*shape, seed=0):
 
 def build(config=TINY, outputs=VOCABULARY, **options):
     """The model and parameters of its shapes, drawn so large that every part matters."""
-    model = dataclasses.replace(config, **options).build(outputs)
-    shapes = jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct((1, LENGTH), jnp.int32))
+    model = dataclasses.replace(config, **options).build(Spec(outputs))
+    shapes = jax.eval_shape(model.init, KEY, {"inputs": jax.ShapeDtypeStruct((1, LENGTH), jnp.int32)})
     random = np.random.default_rng(0)
     return model, jax.tree.map(lambda leaf: jnp.asarray(0.5 * random.standard_normal(leaf.shape, np.float32)), shapes)
 
 
 def outputs(model, params, inputs, **extra):
     return np.asarray(
-        jax.jit(lambda params, inputs, extra: model.apply(params, inputs, **extra)[0])(params, inputs, extra)
+        jax.jit(lambda params, inputs, extra: model.apply(params, {"inputs": inputs, **extra})[0])(
+            params, inputs, extra
+        )
     )
 
 
@@ -163,7 +166,7 @@ def test_dropout_needs_training_and_a_key():
     plain, _ = build()
     inputs = tokens(1, LENGTH)
     np.testing.assert_array_equal(outputs(model, params, inputs), outputs(plain, params, inputs))
-    apply = jax.jit(lambda key: model.apply(params, jnp.asarray(inputs), train=True, key=key)[0])
+    apply = jax.jit(lambda key: model.apply(params, {"inputs": jnp.asarray(inputs)}, train=True, key=key)[0])
     assert (apply(KEY) == apply(KEY)).all() and (apply(KEY) != apply(jax.random.key(1))).any()
 
 
@@ -178,7 +181,7 @@ def test_bfloat16_is_close_to_float32(cell):
 
 def test_gates_start_as_the_literature_has_them():
     """Each gate's recurrent kernel is orthogonal, and the forget gate stands open."""
-    params = jax.jit(TINY.build(VOCABULARY).init)(KEY, tokens(1, LENGTH))["layers"]["forward_0"]
+    params = jax.jit(TINY.build(Spec(VOCABULARY)).init)(KEY, {"inputs": tokens(1, LENGTH)})["layers"]["forward_0"]
     for gate in np.split(np.asarray(params["recurrent_kernel"]), 4, axis=1):
         np.testing.assert_allclose(gate @ gate.T, np.eye(8), atol=1e-5)
     np.testing.assert_array_equal(params["recurrent_bias"], [0] * 8 + [1] * 8 + [0] * 16)

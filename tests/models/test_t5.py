@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from research.core.errors import UserError
+from research.core.shapes import Spec
 from research.core.trees import flatten
 from research.models.layers.relative_positions import RelativePositions, buckets_of_distances
 from research.models.t5 import T5
@@ -26,7 +27,7 @@ KEY = jax.random.key(0)
 )
 def test_has_as_many_parameters_as_published(config, expected):
     """T5 small, version 1.0 and 1.1."""
-    params = jax.eval_shape(config.build(32_128).init, KEY, jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    params = jax.eval_shape(config.build(Spec(32_128)).init, KEY, {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)})
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
 
 
@@ -58,7 +59,11 @@ def test_biases_depend_on_distance_and_side_alone():
 
 def test_initial_parameters_are_those_of_the_published_code():
     """Standard deviations of T5's initialisation: queries are smaller, as their products are not scaled."""
-    params = flatten(jax.jit(T5(1, width=64, heads=4, head_dim=32).build(200).init)(KEY, jnp.zeros((1, 1), jnp.int32)))
+    params = flatten(
+        jax.jit(T5(1, width=64, heads=4, head_dim=32).build(Spec(200)).init)(
+            KEY, {"inputs": jnp.zeros((1, 1), jnp.int32)}
+        )
+    )
     joined = params["decoder_0/attention/query_key_value/kernel"].reshape(64, 4, 3, 32)
     expected = {
         "token_embedding": 1.0,
@@ -86,4 +91,4 @@ def test_initial_parameters_are_those_of_the_published_code():
 def test_sizes_that_do_not_fit_are_refused(options, message):
     """One sentence with the sizes, and what would fit."""
     with pytest.raises(UserError, match=message):
-        dataclasses.replace(T5(), **options).build(10)
+        dataclasses.replace(T5(), **options).build(Spec(10))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from research.core.errors import UserError
+from research.core.shapes import Spec
 from research.core.trees import flatten
 from research.models.transformer import Transformer, sinusoids
 
@@ -27,7 +28,9 @@ BASE = Transformer(6, width=512, heads=8, context=512)
 )
 def test_has_as_many_parameters_as_published(config, vocabulary, expected):
     """Marian's translation models, and the base model of the paper."""
-    params = jax.eval_shape(config.build(vocabulary).init, KEY, jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    params = jax.eval_shape(
+        config.build(Spec(vocabulary)).init, KEY, {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
+    )
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
 
 
@@ -44,8 +47,8 @@ def test_sinusoids_are_those_of_the_paper():
 
 def test_embeddings_are_scaled_and_positions_added():
     """Section 3.4: with blocks that do nothing the tied logits are those of embedding x sqrt(width) + sinusoid."""
-    model = Transformer(1, width=16, heads=2, norm_first=True).build(9)
-    params = jax.jit(model.init)(KEY, jnp.zeros((1, 1), jnp.int32))
+    model = Transformer(1, width=16, heads=2, norm_first=True).build(Spec(9))
+    params = jax.jit(model.init)(KEY, {"inputs": jnp.zeros((1, 1), jnp.int32)})
     flat = flatten(params)
     silent = jax.tree_util.tree_map_with_path(
         lambda path, leaf: 0 * leaf if "output" in str(path) or "down" in str(path) else leaf, params
@@ -54,7 +57,7 @@ def test_embeddings_are_scaled_and_positions_added():
     table = np.asarray(flat["token_embedding"])
     x = 4 * table[tokens] + sinusoids(3, 16, "interleaved")
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    found = jax.jit(lambda params: model.apply(params, tokens, decoder_inputs=tokens)[0])(silent)
+    found = jax.jit(lambda params: model.apply(params, {"inputs": tokens, "decoder_inputs": tokens})[0])(silent)
     np.testing.assert_allclose(found, x @ table.T, rtol=1e-4, atol=1e-4)
 
 
@@ -69,12 +72,12 @@ def test_embeddings_are_scaled_and_positions_added():
 def test_sizes_that_do_not_fit_are_refused(options, message):
     """One sentence with the sizes, and what would fit."""
     with pytest.raises(UserError, match=message):
-        dataclasses.replace(BASE, **{"heads": 4, **options}).build(10)
+        dataclasses.replace(BASE, **{"heads": 4, **options}).build(Spec(10))
 
 
 def test_rows_longer_than_the_context_are_refused():
     """With both lengths."""
-    model = dataclasses.replace(BASE, depth=1, width=16, context=4).build(10)
-    params = jax.eval_shape(model.init, KEY, jax.ShapeDtypeStruct((1, 1), jnp.int32))
+    model = dataclasses.replace(BASE, depth=1, width=16, context=4).build(Spec(10))
+    params = jax.eval_shape(model.init, KEY, {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)})
     with pytest.raises(UserError, match="5 tokens are longer than the model's context of 4"):
-        jax.eval_shape(model.apply, params, jax.ShapeDtypeStruct((1, 5), jnp.int32))
+        jax.eval_shape(model.apply, params, {"inputs": jax.ShapeDtypeStruct((1, 5), jnp.int32)})

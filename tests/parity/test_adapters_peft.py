@@ -112,7 +112,7 @@ def their_logits(case: Case, model: Any) -> np.ndarray:
 
 
 def our_logits(case: Case, apply: Any, params: Any) -> np.ndarray:
-    outputs = np.asarray(apply(params, **{name: jnp.asarray(ids) for name, ids in tokens(case).items()})[0])
+    outputs = np.asarray(apply(params, {name: jnp.asarray(ids) for name, ids in tokens(case).items()})[0])
     return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
 
@@ -140,7 +140,7 @@ def adapted_by_us(case: Case, folder: Path) -> tuple[Any, Any]:
         moved = path in trained or path not in kept
         return jnp.asarray(random.normal(0, 0.3, leaf.shape), jnp.float32) if moved else kept[path]
 
-    params = trees.map_with_path(changed, model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32)))
+    params = trees.map_with_path(changed, model.init(jax.random.key(0), {"inputs": jnp.zeros((1, 1), jnp.int32)}))
     save_adapter(folder / "adapter", loaded.config, params, lora, str(folder / "base"), trained=trained)
     return model.apply, params
 

@@ -126,7 +126,7 @@ def their_logits(model: Any) -> np.ndarray:
 
 def our_logits(model: Any, params: Any) -> np.ndarray:
     tokens, mask, positions = (jnp.asarray(array) for array in batch())
-    apply = jax.jit(lambda params: model.apply(params, tokens, segments=mask, positions=positions)[0])
+    apply = jax.jit(lambda params: model.apply(params, {"inputs": tokens, "segments": mask, "positions": positions})[0])
     return np.asarray(apply(params)) * batch()[1][..., None]
 
 
@@ -242,7 +242,9 @@ def test_gemma_equals_transformers(gemma, loaded_gemma, record_property):
 
     def both(text: str) -> tuple[np.ndarray, np.ndarray, torch.Tensor]:
         ids = loaded_gemma.tokenizer.encode_pair(text).ids[None]
-        found = jax.jit(lambda params: loaded_gemma.apply(params, jnp.asarray(ids))[0][0, -64:])(loaded_gemma.params)
+        found = jax.jit(lambda params: loaded_gemma.apply(params, {"inputs": jnp.asarray(ids)})[0][0, -64:])(
+            loaded_gemma.params
+        )
         tokens = torch.from_numpy(ids).long()
         return np.asarray(found), model(tokens).logits[0, -64:].numpy(), tokens
 

@@ -95,7 +95,7 @@ def test_logits_loss_and_gradients_agree():
     inputs, targets = in_torch(batch)
     expected = model(inputs).detach().numpy()
     assert np.abs(expected).max() > 1
-    np.testing.assert_allclose(assembly.model.apply(params, batch["inputs"])[0], expected, atol=1e-4)
+    np.testing.assert_allclose(assembly.model.apply(params, {"inputs": batch["inputs"]})[0], expected, atol=1e-4)
 
     def mean_loss(params):
         loss = assembly.task.loss(params, batch, Context(jax.random.key(0), 0, train=True))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from research.core import trees
+from research.core.shapes import Spec
 from research.models.recurrent import Recurrent
 
 pytestmark = pytest.mark.peer
@@ -46,9 +47,9 @@ def test_recurrent_layers_agree(cell, bidirectional):
     """Same weights, same tokens: equal outputs, and gradients of the sum of their squares."""
     head = "sequence" if bidirectional else "language"
     config = Recurrent(cell, DEPTH, 8, embedding=6, head=head, vocabulary=VOCABULARY, bidirectional=bidirectional)
-    model = config.build(5 if bidirectional else VOCABULARY)
+    model = config.build(Spec(5 if bidirectional else VOCABULARY))
     inputs = np.random.default_rng(0).integers(0, VOCABULARY, (BATCH, LENGTH)).astype(np.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.asarray(inputs))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), {"inputs": jnp.asarray(inputs)})
     random = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: jnp.asarray(random.normal(0, 0.5, leaf.shape), jnp.float32), shapes)
     flat = trees.flatten(params)
@@ -62,7 +63,7 @@ def test_recurrent_layers_agree(cell, bidirectional):
     expected.square().sum().backward()
 
     def loss(params):
-        found = model.apply(params, jnp.asarray(inputs))[0]
+        found = model.apply(params, {"inputs": jnp.asarray(inputs)})[0]
         return jnp.square(found).sum(), found
 
     (_, found), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
@@ -75,10 +76,10 @@ def test_recurrent_layers_agree(cell, bidirectional):
 def test_a_gate_out_of_order_is_seen():
     """Swapping two gates of one kernel moves the outputs far beyond the tolerance."""
     config = Recurrent("gru", 1, 8, embedding=6)
-    model = config.build(VOCABULARY)
+    model = config.build(Spec(VOCABULARY))
     inputs = jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (BATCH, LENGTH)), jnp.int32)
-    params = model.init(jax.random.key(0), inputs)
+    params = model.init(jax.random.key(0), {"inputs": inputs})
     kernel = trees.flatten(params)["layers/forward_0/recurrent_kernel"]
     swapped = jnp.concatenate([kernel[:, 8:16], kernel[:, :8], kernel[:, 16:]], axis=1)
     broken = trees.map_with_path(lambda path, leaf: swapped if path.endswith("recurrent_kernel") else leaf, params)
-    assert jnp.abs(model.apply(params, inputs)[0] - model.apply(broken, inputs)[0]).max() > 1e-2
+    assert jnp.abs(model.apply(params, {"inputs": inputs})[0] - model.apply(broken, {"inputs": inputs})[0]).max() > 1e-2

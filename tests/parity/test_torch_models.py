@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from research.core import trees
+from research.core.shapes import Spec
 from research.models.mlp import MLP
 from research.models.resnet import ResNet
 from research.tasks.task import Loss, with_sown
@@ -61,7 +62,7 @@ def torch_mlp(config, params, rows):
 
 def initial(config, shape):
     """Returns the model, inputs, and parameters away from their initial zeros and ones, so that each matters."""
-    model = config.build(CLASSES)
+    model = config.build(Spec(CLASSES))
     inputs = jax.random.normal(jax.random.key(1), (6, *shape))
     rng = np.random.default_rng(0)
 
@@ -69,7 +70,7 @@ def initial(config, shape):
         noise = rng.normal(size=leaf.shape).astype(np.float32)
         return jnp.exp(noise / 4) if path.endswith("variance") else leaf + (0 if path.endswith("kernel") else noise / 4)
 
-    return model, inputs, trees.map_with_path(disturb, jax.jit(model.init)(jax.random.key(0), inputs))
+    return model, inputs, trees.map_with_path(disturb, jax.jit(model.init)(jax.random.key(0), {"inputs": inputs}))
 
 
 def as_tensors(params):
@@ -83,7 +84,7 @@ def compare(model, inputs, params, tensors, expected, train):
     """Asserts that outputs agree, and so do the gradients of the sum of their squares."""
 
     def objective(params):
-        outputs, _ = model.apply(params, inputs, train=train)
+        outputs, _ = model.apply(params, {"inputs": inputs}, train=train)
         return jnp.square(outputs).sum(), outputs
 
     (_, outputs), gradients = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
@@ -114,7 +115,7 @@ def test_running_statistics_agree():
     model, images, params = initial(config, shape)
     tensors = as_tensors(params)
     torch_resnet(config, tensors, torch.tensor(np.asarray(images)), True)
-    sown = jax.jit(lambda params: model.apply(params, images, train=True)[1])(params)
+    sown = jax.jit(lambda params: model.apply(params, {"inputs": images}, train=True)[1])(params)
     none = Loss(jnp.float32(0), jnp.float32(0))
     statistics = with_sown(none, sown, jnp.ones(len(images))).statistics
     is_mean = {"is_leaf": lambda node: isinstance(node, Mean)}

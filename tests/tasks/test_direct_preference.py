@@ -24,8 +24,8 @@ class Adapted:
 
     lora: LoRA = LoRA(rank=4)
 
-    def build(self, outputs):
-        model = GPT(depth=1, width=16, heads=2, context=16).build(outputs)
+    def build(self, spec):
+        model = GPT(depth=1, width=16, heads=2, context=16).build(spec)
         return with_lora(model, self.lora) if self.lora.rank else model
 
 

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from research.core.errors import UserError
+from research.core.shapes import Spec
 from research.core.trees import flatten, match_rules
 from research.data.dataset import Data
 from research.data.text.word_pairs import Pairs
@@ -94,7 +95,7 @@ def test_neighbours_are_ordered_by_the_cosine():
 def test_every_parameter_has_one_sharding_and_one_decay():
     """The rules fit both tables, whose rows are all decayed."""
     params = jax.eval_shape(SkipGram().build(MODEL, DATA).init, KEY)
-    shardings = match_rules(MODEL.build(9).sharding, params, what="sharding")
+    shardings = match_rules(MODEL.build(Spec(9)).sharding, params, what="sharding")
     decays = match_rules(WEIGHT_DECAY_MULTIPLIERS, params, what="weight decay")
     assert flatten(shardings).keys() == flatten(params).keys() == flatten(decays).keys()
     assert set(flatten(decays).values()) == {1.0}

@@ -16,7 +16,7 @@ from research.tasks.binary_classification import BinaryClassification
 from research.tasks.classification import Classification
 from research.tasks.regression import Regression
 from research.tasks.supervised import standardise
-from research.tasks.task import Context, evaluation_context
+from research.tasks.task import Context, WeightedSum, evaluation_context
 
 KEY = jax.random.key(0)
 TASKS = [(Regression(), "targets", 2), (BinaryClassification(), "labels", 1), (Classification(0.1), "labels", 3)]

@@ -10,6 +10,7 @@ from orbax.checkpoint import v1 as orbax
 
 from research.core import trees
 from research.core.errors import UserError
+from research.core.shapes import Spec
 from research.data.pipeline import training_batches
 from research.data.text.labelled_text import LabelledText
 from research.data.text.text_data import TextData
@@ -157,7 +158,7 @@ def test_low_rank_updates_leave_the_source_as_it_was(pretrained, table, tmp_path
 def test_a_source_that_is_not_there_is_refused(changes, message) -> None:
     """In one sentence that says what to give."""
     with pytest.raises(UserError, match=message):
-        PretrainedModel(**changes).build(2)
+        PretrainedModel(**changes).build(Spec(2))
 
 
 def test_another_vocabulary_is_refused(pretrained, table) -> None:
@@ -225,7 +226,7 @@ def test_a_language_model_with_spare_ids_can_be_tuned(tiny_text, tmp_path) -> No
     tokenizer = text.build().tokenizer
     model = GPT(depth=1, width=8, heads=2, context=8)
     rows = tokenizer.vocabulary_size + 4
-    params = model.build(rows).init(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))
+    params = model.build(Spec(rows)).init(jax.random.key(0), {"inputs": jnp.zeros((1, 8), jnp.int32)})
     save_pretrained(tmp_path / "model", model, params, tokenizer)
     source = str(tmp_path / "model")
     experiment = Experiment(

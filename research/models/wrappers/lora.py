@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from research.core import trees
 from research.core.errors import UserError
-from research.core.shapes import Params
+from research.core.shapes import Batch, Params
 from research.models.model import Cache, Decoding, Model, Sown
 
 BRANCH = "lora"
@@ -45,8 +45,8 @@ def with_lora(model: Model, lora: LoRA) -> Model:
         UserError: at `init`, where no kernel matches, or the rank is below 1.
     """
 
-    def init(key: Key[Array, ""], inputs: Array) -> Params:
-        params = model.init(key, inputs)
+    def init(key: Key[Array, ""], batch: Batch) -> Params:
+        params = model.init(key, batch)
         matched = {path: leaf for path, leaf in trees.flatten(params).items() if re.search(lora.pattern, path)}
         if lora.rank < 1 or not matched:
             raise UserError(f"LoRA of rank {lora.rank} finds {len(matched)} kernels that match {lora.pattern!r}.")
@@ -65,8 +65,8 @@ def with_lora(model: Model, lora: LoRA) -> Model:
             _put(branch, path, {"down_kernel": down, "up_kernel": up})
         return {**params, BRANCH: branch}
 
-    def apply(params: Params, inputs: Array, **options: Any) -> tuple[Array, Sown]:
-        return model.apply(merged(params, lora), inputs, **options)
+    def apply(params: Params, batch: Batch, **options: Any) -> tuple[Any, Sown]:
+        return model.apply(merged(params, lora), batch, **options)
 
     def fixed(path: str) -> bool:
         trained = path.startswith(f"{BRANCH}/") or bool(lora.trained and re.search(lora.trained, path))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from research.core import trees
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, on_mesh
+from research.core.shapes import Spec
 from research.data.dataset import Data
 from research.data.text.packing import Windows
 from research.models.gpt import GPT
@@ -30,14 +31,14 @@ TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, VOCABULARY, (3, LENGTH
 
 def build(config):
     """The model and parameters of its shapes, drawn so large that every part matters."""
-    model, random = config.build(VOCABULARY), np.random.default_rng(1)
-    shapes = jax.eval_shape(model.init, KEY, TOKENS)
+    model, random = config.build(Spec(VOCABULARY)), np.random.default_rng(1)
+    shapes = jax.eval_shape(model.init, KEY, {"inputs": TOKENS})
     return model, jax.tree.map(lambda leaf: jnp.asarray(0.3 * random.standard_normal(leaf.shape, np.float32)), shapes)
 
 
 @functools.cache
 def compiled(apply):
-    return jax.jit(lambda params, inputs: apply(params, inputs)[0])
+    return jax.jit(lambda params, inputs: apply(params, {"inputs": inputs})[0])
 
 
 def logits(model, params, inputs=TOKENS):
@@ -79,7 +80,7 @@ def test_a_token_gets_its_likeliest_experts_by_weight(top):
             seen.extend((x, layer(x, train)))
             return seen[1]
 
-        change_layer(model, "experts$", spy).apply(params, TOKENS)
+        change_layer(model, "experts$", spy).apply(params, {"inputs": TOKENS})
         return seen
 
     x, found = (np.asarray(array, np.float64) for array in taken_and_given(params))
@@ -114,7 +115,9 @@ def test_a_token_beyond_the_capacity_passes_by():
     model, params = build(dataclasses.replace(MIXED, depth=1, experts_per_token=1, capacity_factor=1e-3, bias=True))
 
     def dropped(model):
-        return jax.jit(lambda params: model.apply(params, TOKENS, train=True, key=KEY)[1].metrics["dropped"])(params)
+        return jax.jit(
+            lambda params: model.apply(params, {"inputs": TOKENS}, train=True, key=KEY)[1].metrics["dropped"]
+        )(params)
 
     assert (dropped(model) >= 1 - MIXED.experts / LENGTH).all()
     roomy, _ = build(dataclasses.replace(MIXED, depth=1, experts_per_token=1, capacity_factor=4.0))
@@ -164,14 +167,14 @@ def test_the_balance_loss_is_one_where_experts_are_used_alike(experts, seed):
 def test_layers_report_by_row_and_in_training_only(options):
     """Losses add up over layers, the fraction of dropped choices is their mean; evaluation reports nothing."""
     model, params = build(dataclasses.replace(MIXED, balance_weight=0.5, **options))
-    _, sown = jax.jit(lambda params: model.apply(params, TOKENS, train=True, key=KEY))(params)
+    _, sown = jax.jit(lambda params: model.apply(params, {"inputs": TOKENS}, train=True, key=KEY))(params)
     assert {name: rows.shape for name, rows in {**sown.losses, **sown.metrics}.items()} == {
         "balance": (3,),
         "dropped": (3,),
     }
     assert (sown.losses["balance"] >= 0.5 * MIXED.depth * 0.9).all()
     assert ((sown.metrics["dropped"] >= 0) & (sown.metrics["dropped"] < 1)).all()
-    assert jax.eval_shape(model.apply, params, TOKENS)[1] == Sown()
+    assert jax.eval_shape(model.apply, params, {"inputs": TOKENS})[1] == Sown()
 
 
 def test_the_balance_loss_of_parts_adds_up_to_that_of_the_batch():
@@ -200,7 +203,7 @@ def test_the_router_learns_from_the_balance_and_from_the_loss():
         model, params = build(dataclasses.replace(MIXED, depth=1, **options))
 
         def loss(params):
-            outputs, sown = model.apply(params, TOKENS, train=True, key=KEY)
+            outputs, sown = model.apply(params, {"inputs": TOKENS}, train=True, key=KEY)
             return jnp.square(outputs).mean() + sown.losses["balance"].mean()
 
         return np.asarray(jax.jit(jax.grad(loss))(params)["block_0"]["experts"]["router"]["kernel"])
@@ -218,7 +221,7 @@ def test_experts_that_the_mesh_cannot_share_are_refused():
     model, params = build(MIXED)
     mesh = MeshConfig(data=1, expert=3).build(jax.devices()[:1] * 3)
     with pytest.raises(UserError, match=r"4 experts cannot be shared evenly by 3 devices: make --mesh.expert"):
-        jax.eval_shape(on_mesh(mesh, model.apply), params, TOKENS)
+        jax.eval_shape(on_mesh(mesh, model.apply), params, {"inputs": TOKENS})
 
 
 @pytest.mark.parametrize(
@@ -231,4 +234,4 @@ def test_experts_that_the_mesh_cannot_share_are_refused():
 def test_options_that_do_not_fit_are_refused(options, message):
     """One sentence with the numbers, and what would fit."""
     with pytest.raises(UserError, match=message):
-        dataclasses.replace(MIXED, **options).build(VOCABULARY)
+        dataclasses.replace(MIXED, **options).build(Spec(VOCABULARY))

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from research.core import trees
 from research.core.errors import UserError
+from research.core.shapes import Spec
 from research.models.gpt import GPT
 from research.models.wrappers.lora import BRANCH, LoRA, merged, with_lora
 from research.train.optimizers import Optimizer
@@ -21,9 +22,9 @@ TOKENS = jnp.asarray([[1, 4, 2, 6, 3, 0]], jnp.int32)
 @pytest.fixture(scope="module", params=[False, True], ids=["unrolled", "scanned"])
 def models(request):
     """A plain model, the same with LoRA, and the latter's parameters."""
-    plain = GPT(depth=2, width=16, heads=2, context=8, scan=request.param).build(8)
+    plain = GPT(depth=2, width=16, heads=2, context=8, scan=request.param).build(Spec(8))
     adapted = with_lora(plain, LORA)
-    return plain, adapted, adapted.init(jax.random.key(0), TOKENS)
+    return plain, adapted, adapted.init(jax.random.key(0), {"inputs": TOKENS})
 
 
 def train(adapted, params, steps=3):
@@ -32,7 +33,9 @@ def train(adapted, params, steps=3):
     optimizer = Optimizer("adamw", learning_rate=0.1, weight_decay=0.1).build(1, learned)
     state = optimizer.init(learned)
     for _ in range(steps):
-        gradients = jax.grad(lambda p: jnp.square(adapted.apply({**fixed, **p}, TOKENS)[0] - 1).sum())(learned)
+        gradients = jax.grad(lambda p: jnp.square(adapted.apply({**fixed, **p}, {"inputs": TOKENS})[0] - 1).sum())(
+            learned
+        )
         updates, state = optimizer.update(gradients, state, learned)
         learned = optax.apply_updates(learned, updates)
     return {**fixed, **learned}, state
@@ -42,7 +45,7 @@ def test_at_first_the_outputs_are_the_plain_models(models) -> None:
     """One factor of each update is zero."""
     plain, adapted, params = models
     own = {name: branch for name, branch in params.items() if name != BRANCH}
-    np.testing.assert_array_equal(adapted.apply(params, TOKENS)[0], plain.apply(own, TOKENS)[0])
+    np.testing.assert_array_equal(adapted.apply(params, {"inputs": TOKENS})[0], plain.apply(own, {"inputs": TOKENS})[0])
 
 
 def test_training_moves_the_updates_alone_and_merging_keeps_the_outputs(models) -> None:
@@ -55,10 +58,10 @@ def test_training_moves_the_updates_alone_and_merging_keeps_the_outputs(models) 
     moments = [path for path in trees.flatten(state) if "/block" in path and f"/{BRANCH}/" not in path]
     assert not moments, "a frozen parameter takes no memory in the optimizer"
     full = merged(trained, LORA)
-    assert trees.flatten(full).keys() == trees.flatten(plain.init(jax.random.key(0), TOKENS)).keys()
-    found, expected = plain.apply(full, TOKENS)[0], adapted.apply(trained, TOKENS)[0]
+    assert trees.flatten(full).keys() == trees.flatten(plain.init(jax.random.key(0), {"inputs": TOKENS})).keys()
+    found, expected = plain.apply(full, {"inputs": TOKENS})[0], adapted.apply(trained, {"inputs": TOKENS})[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert np.abs(np.asarray(expected) - np.asarray(adapted.apply(params, TOKENS)[0])).max() > 0.1
+    assert np.abs(np.asarray(expected) - np.asarray(adapted.apply(params, {"inputs": TOKENS})[0])).max() > 0.1
 
 
 def test_every_parameter_matches_one_sharding_rule(models) -> None:
@@ -77,13 +80,15 @@ def test_every_parameter_matches_one_sharding_rule(models) -> None:
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
     """In one sentence that shows it."""
     with pytest.raises(UserError, match="0 kernels that match 'nothing'"):
-        with_lora(GPT(depth=1).build(8), LoRA(rank=2, pattern="nothing")).init(jax.random.key(0), TOKENS)
+        with_lora(GPT(depth=1).build(Spec(8)), LoRA(rank=2, pattern="nothing")).init(
+            jax.random.key(0), {"inputs": TOKENS}
+        )
 
 
 def test_a_kernel_is_not_trained_beside_its_update() -> None:
     """Other parameters may be, by path; one that has an update is refused."""
     plain = GPT(depth=1, width=8, heads=2, context=8)
-    norms = with_lora(plain.build(8), LoRA(rank=2, trained="norm"))
+    norms = with_lora(plain.build(Spec(8)), LoRA(rank=2, trained="norm"))
     assert not norms.fixed("block_0/attention_norm/scale") and norms.fixed("block_0/mlp/up/kernel")
     with pytest.raises(UserError, match="would be trained as well"):
-        with_lora(plain.build(8), LoRA(rank=2, trained="mlp")).init(jax.random.key(0), TOKENS)
+        with_lora(plain.build(Spec(8)), LoRA(rank=2, trained="mlp")).init(jax.random.key(0), {"inputs": TOKENS})
