@@ -159,7 +159,7 @@ def test_sigterm_reaches_the_job_and_stops_the_sweep(tmp_path: Path) -> None:
         ([NAME, "--grid", "optimizer.peak=1,2"], "'optimizer.peak' is now called 'optimizer.learning-rate'"),
         ([NAME, "--grid", "learning_rate=1"], "no field 'learning_rate'"),
         ([NAME, "--grid", "optimizer.type=a"], "no field 'optimizer.type'"),
-        ([NAME, "--grid", "optimizer.learning_rate=1e-3,fast"], "could not convert string to float: 'fast'"),
+        ([NAME, "--grid", "optimizer.clip=1,fast"], "could not convert string to float: 'fast'"),
         ([NAME, "--grid", "optimizer.learning_rate"], "gives no values"),
         ([NAME, "--grid", "optimizer.learning_rate=1,,2"], "gives no values"),
         ([NAME, "--grid", "steps=1", "--grid", "steps=2"], "--grid steps is given twice"),
