@@ -250,3 +250,24 @@ def change_layer(model: Model, pattern: str, change: Callable[..., Any]) -> Mode
         init_cache=intercepted(steps.init_cache), decode_step=intercepted(steps.decode_step)
     )
     return model._replace(init=init, apply=intercepted(model.apply), decoding=decoding)
+
+
+def within(branch: str, rules: Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """Returns rules (pattern, value) by path, such as a model's, for its parameters as a branch of a larger tree.
+
+    >>> within("teacher", (("^head/kernel$", 1), ("bias$", 0)))
+    (('^teacher/head/kernel$', 1), ('^teacher/.*(bias$)', 0))
+    """
+    return tuple(
+        (f"^{branch}/{pattern[1:]}" if pattern.startswith("^") else f"^{branch}/.*({pattern})", value)
+        for pattern, value in rules
+    )
+
+
+def beside(branch: str, rules: Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """Returns rules (pattern, value) by path, such as a model's, that match nothing inside a branch beside it.
+
+    >>> beside("queue", (("bias$", 0),))
+    (('^(?!queue(/|$)).*(bias$)', 0),)
+    """
+    return tuple((f"^(?!{branch}(/|$)).*({pattern})", value) for pattern, value in rules)

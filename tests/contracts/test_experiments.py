@@ -190,7 +190,7 @@ def test_each_parameter_has_one_rule_of_each_kind(config: Experiment, small: Ass
     task = config.task.build(model, small.data)
     params = jax.eval_shape(task.init, stream(0, "init"))
     assert jax.tree.leaves(params)
-    trees.match_rules(model.build(Spec(small.data.spec)).sharding, params, what="sharding")
+    trees.match_rules(model.build(small.data.spec).sharding, params, what="sharding")
     config.optimizer.multipliers(params)
     config.optimizer.build(config.steps, params, config.schedule)
 

@@ -140,7 +140,7 @@ def loaded(case: Case, original: Any, folder: Path) -> Pretrained:
     if case.architecture not in BARE:
         return found
     config = dataclasses.replace(found.config, pooling="first")
-    return found._replace(config=config, model=config.build(Spec(found.spec)))
+    return found._replace(config=config, model=config.build(found.spec))
 
 
 def batch(case: Case) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Key
 from research.core import trees
 from research.core.errors import UserError
 from research.core.shapes import Batch, Params
-from research.models.model import Cache, Decoding, Model, Sown
+from research.models.model import Cache, Decoding, Model, Sown, beside
 
 BRANCH = "lora"
 SHARDING = ((rf"^{BRANCH}/.*down_kernel$", P("fsdp", None)), (rf"^{BRANCH}/.*up_kernel$", P(None, "fsdp")))
@@ -72,7 +72,7 @@ def with_lora(model: Model, lora: LoRA) -> Model:
         trained = path.startswith(f"{BRANCH}/") or bool(lora.trained and re.search(lora.trained, path))
         return not trained or model.fixed(path)
 
-    rules = tuple((rf"^(?!{BRANCH}/).*({pattern})", spec) for pattern, spec in model.sharding)
+    rules = beside(BRANCH, model.sharding)
     decoding = model.decoding and _decoding(model.decoding, lora)
     return Model(init, apply, (*rules, *SHARDING), decoding, fixed, model.variables)
 
