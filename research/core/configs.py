@@ -8,11 +8,29 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from research.core.errors import UserError
 
 PACKAGES = ("research", "experiments")
+
+
+C = TypeVar("C", bound=type)
+
+
+def config_protocol(protocol: C) -> C:
+    """Lets a runtime-checkable protocol of configurations, which are dataclasses, say which classes are its subclasses.
+
+    The command line makes options of a field whose value has a subclass of the field's type. A protocol with members
+    other than methods has no subclasses unless it says which: those with all of its public members.
+    """
+    members = {name for name in (*vars(protocol), *protocol.__annotations__) if not name.startswith("_")}
+
+    def has_members(cls: type, other: type) -> bool:
+        return members <= {*dir(other), *getattr(other, "__dataclass_fields__", ())}
+
+    setattr(protocol, "__subclasshook__", classmethod(has_members))  # noqa: B010
+    return protocol
 
 
 def type_name(config: Any) -> str:

@@ -13,9 +13,10 @@ from jaxtyping import Integer
 
 from research.core.shapes import Tree
 from research.data.dataset import Data
-from research.evaluate.evaluator import Best, EvaluatedSplit, Evaluation, build_evaluation
+from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import Arrays, Metric, Results, f1
 from research.tasks.task import Task
+from research.train.evaluation import Best, Evaluation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jaxtyping import Integer
 from research.core.shapes import Tree
 from research.data.dataset import Data
 from research.evaluate.baselines import Table, columns, constant_results
-from research.evaluate.evaluator import EvaluatedSplit, Evaluation, build_evaluation
+from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import (
     Arrays,
     Metric,
@@ -28,6 +28,7 @@ from research.evaluate.metrics import (
     ratio,
 )
 from research.tasks.task import Task
+from research.train.evaluation import Evaluation
 
 
 @dataclasses.dataclass(frozen=True)

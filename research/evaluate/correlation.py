@@ -11,10 +11,11 @@ from jaxtyping import Float
 from research.core.shapes import Tree
 from research.data.dataset import Data
 from research.evaluate.baselines import Table, columns
-from research.evaluate.evaluator import EvaluatedSplit, Evaluation, build_evaluation
+from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import Arrays, Metric, Results
 from research.evaluate.regression import regression_baseline
 from research.tasks.task import Task
+from research.train.evaluation import Evaluation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,9 +12,10 @@ from research.core.shapes import Tree
 from research.data.dataset import Data
 from research.evaluate.baselines import Table, columns
 from research.evaluate.classification import classification_baseline, classification_metrics
-from research.evaluate.evaluator import EvaluatedSplit, Evaluation, build_evaluation
+from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import Arrays, Metric, Results, f1, flattened
 from research.tasks.task import Task
+from research.train.evaluation import Evaluation
 
 
 @dataclasses.dataclass(frozen=True)

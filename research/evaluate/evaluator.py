@@ -15,8 +15,7 @@ A new kind is one new file, here or in an experiment:
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
 
 from jax.sharding import Mesh
 
@@ -28,45 +27,7 @@ from research.data.pipeline import evaluation_batches
 from research.evaluate.baselines import Table
 from research.evaluate.metrics import Arrays, Metric, Results, make_evaluate
 from research.tasks.task import Task, evaluation_context
-
-Best = tuple[str, Literal["min", "max"]]  # a metric, and which of its values is the best
-
-
-class Evaluation(NamedTuple):
-    """An evaluator, built.
-
-    Attributes:
-        name: the split.
-        measure: (params, between) to the results by metric. `between()`, which may be left out, is called before every
-            batch, and may raise to cut the evaluation short.
-        baselines: () to the results of what the model has to beat, by name of the baseline and metric.
-    """
-
-    name: str
-    measure: Callable[..., Results]
-    baselines: Callable[[], Table]
-
-
-@runtime_checkable
-class EvaluatorConfig(Protocol):
-    """What an experiment asks of an evaluator."""
-
-    @property
-    def split(self) -> str:
-        """The split that is evaluated, which names the evaluation."""
-
-    @property
-    def best(self) -> Best:
-        """The metric that decides which checkpoint, or run of a sweep, is the best, and whether "min" or "max" is."""
-
-    def build(self, task: Task, data: Data, mesh: Mesh, seed: int) -> Evaluation:
-        """Builds the evaluation, its batches split over the mesh; `seed` is the experiment's."""
-
-    @classmethod
-    def __subclasshook__(cls, other: type) -> bool:
-        # The command line makes options of a field whose value has a subclass of the field's type, and a protocol with
-        # members other than methods has no subclasses unless it says which.
-        return {"split", "best", "build"} <= {*dir(other), *getattr(other, "__dataclass_fields__", ())}
+from research.train.evaluation import Best, Evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,26 +73,6 @@ def build_evaluation(
         return evaluate(params, batches())
 
     return Evaluation(config.split, measure, baselines)
-
-
-def judged_split(splits: Iterable[str]) -> str | None:
-    """Returns the split whose results decide: "validation", else the first; a test split is no place to choose."""
-    names = list(splits)
-    return "validation" if "validation" in names else next(iter(names), None)
-
-
-def score(evaluators: Iterable[EvaluatorConfig], results: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """Returns how good results by split are, by `best` of the split that decides: the lower, the better.
-
-    A metric whose highest value is the best counts negative. None where nothing was measured.
-    """
-    best = {evaluator.split: evaluator.best for evaluator in evaluators if results.get(evaluator.split)}
-    split = judged_split(best)
-    if split is None:
-        return None
-    metric, direction = best[split]
-    value = results[split].get(metric)
-    return -value if value is not None and direction == "max" else value
 
 
 def _prediction(task: Task, seed: int) -> Callable[[Params, Batch], Arrays]:

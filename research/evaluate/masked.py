@@ -9,9 +9,10 @@ from jax.sharding import Mesh
 from research.core.shapes import Tree
 from research.data.dataset import Data
 from research.evaluate.baselines import Table, token_baseline
-from research.evaluate.evaluator import EvaluatedSplit, Evaluation, build_evaluation
+from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import Arrays, Metric, Results, cross_entropy
 from research.tasks.task import Task
+from research.train.evaluation import Evaluation
 
 
 @dataclasses.dataclass(frozen=True)

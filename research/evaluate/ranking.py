@@ -10,9 +10,10 @@ from jaxtyping import Integer
 from research.core.shapes import Batch, Tree
 from research.data.dataset import Data
 from research.evaluate.baselines import Table, columns
-from research.evaluate.evaluator import Best, EvaluatedSplit, Evaluation, build_evaluation
+from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import Arrays, Metric, Results, cross_entropy, evaluate, ratio
 from research.tasks.task import Task
+from research.train.evaluation import Best, Evaluation
 
 MAX_RANKED = 100_000  # examples of each split that the baseline is fitted and measured on
 RANKED = 1024  # examples that the baseline ranks at once

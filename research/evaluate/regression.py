@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool, Float
 from research.core.shapes import Tree
 from research.data.dataset import Data
 from research.evaluate.baselines import Table, columns, constant_results
-from research.evaluate.evaluator import EvaluatedSplit, Evaluation, build_evaluation
+from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import Arrays, Metric, Results, check_shapes, ratio
 from research.tasks.task import Task
+from research.train.evaluation import Evaluation
 
 
 @dataclasses.dataclass(frozen=True)

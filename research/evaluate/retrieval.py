@@ -9,9 +9,10 @@ from jax.sharding import Mesh
 
 from research.core.shapes import Tree
 from research.data.dataset import Data
-from research.evaluate.evaluator import Best, EvaluatedSplit, Evaluation, build_evaluation
+from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import Arrays, Metric, Results
 from research.tasks.task import Task
+from research.train.evaluation import Best, Evaluation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,12 @@ from functools import partial
 from jax.sharding import Mesh
 
 from research.data.dataset import Data
-from research.evaluate.evaluator import Best, EvaluatedSplit, Evaluation, build_evaluation
+from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.masked import token_metrics
 from research.evaluate.metrics import Results
 from research.evaluate.written_text import ngram_counts, pairs_baselines, written_metric
 from research.tasks.task import Task
+from research.train.evaluation import Best, Evaluation
 
 
 @dataclasses.dataclass(frozen=True)

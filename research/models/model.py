@@ -9,7 +9,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -19,8 +19,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from research.core import trees
+from research.core.configs import config_protocol
 from research.core.errors import UserError
-from research.core.shapes import Batch, Params, Tree
+from research.core.shapes import Batch, Params, Spec, Tree
 from research.models.layers.cache import CACHE, CachePositions
 
 # The collections that layers sow into in training; see `Sown`.
@@ -250,6 +251,18 @@ def change_layer(model: Model, pattern: str, change: Callable[..., Any]) -> Mode
         init_cache=intercepted(steps.init_cache), decode_step=intercepted(steps.decode_step)
     )
     return model._replace(init=init, apply=intercepted(model.apply), decoding=decoding)
+
+
+@config_protocol
+@runtime_checkable
+class ModelConfig(Protocol):
+    """The configuration of a model, a frozen dataclass of sizes and options."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def build(self, spec: Spec) -> Model:
+        """Builds the model; raises UserError where sizes do not fit one another, or the data."""
+        ...
 
 
 def within(branch: str, rules: Sequence[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:

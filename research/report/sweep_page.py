@@ -16,11 +16,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from research.core.files import write_atomic
-from research.evaluate.evaluator import judged_split
 from research.report import numbers, record_tables, result_tables
 from research.report.charts import Chart, Point, Series, Style, line_chart, smooth
 from research.report.curves import COLOURS, points, splits_of
 from research.report.page import render
+from research.train.evaluation import judged_split
 
 PAGE = "sweep.html"
 

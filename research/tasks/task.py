@@ -6,15 +6,17 @@ exact. The training loop knows nothing but this; new ideas vary the task, not th
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Key
 
+from research.core.configs import config_protocol
 from research.core.shapes import Batch, Params, Tree
 from research.core.streams import stream
+from research.data.dataset import Data
 from research.models.model import Sown, no_path
 
 
@@ -117,6 +119,22 @@ class Task(NamedTuple):
     variables: Callable[[str], bool] = no_path
     sharding: Sequence[tuple[str, PartitionSpec]] | None = None
     coupled: str = ""
+
+
+@config_protocol
+@runtime_checkable
+class TaskConfig(Protocol):
+    """The configuration of a task, a frozen dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def build(self, model: Any, data: Data) -> Task:
+        """Builds the task for the configuration of a model and the data it learns from.
+
+        Raises:
+            UserError: model and data do not fit the task, or one another.
+        """
+        ...
 
 
 def evaluation_context(seed: int) -> Context:

@@ -20,9 +20,10 @@ from research.core.precision import ComputeType
 from research.core.shapes import Params
 from research.core.streams import stream
 from research.data.dataset import Data
-from research.models.model import Model
-from research.tasks.task import Task
+from research.models.model import Model, ModelConfig
+from research.tasks.task import Task, TaskConfig
 from research.train import exact
+from research.train.evaluation import EvaluatorConfig
 from research.train.gradients import GradientFunctions, Gradients
 from research.train.optimizers import Optimizer, OptimizerConfig
 from research.train.pretrained import LoadReport
@@ -37,14 +38,14 @@ class Experiment:
     """What to learn, from what, with what, how long, and how it is watched."""
 
     data: Any
-    model: Any
-    task: Any
+    model: ModelConfig
+    task: TaskConfig
     optimizer: OptimizerConfig = Optimizer()
     schedule: Schedule = Schedule()
     gradients: Gradients = Gradients()
     recovery: Recovery = Recovery()
     mesh: MeshConfig = MeshConfig()
-    evaluators: tuple[Any, ...] = ()
+    evaluators: tuple[EvaluatorConfig, ...] = ()
     steps: int = 1000
     batch_size: int = 32
     """examples per step, over all devices and micro-batches"""
@@ -91,7 +92,7 @@ class Assembly(NamedTuple):
     shardings: State
 
     @property
-    def evaluators(self) -> list[Any]:
+    def evaluators(self) -> list[EvaluatorConfig]:
         """The evaluators whose split the data have: one's own data may lack the test split of an experiment."""
         return [evaluator for evaluator in self.experiment.evaluators if evaluator.split in self.data.splits]
 

@@ -19,7 +19,6 @@ from research.core.mesh import local_rows, place
 from research.core.shapes import Batch
 from research.core.streams import stream
 from research.data.pipeline import prefetch, training_batches
-from research.evaluate.evaluator import score
 from research.runs import chain
 from research.runs.checkpoints import Saver
 from research.runs.directory import CHECKPOINTS
@@ -28,6 +27,7 @@ from research.runs.record import RunLog
 from research.runtime import processes
 from research.runtime.interruption import StopRequested, interruption
 from research.tasks.task import Context
+from research.train.evaluation import score
 from research.train.experiment import Assembly, Experiment
 from research.train.monitor import Monitor
 from research.train.recovery import SpikeError, TooManySkipsError

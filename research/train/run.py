@@ -90,6 +90,7 @@ def train(
         opening = partial(open_new, name, experiment, root, run_id, facts)
         log = unfinished or opened.enter_context(closing(open_on_main_process(opening)))
         log.record.update(facts)
+        _record_cut_statistics(log, assembly)
         for stage, seconds in stages.items():
             log.spent(stage, seconds)
         log.save()
@@ -157,6 +158,16 @@ def _evaluations(assembly: Assembly) -> list[Any]:
         raise UserError("Two evaluators have the same split: give each a split of its own.")
     seed = assembly.experiment.seed
     return [evaluator.build(assembly.task, assembly.data, assembly.mesh, seed) for evaluator in present]
+
+
+def _record_cut_statistics(log: RunLog, assembly: Assembly) -> None:
+    """Says so where a batch is cut and normalised by statistics of a part, which then are not those of the batch."""
+    parts = exact.CHUNKS if assembly.experiment.exact else assembly.experiment.accumulate
+    running = [path for path in trees.flatten(assembly.state.variables) if assembly.model.variables(path)]
+    known = any(event["kind"] == "statistics" for event in log.record["events"])
+    if parts > 1 and running and not known:
+        message = f"each batch is cut into {parts} parts, and normalised by the statistics of a part"
+        log.event(0, message, kind="statistics")
 
 
 def _check_same_data(log: RunLog, summary: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from research.evaluate.binary import binary_metrics
 from research.evaluate.classification import classification_metrics
 from research.evaluate.correlation import correlation_metrics
 from research.evaluate.entities import entity_metrics
-from research.evaluate.evaluator import Best, EvaluatedSplit, EvaluatorConfig, build_evaluation, score
+from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.language import LanguageEvaluator, language_metrics
 from research.evaluate.masked import token_metrics
 from research.evaluate.metrics import Metric, evaluate
@@ -30,6 +30,7 @@ from research.evaluate.retrieval import RetrievalEvaluator, retrieval_metrics
 from research.report.html import write_report
 from research.runs import checkpoints
 from research.tasks.task import Task
+from research.train.evaluation import Best, EvaluatorConfig, score
 from research.train.run import train
 
 DRAW = np.random.default_rng(0)

@@ -17,7 +17,6 @@ import torch
 import transformers
 
 from research.core.errors import UserError
-from research.core.shapes import Spec
 from research.hub.bert import BERT_FAMILY
 from research.hub.family import Family
 from research.hub.marian import MARIAN_FAMILY

@@ -88,6 +88,14 @@ def test_every_part_of_the_state_is_resumed(variant, tiny_language_run, tmp_path
     assert_resumes_exactly(experiment, whole, tmp_path / "parts", stops=(5,))
 
 
+def test_a_run_that_cuts_its_batch_says_that_statistics_are_those_of_a_part(tiny_image_run, tmp_path):
+    """Once, among the events of the record; a run that does not cut says nothing."""
+    cut = train(dataclasses.replace(tiny_image_run, accumulate=2, steps=1), name="cut", root=tmp_path)
+    whole = train(dataclasses.replace(tiny_image_run, steps=1), name="whole", root=tmp_path)
+    assert [event["kind"] for event in cut.record["events"]] == ["statistics"]
+    assert not whole.record["events"]
+
+
 def test_running_statistics_are_resumed(tiny_image_run, tmp_path):
     """Batch normalisation's running averages are parameters, so a ResNet continues exactly as well."""
     whole = train(tiny_image_run, name="tiny", root=tmp_path / "whole")
