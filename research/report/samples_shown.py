@@ -1,6 +1,7 @@
 """The samples that a report shows: texts, and the pictures and clips of the run directory, embedded into the page."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +45,7 @@ def _shown(run: Path, entry: Mapping[str, Any]) -> ShownSample:
         return ShownSample(step, f"({missing[0]} is not in the run directory)")
     if "images" in entry:
         return ShownSample(step, ", ".join(captions), image=uris[0])
-    return ShownSample(step, "", clips=list(zip(uris, captions or [""] * len(uris), strict=False)))
+    return ShownSample(step, "", clips=list(zip_longest(uris, captions[: len(uris)], fillvalue="")))
 
 
 def _embedded(run: Path, name: str) -> str:

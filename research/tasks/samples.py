@@ -10,6 +10,7 @@ import html
 import io
 import wave
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
 from jaxtyping import Array, Float32, UInt8
@@ -19,14 +20,13 @@ MAX_IMAGES = 16  # of a sample that are shown
 MAX_SIDE = 1024  # pixels of a grid, which is scaled down to it
 MAX_CLIPS = 4  # of a sample that are played
 MAX_SECONDS = 10  # of a clip, which loses the rest
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name of an image's colours, by its channels
 
 Text = str
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Images of one size, with one channel (grey), three (red, green, blue) or four (and opacity).
+    """Images of one size, at least one, with one channel (grey), three (red, green, blue) or four (and opacity).
 
     >>> squares = Images(np.zeros((4, 8, 8, 1), np.uint8), captions=("zero", "one", "two", "three"))
     >>> squares.png()[1:4]
@@ -47,7 +47,7 @@ class Images:
         grid[:count, :height, :width] = pixels
         grid = grid.reshape(rows, columns, height + 1, width + 1, channels).swapaxes(1, 2)
         grid = grid.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
-        picture = Image.fromarray(grid[..., 0] if channels == 1 else grid, MODES[channels])
+        picture = Image.fromarray(grid[..., 0] if channels == 1 else grid)
         picture.thumbnail((MAX_SIDE, MAX_SIDE))
         buffer = io.BytesIO()
         picture.save(buffer, format="PNG", optimize=True)
@@ -78,10 +78,10 @@ class Audio:
         return [_wav(clip, self.rate) for clip in np.nan_to_num(waves).clip(-1, 1)]
 
     def _repr_html_(self) -> str:
-        captions = self.captions or ("",) * MAX_CLIPS
+        clips = self.wav()
         players = [
             f'<audio controls src="{data_uri("audio/wav", clip)}"></audio>{_caption([caption])}'
-            for clip, caption in zip(self.wav(), captions, strict=False)
+            for clip, caption in zip_longest(clips, self.captions[: len(clips)], fillvalue="")
         ]
         return "<br>".join(players)
 
