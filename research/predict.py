@@ -1,11 +1,14 @@
-"""Asks a run about texts of your own: `python -m research.predict RUN --text "A film to remember."`.
+"""Asks a run about inputs of your own: `python -m research.predict RUN --text "A film to remember."`.
 
-Prints for each text the probability of every class, or the number predicted; for runs on labelled text.
+Prints for each input the probability of every class, or the numbers predicted. What to give is what the run was trained
+on: texts (--text, --file), images (--image), or rows of a table (--row, --table).
 """
 
+import csv
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -14,9 +17,12 @@ from rich.table import Table
 
 from research.core import command_line
 from research.core.errors import UserError
+from research.data.sources import read_records
 from research.runs.directory import find
-from research.train.predictions import predict_texts
+from research.train.predictions import predict_inputs
 from research.train.run import load_run
+
+Named = list[tuple[str, Any]]  # inputs, each with what the table of predictions calls it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +37,12 @@ class Options:
     """a file with a text on each line, besides"""
     other: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """for models of pairs: the second text of each, in the same order"""
+    image: tuple[str, ...] = ()
+    """files of images"""
+    row: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """a row of a table, 'column=value,column=value'; again for another"""
+    table: str = ""
+    """a table, .csv or .tsv with a header, or JSON lines, besides"""
     logits: bool = False
     """print the logits instead of probabilities"""
     best: bool = False
@@ -39,20 +51,55 @@ class Options:
 
 def main() -> None:
     options = command_line.parse(Options, description=__doc__ or "")
-    texts = [*options.text, *_lines(options.file)]
-    if not texts:
-        raise UserError("There is no text: give --text 'some text', or --file with one on each line.")
+    inputs = named_inputs(options)
     run = load_run(find(options.run), best=options.best)
-    outputs = predict_texts(run, texts, options.other, logits=options.logits)
+    outputs = predict_inputs(run, [value for _, value in inputs], logits=options.logits)
     names = run.assembly.data.class_names
-    table = Table("text", *(names or ("prediction",)))
-    for text, numbers in zip(texts, outputs, strict=True):
+    numbered = [f"prediction {number}" for number in range(1, outputs.shape[1] + 1)]
+    columns = names or (numbered if len(numbered) > 1 else ["prediction"])
+    table = Table("input", *(escape(name) for name in columns))
+    for (name, _), numbers in zip(inputs, outputs, strict=True):
         best = numbers.argmax() if names else -1
         cells = [
             f"[bold]{number:.4f}[/bold]" if place == best else f"{number:.4f}" for place, number in enumerate(numbers)
         ]
-        table.add_row(escape(text), *cells)
+        table.add_row(escape(name), *cells)
     Console().print(table)
+
+
+def named_inputs(options: Options) -> Named:
+    """Returns the inputs of the command line; raises UserError where there are none, or of several kinds."""
+    kinds = [
+        found
+        for found in (
+            _texts([*options.text, *_lines(options.file)], options.other),
+            [(file, Path(file)) for file in options.image],
+            [*((row, _row(row)) for row in options.row), *(read_records([options.table]) if options.table else ())],
+        )
+        if found
+    ]
+    if not kinds:
+        raise UserError(
+            "There is nothing to predict for: give --text 'some text', --image FILE, --row 'column=value,...' or "
+            "--table FILE, whichever the run was trained on."
+        )
+    if len(kinds) > 1:
+        raise UserError("A run reads inputs of one kind: give texts, images or rows of a table.")
+    return kinds[0]
+
+
+def _texts(texts: Sequence[str], others: Sequence[str]) -> Named:
+    if others and len(others) != len(texts):
+        raise UserError(f"There are {len(texts)} texts and {len(others)} others: give one --other for each text.")
+    return list(zip(texts, zip(texts, others, strict=True) if others else texts, strict=True))
+
+
+def _row(text: str) -> Mapping[str, str]:
+    """Returns the columns of 'column=value,...', quoted as in a CSV file."""
+    cells = [cell.partition("=") for cell in next(csv.reader([text], skipinitialspace=True), [])]
+    if wrong := [name for name, equals, _ in cells if not equals]:
+        raise UserError(f"The row {text!r} has {wrong[0]!r} where 'column=value' should be: give --row 'a=1,b=2'.")
+    return {name.strip(): value.strip() for name, _, value in cells}
 
 
 def _lines(file: str) -> list[str]:

@@ -16,6 +16,7 @@ WITH_EXAMPLES = {
     "research.data.text.packing": {"best_fit", "pack"},
     "research.decoding.beam_search": {"make_beam_search"},
     "research.models.layers.experts": {"assign"},
+    "research.tasks.samples": {"Audio", "Images"},
     "research.tasks.span_corruption": {"corrupt"},
 }
 PUBLIC = {
@@ -63,7 +64,7 @@ def test_the_examples_are_true(module: str) -> None:
 
 @pytest.mark.parametrize("module", sorted(WITH_EXAMPLES))
 def test_what_is_hard_to_picture_has_an_example(module: str) -> None:
-    """Packing, span corruption, beam search and expert routing are shown on a tiny input."""
+    """Packing, span corruption, samples, beam search and expert routing are shown on a tiny input."""
     assert {name for name, _, _ in docstrings(source(module))} >= WITH_EXAMPLES[module]
 
 

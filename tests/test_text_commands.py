@@ -17,12 +17,11 @@ from research.models.bert import BERT
 from research.models.gpt import GPT
 from research.models.wrappers.lora import BRANCH, LoRA
 from research.tasks.language_modelling import LanguageModelling
-from research.tasks.task import evaluation_context
 from research.tasks.text_classification import TextClassification
 from research.train import predictions
 from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer
-from research.train.predictions import predict_texts
+from research.train.predictions import predict_inputs
 from research.train.pretrained import PretrainedModel, PretrainedTokenizer
 from research.train.run import train
 
@@ -91,11 +90,11 @@ def test_generating_what_cannot_be_is_refused(arguments, message, tiny_runs, lab
 
 def test_texts_are_labelled(labels, capsys) -> None:
     """Probabilities of the classes, in the order of their names, right for what was learned; or logits."""
-    found = predict_texts(labels, ["good a i", "bad b j"])
+    found = predict_inputs(labels, ["good a i", "bad b j"])
     assert labels.assembly.data.class_names == ("bad", "good")
     assert found[0, 1] > 0.8 and found[1, 0] > 0.8
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
-    logits = predict_texts(labels, ["good a i", "bad b j"], logits=True)
+    logits = predict_inputs(labels, ["good a i", "bad b j"], logits=True)
     np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), found, rtol=1e-4)
     assert run_module("research.predict", str(labels.folder), "--text", "good a i", "--text", "bad b j") == 0
     printed = capsys.readouterr().out
@@ -106,9 +105,10 @@ def test_labelling_what_cannot_be_is_refused(labels, tiny_runs, capsys) -> None:
     """No text, a run of another kind, or a second text where none is read."""
     run = str(labels.folder)
     for arguments, message in (
-        ([run], "There is no text"),
-        ([str(only_run(tiny_runs / "clean")), "--text", "Hi"], "does not label whole texts"),
-        ([run, "--text", "Hi", "--other", "Ho"], "1 texts and 1 others"),
+        ([run], "There is nothing to predict for"),
+        ([str(only_run(tiny_runs / "clean")), "--text", "Hi"], "has no predictions for inputs of your own"),
+        ([run, "--text", "Hi", "--other", "Ho"], "Each example of these data is one text"),
+        ([run, "--text", "Hi", "--text", "Ho", "--other", "Ha"], "2 texts and 1 others"),
     ):
         assert run_module("research.predict", *arguments) == 2
         assert message in capsys.readouterr().err
@@ -118,23 +118,23 @@ def test_packing_changes_no_prediction(labels) -> None:
     """A text asked about alone and one among others in a row get the same answer."""
     data = dataclasses.replace(labels.assembly.experiment.data, packing=False).build()
     texts = data.texts["validation"]["text"][:4]
-    alone = np.concatenate([predict_texts(labels, [text]) for text in texts])
-    np.testing.assert_allclose(predict_texts(labels, texts), alone, rtol=1e-4, atol=1e-6)
+    alone = np.concatenate([predict_inputs(labels, [text]) for text in texts])
+    np.testing.assert_allclose(predict_inputs(labels, texts), alone, rtol=1e-4, atol=1e-6)
 
 
 def test_many_texts_go_through_in_batches(labels, monkeypatch) -> None:
     """Of one shape, the last one filled up; every text gets its own answer."""
     shapes = []
 
-    def predict(params, batch):
+    def predict(params, batch, context):
         shapes.append(batch["inputs"].shape)
-        return labels.assembly.task.predict(params, batch, evaluation_context(0))
+        return labels.assembly.task.predict(params, batch, context)
 
     texts = [f"{'good' if n % 3 else 'bad'} {n}" for n in range(7)]
-    together = predict_texts(labels, texts)
+    together = predict_inputs(labels, texts)
     monkeypatch.setattr(predictions, "BATCH", 3)
     assembly = labels.assembly._replace(task=labels.assembly.task._replace(predict=predict))
-    found = predict_texts(labels._replace(assembly=assembly), texts)
+    found = predict_inputs(labels._replace(assembly=assembly), texts)
     assert shapes == [(3, 16)]  # traced once
     assert found.shape == (7, 2)
     np.testing.assert_allclose(found, together, rtol=1e-4, atol=1e-6)

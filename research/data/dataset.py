@@ -6,7 +6,7 @@ and split summary, digests).
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -71,6 +71,9 @@ class Data:
             "other"; for pairs "source" and "target".
         characters_per_token: for text, by split name; turns nats per token into bits per character.
         summary: JSON values for the record and the report: source, licence, counts, cleaning, split, digests.
+        encode: inputs as a user has them (texts, rows of a table, images) to records of one example each, in their
+            order and prepared as those of the splits, without labels; raises UserError for inputs that the data cannot
+            be asked about. None where inputs do not come one by one.
     """
 
     splits: Mapping[str, Records]
@@ -81,6 +84,7 @@ class Data:
     texts: Mapping[str, Mapping[str, Sequence[Any]]] = dataclasses.field(default_factory=dict)
     characters_per_token: Mapping[str, float] = dataclasses.field(default_factory=dict)
     summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    encode: Callable[[Sequence[Any]], Records] | None = None
 
     @property
     def spec(self) -> Spec:

@@ -20,6 +20,7 @@ from research.core.errors import UserError
 from research.data.cleaning.cleaning import Document, content_group
 
 SECTION = 4000  # characters
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name of an image's colours, by its channels
 
 
 def read_text(paths: Sequence[str]) -> list[Document]:
@@ -186,7 +187,7 @@ def read_image_folder(
         if not found:
             raise UserError(f"{root / name} has no images; add some (.png, .jpg, ...) or remove the sub-folder.")
         for path in found:
-            images.append(_image_of(path, size))
+            images.append(read_image(path, (size, size, 3)))
             labels.append(label)
             names.append(path.relative_to(root).as_posix())
     return np.stack(images), np.array(labels, dtype=np.int32), tuple(classes), tuple(names)
@@ -261,11 +262,22 @@ def _check_surrogates(value: Any, line: str, key: str) -> None:
         ) from None
 
 
-def _image_of(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def read_image(path: Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "height width channels"]:
+    """Reads an image, upright, and brings it to a shape as `fit_image` does.
+
+    Raises:
+        UserError: the file is missing or cannot be decoded.
+    """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-        return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR))
+            return fit_image(ImageOps.exif_transpose(image), shape)
     # Pillow's decoders raise all of these for damaged files, and DecompressionBombError for absurd dimensions.
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be decoded as an image ({error}); replace or remove it.") from None
+
+
+def fit_image(image: Image.Image, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "height width channels"]:
+    """Scales an image and crops it at the centre; channels: 1 (grey), 3 (red, green, blue) or 4 (and opacity)."""
+    height, width, channels = shape
+    converted = image.convert(MODES[channels])
+    return np.asarray(ImageOps.fit(converted, (width, height), Image.Resampling.BILINEAR)).reshape(shape)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,16 +56,20 @@ class TableData:
         classes = () if self.kind == "numbers" else tuple(sorted(set(map(str, train[self.target]))))
         if self.kind == "binary" and len(classes) != 2:
             raise UserError(f"The target {self.target!r} has {len(classes)} values, not 2: set --data.kind classes.")
-        splits = {}
-        for split, table in tables.items():
-            parts = [self._encode(name, table[name], categories[name], scales.get(name)) for name in columns]
-            targets = self._targets(split, table[self.target], classes)
-            splits[split] = Rows({"inputs": np.concatenate(parts, 1), **targets})
+        features = partial(self._features, categories, scales)
+        splits = {
+            split: Rows({"inputs": features(table), **self._targets(split, table[self.target], classes)})
+            for split, table in tables.items()
+        }
         facts["splits"] = {name: {"examples": len(rows)} for name, rows in splits.items()}
         facts["columns"] = {name: "number" if kinds is None else len(kinds) for name, kinds in categories.items()}
         facts["class_names"] = list(classes)
         outputs = len(classes) if self.kind == "classes" else 1
-        return Data(splits=splits, outputs=outputs, class_names=classes, summary=facts)
+
+        def encode(raw: Sequence[Any]) -> Rows:
+            return Rows({"inputs": features(_table_of(raw, categories))})
+
+        return Data(splits=splits, outputs=outputs, class_names=classes, summary=facts, encode=encode)
 
     def _read(self) -> tuple[dict[str, Table], dict[str, Any]]:
         if self.train:
@@ -120,6 +125,16 @@ class TableData:
             )
         return numbers
 
+    def _features(
+        self,
+        categories: Mapping[str, Sequence[str] | None],
+        scales: Mapping[str, tuple[float, float]],
+        table: Table,
+    ) -> np.ndarray:
+        """Returns the features [rows features] of all columns."""
+        parts = [self._encode(name, table[name], kinds, scales.get(name)) for name, kinds in categories.items()]
+        return np.concatenate(parts, 1)
+
     def _encode(
         self, name: str, values: Sequence[Any], kinds: Sequence[str] | None, scale: tuple[float, float] | None
     ) -> np.ndarray:
@@ -150,10 +165,31 @@ def _categories(name: str, values: Sequence[Any]) -> tuple[str, ...] | None:
     return tuple(sorted(set(map(str, values))))
 
 
+def _table_of(raw: Sequence[Any], categories: Mapping[str, Sequence[str] | None]) -> Table:
+    """Returns the columns of rows given one by one; raises UserError where a row cannot be one of these data."""
+    for number, row in enumerate(raw, start=1):
+        if not isinstance(row, Mapping):
+            raise UserError(
+                f"These data are rows of a table, and input {number} is not: give the value of every column, by name."
+            )
+        for name, kinds in categories.items():
+            if name not in row:
+                raise UserError(f"Row {number} has no column {name!r}: it needs {', '.join(categories)}.")
+            if kinds is None and not _is_number(row[name]):
+                raise UserError(f"Row {number} has {row[name]!r} in the column {name!r}: give a number.")
+            if kinds is not None and str(row[name]) not in kinds:
+                known = ", ".join(kinds[:10]) + (", ..." if len(kinds) > 10 else "")
+                raise UserError(
+                    f"Row {number} has {row[name]!r} in the column {name!r}, which no training row has: give one of "
+                    f"{known}."
+                )
+    return {name: [row[name] for row in raw] for name in categories}
+
+
 def _is_number(value: Any) -> bool:
     try:
         float(value)
-    except ValueError:
+    except (TypeError, ValueError):
         return False
     return True
 

@@ -14,6 +14,7 @@ from research.report import record_tables, result_tables
 from research.report.curves import run_charts
 from research.report.model_card import model_card
 from research.report.page import render
+from research.report.samples_shown import samples
 from research.runs.directory import ATTENTION, METRICS, PREDICTIONS, read_record
 
 REPORT = "report.html"
@@ -54,7 +55,7 @@ def report(run: Path) -> str:
         facts=record_tables.headline_rows(record),
         tables=[_result_table(record, name, found[name], class_names) for name in found],
         charts_of_run=run_charts(entries, baseline, record_tables.marked_events(record), best=best[0]),
-        samples=record_tables.samples(entries),
+        samples=samples(run, entries),
         pictures=_saved(run / PREDICTIONS),
         attention=_saved(run / ATTENTION),
         data=record.get("data", {}),

@@ -196,14 +196,6 @@ def start_rows(record: Record) -> Rows:
     return [(words.get(name, name), named[name]) for name in (*words, "SHA-256") if named[name]]
 
 
-def samples(entries: Sequence[Entry], most: int = 8) -> list[tuple[str, str]]:
-    """Returns (step, text) of up to `most` samples, evenly spread, the last one always among them."""
-    found = [(f"{entry['step']:,}", str(entry["text"])) for entry in entries if entry["kind"] == "sample"]
-    if len(found) <= most:
-        return found
-    return [found[round(index * (len(found) - 1) / (most - 1))] for index in range(most)]
-
-
 def events_of(record: Record, *kinds: str) -> list[Mapping[str, Any]]:
     """Returns the events of some kinds, in order of time."""
     return [event for event in record.get("events", []) if event.get("kind") in kinds]

@@ -1,7 +1,8 @@
 """A run directory, `runs/NAME/ID/`: where a run keeps its record and every stage finds it.
 
 `run.json` is the record, `metrics.jsonl` the curves, `chain.jsonl` the hash chain of the steps, `checkpoints/` the
-states. Files are replaced atomically, lines appended whole; a stage adds files and never edits another's.
+states, `samples/` the images and clips that the model made on the way. Files are replaced atomically, lines appended
+whole; a stage adds files and never edits another's.
 """
 
 import json
@@ -17,6 +18,7 @@ RECORD = "run.json"
 METRICS = "metrics.jsonl"
 CHAIN = "chain.jsonl"
 CHECKPOINTS = "checkpoints"
+SAMPLES = "samples"
 # What is made by running the trained model once more, beside the record, for the report.
 PREDICTIONS = "predictions.json"
 ATTENTION = "attention.json"

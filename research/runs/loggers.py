@@ -21,14 +21,14 @@ Logger = Callable[[Mapping[str, Any]], Any]
 class Terminal:
     """The live progress bar, and lines above it; plain lines where the output is not a terminal."""
 
-    def __init__(self, steps: int, start: int):
+    def __init__(self, steps: int, start: int, run: Path):
         self.console = Console()
         columns = ("step", BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
         self._progress = Progress(
             *columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal
         )
         self._task = self._progress.add_task("", total=steps, completed=start, status="")
-        self._steps = steps
+        self._steps, self._run = steps, run
 
     def __enter__(self) -> "Terminal":
         self._progress.start()
@@ -53,7 +53,9 @@ class Terminal:
                 self.console.print(f"step {entry['step']}  {entry['name']}: {numbers}", highlight=False)
             case "sample":
                 self.console.rule(f"step {entry['step']} writes", align="left", style="dim")
-                self.console.print(escape(entry["text"]), highlight=False)
+                files = [entry["images"]] if "images" in entry else entry.get("audio", [])
+                shown = "\n".join(str(self._run / file) for file in files) if files else entry["text"]
+                self.console.print(escape(shown), highlight=False, soft_wrap=bool(files))
                 self.console.rule(style="dim")
 
 

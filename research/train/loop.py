@@ -24,6 +24,7 @@ from research.runs.checkpoints import Saver
 from research.runs.directory import CHECKPOINTS
 from research.runs.loggers import Logger
 from research.runs.record import RunLog
+from research.runs.sample_files import write_sample
 from research.runtime import processes
 from research.runtime.interruption import StopRequested, interruption
 from research.tasks.task import Context
@@ -259,8 +260,8 @@ def _evaluate(session: _Session, state: State) -> dict[str, Mapping[str, Any]] |
 def _sample(session: _Session, sample: Callable[..., Any], state: State) -> None:
     """Logs a sample of the task's."""
     experiment, step = session.assembly.experiment, session.monitor.step
-    text = sample(state.evaluated, Context(stream(experiment.seed, "sample", step), step, train=False))
-    session.monitor.emit({"step": step, "kind": "sample", "text": text})
+    made = sample(state.evaluated, Context(stream(experiment.seed, "sample", step), step, train=False))
+    session.monitor.emit(write_sample(session.log.folder, step, made))
 
 
 def _save(session: _Session, state: State, results: Mapping[str, Mapping[str, Any]] | None, *, periodic: bool) -> None:

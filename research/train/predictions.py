@@ -1,45 +1,56 @@
-"""What a run that labels texts says about texts of your own; `research.predict` is its command line."""
+"""What a run predicts for inputs of your own; `research.predict` is its command line.
 
+The run's data encode the inputs as they encoded its splits, and the task predicts with the parameters that evaluation
+measures, so that an input of a split gets what evaluation computed for it.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from research.core.errors import UserError
-from research.data.text.labelled_text import LabelledText
-from research.data.text.text_examples import Example, encode_text, rows_of
+from research.data.pipeline import evaluation_batches
+from research.tasks.task import evaluation_context
 from research.train.run import Run
 
-BATCH = 64  # texts asked about at once
+BATCH = 64  # inputs predicted at once
 
 
-def predict_texts(run: Run, texts: list[str], others: tuple[str, ...] = (), *, logits: bool = False) -> np.ndarray:
-    """Returns the probability (or logit) of each class, or the number predicted, [texts outputs].
+def predict_inputs(
+    run: Run, inputs: Sequence[Any], *, logits: bool = False
+) -> Float[np.ndarray, "inputs classes"] | Float[np.ndarray, "inputs outputs"]:
+    """Returns the probability of each class, or the numbers predicted.
+
+    Args:
+        run: a run that classifies or predicts numbers.
+        inputs: of the kind that it was trained on: texts, or pairs of texts; rows of a table, {column: value}; images,
+            uint8 [height width channels] or paths of files.
+        logits: logits instead of probabilities; of two classes with one logit, 0 and it.
 
     Raises:
-        UserError: the run is not one on labels of whole texts, or the texts of pairs are not as many.
+        UserError: the run predicts nothing for single inputs, or an input is none that it can read.
     """
-    config: Any = run.assembly.experiment.data
-    kinds = ("classes", "threshold", "numbers")
-    if not isinstance(config, LabelledText) or config.kind not in kinds:
-        raise UserError(f"{run.folder} does not label whole texts: name a run on labelled text.")
-    if len(others) != (len(texts) if config.other else 0):
-        raise UserError(f"There are {len(texts)} texts and {len(others)} others: the run reads {_asked(config)}.")
-    seconds = others or [None] * len(texts)
-    tokenizer: Any = run.assembly.data.tokenizer
-    pairs = zip(texts, seconds, strict=True)
-    examples = [Example((encode_text(tokenizer, text, other, config.length),)) for text, other in pairs]
-    rows, _ = rows_of(examples, config.length, packing=False)
-    predict, name = jax.jit(run.assembly.task.predict), "outputs" if config.kind == "numbers" else "logits"
-    size = min(BATCH, len(rows))
-    # The last row fills the last batch, so that one compilation serves all.
-    batches = (np.arange(start, start + size).clip(max=len(rows) - 1) for start in range(0, len(rows), size))
-    parts = [np.asarray(predict(run.state.evaluated, rows.gather(batch))[name]) for batch in batches]
-    found = np.concatenate(parts)[: len(rows)]
-    if config.kind == "numbers":
+    data, task = run.assembly.data, run.assembly.task
+    if data.encode is None:
+        raise UserError(f"{run.folder} has no predictions for inputs of your own: name a run that classifies them.")
+    if not len(inputs):
+        raise UserError("There are no inputs to predict for: give at least one.")
+    records, context = data.encode(inputs), evaluation_context(run.assembly.experiment.seed)
+    predict = jax.jit(lambda params, batch: task.predict(params, batch, context))
+    parts = []
+    for batch in evaluation_batches(records, min(BATCH, len(records))):  # of one shape, which compiles once
+        predictions = predict(run.state.evaluated, batch)
+        name = next((name for name in ("logits", "outputs") if name in predictions), None)
+        if name is None or predictions[name].size != len(batch["real"]) * data.outputs:
+            raise UserError(f"{run.folder} predicts no class or number for each input: name a run that classifies.")
+        values = np.asarray(predictions[name]).reshape(len(batch["real"]), data.outputs)
+        parts.append(values[batch["real"] > 0])
+    found = np.concatenate(parts)
+    if name == "outputs":
         return found
-    return found[:, 0] if logits else np.asarray(jax.nn.softmax(found[:, 0]))
-
-
-def _asked(config: LabelledText) -> str:
-    return "two of each" if config.other else "one of each, and no others"
+    if data.outputs == 1:
+        found = np.concatenate([np.zeros_like(found), found], 1)
+    return found if logits else np.asarray(jax.nn.softmax(found))

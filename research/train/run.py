@@ -112,7 +112,7 @@ def _train(
     resume_point = newest_checkpoint(assembly, log)
     if resume_point.head != chain.START:
         note_resumption(log, int(resume_point.state.step))
-    with Terminal(experiment.steps, int(resume_point.state.step)) as terminal:
+    with Terminal(experiment.steps, int(resume_point.state.step), log.folder) as terminal:
         every: list[Logger] = [lambda entry: log.append(METRICS, [entry]), terminal, *extra]
         if processes.is_main_process():
             every += open_loggers(experiment.loggers, log.folder, log.record["config"])

@@ -190,6 +190,14 @@ def test_skips_rollbacks_and_slow_steps_are_counted_listed_and_marked_on_the_los
     assert len(marks) == 2 * 3  # on the logarithmic scale and on the linear one
 
 
+def test_the_report_embeds_files_of_the_run_alone(language_run):
+    """A log made elsewhere may name any file; what is not there is said."""
+    (language_run.parent / "secret.png").write_bytes(b"secret")
+    append_lines(language_run / METRICS, [{"step": 2000, "kind": "sample", "images": "../secret.png"}])
+    page = report(language_run)
+    assert "<img" not in page and "../secret.png is not in the run directory" in page
+
+
 def test_losses_that_are_not_finite_leave_the_curves_whole(language_run):
     """A skipped step's loss is null in the log: the curve passes over it."""
     append_lines(language_run / METRICS, [{"step": 2000, "kind": "train", "loss": float("nan"), "gradient_norm": None}])

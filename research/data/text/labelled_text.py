@@ -9,12 +9,13 @@ import itertools
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from research.core.errors import UserError
-from research.data.dataset import Data
+from research.data.dataset import Data, Rows
 from research.data.text.text_examples import Example, encode_answer, encode_text, encode_words, rows_of
 from research.data.text.text_records import Record, Splits, check_columns, divide, read_splits, without_repeats
 from research.data.text.tokenizers import PairTokenizer, TokenizerConfig
@@ -96,6 +97,7 @@ class LabelledText:
                 for split, records in splits.items()
             },
             summary=facts,
+            encode=partial(self._encode_raw, tokenizer),
         )
 
     def _records(self) -> tuple[Splits, dict[str, Any]]:
@@ -201,6 +203,22 @@ class LabelledText:
                 return Example(tuple(parts), record.get(self.label))
             case _:
                 return Example((encode_text(tokenizer, text, other, self.length),), record[self.label])
+
+    def _encode_raw(self, tokenizer: PairTokenizer, raw: Sequence[Any]) -> Rows:
+        """Returns the rows of texts, or of pairs of texts, one a row."""
+        records = [self._raw_record(number, each) for number, each in enumerate(raw, start=1)]
+        rows, _ = rows_of([self._encode(tokenizer, record, ()) for record in records], self.length, packing=False)
+        return Rows({name: array for name, array in rows.arrays.items() if name != "labels"})
+
+    def _raw_record(self, number: int, raw: Any) -> Record:
+        """Returns a record as the columns of the data have it, with a label that means nothing."""
+        wanted, texts = ("a pair of texts" if self.other else "one text"), [raw]
+        if self.other and isinstance(raw, Sequence) and not isinstance(raw, str) and len(raw) == 2:
+            texts = list(raw)
+        if len(texts) != 1 + bool(self.other) or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"Each example of these data is {wanted}, and input {number} is not: give {wanted}.")
+        label: Any = {"words": [0] * len(_words(texts[0])), "answers": ""}.get(self.kind)
+        return {self.text: texts[0], self.label: label} | ({self.other: texts[1]} if self.other else {})
 
 
 def _without(values: Sequence[Any], out: Sequence[bool]) -> list[Any]:

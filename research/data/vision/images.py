@@ -2,9 +2,13 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from research.core.errors import UserError
 from research.data import catalogue, sources
@@ -45,7 +49,8 @@ class ImageData:
             name: {"examples": len(rows), "classes": np.bincount(rows.arrays["labels"]).tolist()}
             for name, rows in splits.items()
         }
-        return Data(splits=splits, outputs=len(class_names), class_names=class_names, summary=facts)
+        encode = partial(_encode, shape=train.shape[1:])
+        return Data(splits=splits, outputs=len(class_names), class_names=class_names, summary=facts, encode=encode)
 
     def _read_dataset(self) -> tuple[dict[str, Rows], tuple[str, ...], dict[str, Any]]:
         splits = {}
@@ -91,3 +96,27 @@ class ImageData:
 
 def _rows(images: np.ndarray, labels: np.ndarray) -> Rows:
     return Rows({"inputs": images, "labels": labels})
+
+
+def _encode(raw: Sequence[Any], shape: tuple[int, int, int]) -> Rows:
+    """Returns the rows of images given as arrays or as paths of files."""
+    return Rows({"inputs": np.stack([_image(number, image, shape) for number, image in enumerate(raw, start=1)])})
+
+
+def _image(number: int, raw: Any, shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns an image [height width channels] of the shape of the training images."""
+    if isinstance(raw, str | Path):
+        if not Path(raw).is_file():
+            raise UserError(f"These data are images, and input {number}, {str(raw)!r}, names no file: give an image.")
+        return sources.read_image(Path(raw), shape)
+    if not isinstance(raw, np.ndarray) or raw.dtype != np.uint8 or raw.ndim not in (2, 3):
+        found = f"{raw.dtype} {list(raw.shape)}" if isinstance(raw, np.ndarray) else type(raw).__name__
+        raise UserError(
+            f"These data are images, and input {number} is {found}: give a file, or an array uint8 "
+            "[height width channels]."
+        )
+    if raw.shape in (shape, shape[:2] if shape[2] == 1 else shape):
+        return raw.reshape(shape)
+    if raw.ndim == 3 and raw.shape[2] not in sources.MODES:
+        raise UserError(f"The image {number} has {raw.shape[2]} channels: give 1 (grey), 3 (red, green, blue) or 4.")
+    return sources.fit_image(Image.fromarray(raw[..., 0] if raw.shape[2:] == (1,) else raw), shape)
