@@ -151,7 +151,7 @@ def beyond_context(
     tokens: int,
     source: Mapping[str, Any],
 ) -> Iterator[np.ndarray]:
-    """Yields as `generate` does; where a text outgrows the model's context, its last half is read anew."""
+    """Yields as `generate` does; where a text outgrows the model's context, its last half is re-encoded."""
     texts, context, window = [list(prompt) for prompt in prompts], language.decoding.context, 0
     running = np.ones(len(texts), bool)
     while tokens > 0 and running.any():

@@ -192,7 +192,7 @@ def start_rows(record: Record) -> Rows:
         return []
     named = {"loaded": f"{found['loaded']:,} parameters", **{name: ", ".join(found[name]) for name in ("new", "left")}}
     named |= {"source": str(record["config"]["model"].get("source", "")), "SHA-256": found["sha256"]}
-    words = {"source": "source", "loaded": "loaded", "new": "drawn anew", "left": "left in the source"}
+    words = {"source": "source", "loaded": "loaded", "new": "newly drawn", "left": "left in the source"}
     return [(words.get(name, name), named[name]) for name in (*words, "SHA-256") if named[name]]
 
 

@@ -1,4 +1,4 @@
-"""Contrastive sentence embeddings: texts that belong together lie close (Gao et al. 2021, SimCSE; InfoNCE)."""
+"""Contrastive sentence embeddings: related texts get similar embeddings (Gao et al. 2021, SimCSE; InfoNCE)."""
 
 import dataclasses
 from functools import partial
