@@ -151,15 +151,15 @@ def data_rows(record: Record) -> Rows:
 def split_table(record: Record) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Returns the columns and the rows (split, values) of the table of splits."""
     counts = record.get("data", {}).get("splits", {})
-    splits = {split: facts if isinstance(facts, Mapping) else {"examples": facts} for split, facts in counts.items()}
-    columns = list(dict.fromkeys(name for facts in splits.values() for name in facts))
+    splits = {name: split if isinstance(split, Mapping) else {"examples": split} for name, split in counts.items()}
+    columns = list(dict.fromkeys(name for split in splits.values() for name in split))
 
     def cell(name: str, value: Any) -> str:
         if isinstance(value, float) and name == "share":
             return numbers.share(value)
         return numbers.metric(value) if isinstance(value, int | float) else ("–" if value is None else text(value))
 
-    return columns, [(split, [cell(name, facts.get(name)) for name in columns]) for split, facts in splits.items()]
+    return columns, [(name, [cell(column, split.get(column)) for column in columns]) for name, split in splits.items()]
 
 
 class Layers(NamedTuple):
@@ -196,12 +196,12 @@ def start_rows(record: Record) -> Rows:
     return [(words.get(name, name), named[name]) for name in (*words, "SHA-256") if named[name]]
 
 
-def samples(entries: Sequence[Entry], most: int = 8) -> list[tuple[str, str]]:
-    """Returns (step, text) of up to `most` samples, evenly spread, the last one always among them."""
+def samples(entries: Sequence[Entry], max_samples: int = 8) -> list[tuple[str, str]]:
+    """Returns (step, text) of up to `max_samples` samples, evenly spread, the last one always among them."""
     found = [(f"{entry['step']:,}", str(entry["text"])) for entry in entries if entry["kind"] == "sample"]
-    if len(found) <= most:
+    if len(found) <= max_samples:
         return found
-    return [found[round(index * (len(found) - 1) / (most - 1))] for index in range(most)]
+    return [found[round(index * (len(found) - 1) / (max_samples - 1))] for index in range(max_samples)]
 
 
 def events_of(record: Record, *kinds: str) -> list[Mapping[str, Any]]:
