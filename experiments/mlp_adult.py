@@ -2,7 +2,7 @@
 
     python -m experiments.mlp_adult
 
-Expected: 85.3 % of the test rows told rightly. Twenty seconds on two cores. The test split is UCI's own.
+Expected: 85.3 % accuracy on the test rows. Twenty seconds on two cores. The test split is UCI's own.
 """
 
 from research.data.tables import TableData

@@ -3,7 +3,7 @@
     python -m experiments.resnet_fashion
     python -m experiments.resnet_fashion --data.dataset fashion_mnist/mini --steps 500    (needs no download)
 
-Expected: 91.6 % of the test pictures named rightly after seven epochs. The full set comes from
+Expected: 91.6 % of the test images classified correctly after seven epochs. The full set comes from
 Debian's package dataset-fashion-mnist, or is downloaded.
 """
 

@@ -3,7 +3,7 @@
     python -m experiments.word2vec_austen
 
 Expected: on held-out chapters the true neighbour of a word gets a mean reciprocal rank of 0.044 among 4,999 words,
-where their frequencies give 0.035; "money" lies near "wealth" and "income", "ball" near "evening" and "dance". A minute
+where their frequencies give 0.035; "money" is near "wealth" and "income", "ball" near "evening" and "dance". A minute
 or two on two cores.
 """
 

@@ -43,6 +43,7 @@ from research.tasks.language_modelling import LanguageModelling
 from research.tasks.masked_language_modelling import MaskedLanguageModelling
 from research.tasks.regression import Regression
 from research.tasks.sequence_to_sequence import SequenceToSequence
+from research.tasks.task import Context
 from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment, assemble
 from research.train.optimizer_groups import OptimizerGroup, OptimizerGroups
@@ -62,6 +63,7 @@ __all__ = [
     "Classification",
     "ClassificationEvaluator",
     "Cleaning",
+    "Context",
     "Experiment",
     "ImageData",
     "LabelledText",

@@ -53,7 +53,7 @@ class Options:
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling(temperature=0.8)
 
 
-class Language(NamedTuple):
+class TextGenerator(NamedTuple):
     """A language model ready to write: its step-by-step form, its parameters, and its tokens."""
 
     decoding: Decoding
@@ -112,7 +112,7 @@ def main() -> None:
         print(f"--- {number} of {len(pieces)} ---\n{shown}{''.join(parts)}")
 
 
-def load_language(source: str) -> Language:
+def load_language(source: str) -> TextGenerator:
     """Loads a language model; raises UserError where there is none, or it cannot continue text."""
     if is_run(source):
         run = load_run(find(source))
@@ -135,23 +135,23 @@ def load_language(source: str) -> Language:
         def read(text: str) -> Tokens:
             return np.append(tokenizer.encode(text), np.int32(last))
 
-        return Language(model.decoding, params, read, tokenizer.decode, (last,), start)
+        return TextGenerator(model.decoding, params, read, tokenizer.decode, (last,), start)
     if not (isinstance(tokenizer, Subwords) and tokenizer.kind == "pretrained"):
-        return Language(model.decoding, params, tokenizer.encode, tokenizer.decode)
+        return TextGenerator(model.decoding, params, tokenizer.encode, tokenizer.decode)
     end = tokenizer.special_id("eos")
     ids = () if end is None else (end,)
-    return Language(model.decoding, params, lambda text: tokenizer.encode_pair(text).ids, tokenizer.decode, ids)
+    return TextGenerator(model.decoding, params, lambda text: tokenizer.encode_pair(text).ids, tokenizer.decode, ids)
 
 
 def beyond_context(
-    language: Language,
+    language: TextGenerator,
     generate: Generate,
     prompts: Sequence[Tokens],
     keys: Any,
     tokens: int,
     source: Mapping[str, Any],
 ) -> Iterator[np.ndarray]:
-    """Yields as `generate` does; where a text outgrows the model's context, its last half is read anew."""
+    """Yields as `generate` does; where a text outgrows the model's context, its last half is re-encoded."""
     texts, context, window = [list(prompt) for prompt in prompts], language.decoding.context, 0
     running = np.ones(len(texts), bool)
     while tokens > 0 and running.any():

@@ -15,7 +15,7 @@ from research.launch.results import HEADER
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PYTHONS = ("3.11", "3.12", "3.13")
 FAULTY_JAX = {"0.10.2", "0.11.0"}  # wrong numbers on CPU
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / ".github").rglob("*.md")])
 SCRIPTS = [ROOT / ".ci/run", ROOT / ".github/workflows/ci.yml"]
 MAKE = re.compile(r"\bmake((?: [A-Z]+=\S+)*(?: [a-z][a-z-]*)+)")
 

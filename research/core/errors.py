@@ -6,4 +6,4 @@ one sentence that says what was wrong, what was found and what to do. Anything e
 
 
 class UserError(Exception):
-    """A mistake the user can mend; its text is the whole message."""
+    """An error the user can fix; its text is the whole message."""

@@ -86,7 +86,7 @@ def match_rules(rules: Sequence[tuple[str, Any]], tree: Any, *, what: str) -> An
             found = "no rule" if not matches else "the rules " + ", ".join(repr(pattern) for pattern, _ in matches)
             raise UserError(
                 f"Parameter {path!r} is matched by {found} for {what}; exactly one of "
-                f"{[pattern for pattern, _ in rules]} must match it: mend the patterns."
+                f"{[pattern for pattern, _ in rules]} must match it: fix the patterns."
             )
         return matches[0][1]
 

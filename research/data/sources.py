@@ -113,13 +113,13 @@ def read_table(path: str) -> dict[str, list[str]]:
             if row and len(row) != len(header):
                 raise UserError(
                     f"{path}, line {reader.line_num}: found {len(row)} values where the header has {len(header)} "
-                    "columns; mend the line (a value with a comma or a line break needs double quotes)."
+                    "columns; fix the line (a value with a comma or a line break needs double quotes)."
                 )
             if row:
                 rows.append(row)
     except csv.Error as error:
         raise UserError(
-            f"{path}, line {reader.line_num}: {error}; mend the quotes there, or use JSON lines for very long values."
+            f"{path}, line {reader.line_num}: {error}; fix the quotes there, or use JSON lines for very long values."
         ) from None
     if repeated := {name for name in header if header.count(name) > 1}:
         raise UserError(f"{path}: the header names {sorted(repeated)} more than once; give each column its own name.")
@@ -246,7 +246,7 @@ def _json_record(line: str, key: str, fields: Sequence[str]) -> dict[str, str]:
         raise UserError(f"{key}: no field {missing[0]!r}; it has {', '.join(record) or 'none'}: name one of those.")
     text = record[fields[0]]
     if not isinstance(text, str):
-        raise UserError(f"{key}: the field {fields[0]!r} is {type(text).__name__}, not a string; mend the line.")
+        raise UserError(f"{key}: the field {fields[0]!r} is {type(text).__name__}, not a string; fix the line.")
     _check_surrogates(text, line, key)
     return record
 
@@ -258,7 +258,7 @@ def _check_surrogates(value: Any, line: str, key: str) -> None:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise UserError(
-            f"{key}: the text holds half of a surrogate pair (\\ud800 to \\udfff); mend the line's escapes."
+            f"{key}: the text holds half of a surrogate pair (\\ud800 to \\udfff); fix the line's escapes."
         ) from None
 
 

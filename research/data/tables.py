@@ -121,7 +121,7 @@ class TableData:
         if not np.isfinite(numbers).all():
             raise UserError(
                 f"The column {name!r} has values that are not finite numbers, or not above -1 for --data.logarithm: "
-                "mend them, or leave the column out with --data.ignore."
+                "fix them, or leave the column out with --data.ignore."
             )
         return numbers
 

@@ -39,7 +39,7 @@ HEADS: dict[HeadKind, str] = {
     "span": "ForQuestionAnswering",
     "embedding": "Model",
 }
-# What a BERT of Hugging Face can be told to do that the model here does not.
+# What a BERT of Hugging Face can be set to do that the model here does not.
 FIXED = {
     "position_embedding_type": "absolute",
     "is_decoder": False,

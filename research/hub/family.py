@@ -52,7 +52,7 @@ class Family(NamedTuple):
         inputs_first: whether the kernels of linear layers are stored as [inputs outputs], as ours are, and not as
             [outputs inputs].
         new: a pattern, searched for in paths, of parameters that a file may lack where a head is asked for: they are
-            drawn anew. Empty: none.
+            newly drawn. Empty: none.
     """
 
     model_types: tuple[str, ...]

@@ -175,9 +175,9 @@ class _Reader:
     def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
         self._path, self._file, self._size = path, file, size
 
-    def limited(self, count: int, least: int) -> int:
-        """Returns `count`, where as many entries of `least` bytes may follow."""
-        if count > LONGEST or count * least > self._size - self._file.tell():
+    def limited(self, count: int, min_bytes: int) -> int:
+        """Returns `count`, where as many entries of `min_bytes` bytes may follow."""
+        if count > LONGEST or count * min_bytes > self._size - self._file.tell():
             raise _corrupt(self._path, f"{count} entries would follow at byte {self._file.tell()}")
         return count
 

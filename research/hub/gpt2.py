@@ -13,7 +13,7 @@ from research.hub.family import Family, Json, Shapes, Tensor, refuse_others, sam
 from research.models.gpt import GPT
 
 ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "exact_gelu", "relu": "relu", "silu": "silu"}
-# What a GPT-2 of Hugging Face can be told to do that the model here does not.
+# What a GPT-2 of Hugging Face can be set to do that the model here does not.
 FIXED = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,

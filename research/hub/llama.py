@@ -12,7 +12,7 @@ from research.models.layers.rotary import Rotary
 from research.models.llama import Llama
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM", "gemma3_text": "Gemma3ForCausalLM"}
-# What a model of this family can be told to do that the one here does not.
+# What a model of this family can be set to do that the one here does not.
 FIXED = {"attn_logit_softcapping": None, "final_logit_softcapping": None, "use_bidirectional_attention": False}
 
 

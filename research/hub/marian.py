@@ -31,7 +31,7 @@ ACTIVATIONS: dict[str, ActivationKind] = {
     "relu": "relu",
     "gelu_new": "gelu",
 }
-# What a Marian of Hugging Face, or an older one, can be told to do that the model here does not.
+# What a Marian of Hugging Face, or an older one, can be set to do that the model here does not.
 FIXED = {
     "normalize_before": False,
     "normalize_embedding": False,

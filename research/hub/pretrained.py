@@ -1,7 +1,7 @@
 """`load_pretrained` and `save_pretrained`: a published model as a configuration, parameters and a pure function.
 
 Parameters come one by one, the largest first, from the file to the devices that they belong on, so that the host never
-holds more of them than the devices do, plus one. Nothing that a file says is believed before it is checked.
+holds more of them than the devices do, plus one. Nothing that a file says is used before it is checked.
 """
 
 import difflib
@@ -49,7 +49,7 @@ class Pretrained(NamedTuple):
         tokenizer: None where the files hold none that can be read here.
         model: `apply` with the rest: sharding rules and, for language models, the step-by-step form.
         outputs: what the model is built for: tokens of the vocabulary, or labels.
-        new: paths of the parameters that the file does not have, drawn anew for the head that was asked for.
+        new: paths of the parameters that the file does not have, newly drawn for the head that was asked for.
         left: names of tensors in the file that no parameter needed.
     """
 
@@ -79,7 +79,7 @@ def load_pretrained(
             adapter of the PEFT library: its base is loaded, and the updates are merged into it.
         revision: for the hub: a branch, tag or commit.
         head: what the model shall end in, for families with several heads; by default what the file is made for. What
-            the file lacks of a head asked for is drawn anew.
+            the file lacks of a head asked for is newly drawn.
         outputs: for a head asked for: its labels (by default as many as config.json names).
         mesh: the devices to put the parameters on, by the model's sharding rules; by default the first device.
 

@@ -59,7 +59,7 @@ def write_predictions(
     class_names: Sequence[str],
     split: str,
 ) -> None:
-    """Writes the first images predicted wrongly and the first predicted rightly, spread over the classes.
+    """Writes the first images predicted wrongly and the first predicted correctly, spread over the classes.
 
     Args:
         run: the run directory.

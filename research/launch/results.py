@@ -1,7 +1,7 @@
 """Runs every experiment with its fixed seed and writes RESULTS.md: `make results [ARGS="article_binary mlp_adult"]`.
 
 An experiment's `EXPECTED` names the metrics to report, as "split.metric", and the range each must fall into. Named
-experiments alone are run anew; the rows of the others stay.
+experiments alone are run again; the rows of the others stay.
 """
 
 import importlib

@@ -87,6 +87,6 @@ def _grid(cells: list[list[str]], rows: Sequence[str] = (), columns: Sequence[st
     return "\n".join([*head, rule("┌", "┬", "┐"), body, rule("└", "┴", "┘")])
 
 
-def _shortened(items: Sequence[T], most: int, gap: T) -> list[T]:
-    """Returns the items, or where there are more than `most` the first of them, a gap and the last."""
-    return list(items) if len(items) <= most else [*items[: most - 2], gap, items[-1]]
+def _shortened(items: Sequence[T], max_items: int, gap: T) -> list[T]:
+    """Returns the items, or where there are more than `max_items` the first of them, a gap and the last."""
+    return list(items) if len(items) <= max_items else [*items[: max_items - 2], gap, items[-1]]

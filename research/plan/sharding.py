@@ -32,7 +32,7 @@ class Line:
     sharding: NamedSharding
     count: int
     bytes_per_device: int
-    whole: tuple[str, ...]
+    replicated_axes: tuple[str, ...]
     """sentences on axes that stay whole against the rule"""
 
 
@@ -51,7 +51,7 @@ def sharding_lines(assembly: Assembly) -> list[Line]:
             sharding=shardings[paths[0]],
             count=len(paths),
             bytes_per_device=sum(shard_bytes(params[path], shardings[path]) for path in paths),
-            whole=tuple(_left_whole(params[paths[0]].shape, wanted[paths[0]], shardings[paths[0]])),
+            replicated_axes=tuple(_left_whole(params[paths[0]].shape, wanted[paths[0]], shardings[paths[0]])),
         )
         for paths in groups.values()
     ]
@@ -95,7 +95,7 @@ def show_sharding(assembly: Assembly, console: Console) -> None:
     table.add_column("bytes per device", justify="right")
     for line in lines:
         shape = " x ".join(map(str, line.shape))
-        spec = spec_text(line.sharding, len(line.shape)) + (" [red](!)" if line.whole else "")
+        spec = spec_text(line.sharding, len(line.shape)) + (" [red](!)" if line.replicated_axes else "")
         times = "" if line.count == 1 else f"{line.count} of "
         table.add_row(line.path, times + shape, spec, bytes_text(line.bytes_per_device))
     state = trees.abstract_like(assembly.state, assembly.shardings)
@@ -104,11 +104,11 @@ def show_sharding(assembly: Assembly, console: Console) -> None:
     for name, tree in totals.items():
         if leaves := jax.tree.leaves(tree):
             numbers = sum(leaf.size for leaf in leaves)
-            whole = bytes_text(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
-            table.add_row(name, f"{numbers:,}", f"{whole} in all", bytes_text(bytes_per_device(tree)))
+            total = bytes_text(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
+            table.add_row(name, f"{numbers:,}", f"{total} in all", bytes_text(bytes_per_device(tree)))
     console.print(table)
     for line in lines:
-        for sentence in line.whole:
+        for sentence in line.replicated_axes:
             console.print(f"[red](!)[/red] {line.path}: {sentence}", highlight=False, soft_wrap=True)
     _show_pictures(assembly, lines, console)
 

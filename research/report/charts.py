@@ -161,11 +161,11 @@ def line_chart(
     return Chart(title, unit, kept, views, steps, large, marks)
 
 
-def decimate(points: Sequence[Point], most: int = POINTS) -> list[Point]:
-    """Thins a line to about `most` points that look the same: of each stretch the lowest and the highest stay."""
-    if len(points) <= most:
+def decimate(points: Sequence[Point], max_points: int = POINTS) -> list[Point]:
+    """Thins a line to about `max_points` points that look the same: of each stretch the lowest and the highest stay."""
+    if len(points) <= max_points:
         return list(points)
-    size = math.ceil(2 * len(points) / most)
+    size = math.ceil(2 * len(points) / max_points)
     kept = {0, len(points) - 1}
     for start in range(0, len(points), size):
         stretch = range(start, min(start + size, len(points)))

@@ -52,7 +52,7 @@ def report(run: Path) -> str:
         notice=notice,
         step=step,
         headline=_headline(record, found, split),
-        facts=record_tables.headline_rows(record),
+        metadata=record_tables.headline_rows(record),
         tables=[_result_table(record, name, found[name], class_names) for name in found],
         charts_of_run=run_charts(entries, baseline, record_tables.marked_events(record), best=best[0]),
         samples=samples(run, entries),

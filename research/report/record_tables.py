@@ -151,15 +151,15 @@ def data_rows(record: Record) -> Rows:
 def split_table(record: Record) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Returns the columns and the rows (split, values) of the table of splits."""
     counts = record.get("data", {}).get("splits", {})
-    splits = {split: facts if isinstance(facts, Mapping) else {"examples": facts} for split, facts in counts.items()}
-    columns = list(dict.fromkeys(name for facts in splits.values() for name in facts))
+    splits = {name: split if isinstance(split, Mapping) else {"examples": split} for name, split in counts.items()}
+    columns = list(dict.fromkeys(name for split in splits.values() for name in split))
 
     def cell(name: str, value: Any) -> str:
         if isinstance(value, float) and name == "share":
             return numbers.share(value)
         return numbers.metric(value) if isinstance(value, int | float) else ("–" if value is None else text(value))
 
-    return columns, [(split, [cell(name, facts.get(name)) for name in columns]) for split, facts in splits.items()]
+    return columns, [(name, [cell(column, split.get(column)) for column in columns]) for name, split in splits.items()]
 
 
 class Layers(NamedTuple):
@@ -192,7 +192,7 @@ def start_rows(record: Record) -> Rows:
         return []
     named = {"loaded": f"{found['loaded']:,} parameters", **{name: ", ".join(found[name]) for name in ("new", "left")}}
     named |= {"source": str(record["config"]["model"].get("source", "")), "SHA-256": found["sha256"]}
-    words = {"source": "source", "loaded": "loaded", "new": "drawn anew", "left": "left in the source"}
+    words = {"source": "source", "loaded": "loaded", "new": "newly drawn", "left": "left in the source"}
     return [(words.get(name, name), named[name]) for name in (*words, "SHA-256") if named[name]]
 
 

@@ -35,7 +35,7 @@ class SeedRun(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GridPoint:
-    """The values of the swept fields, and the run of each seed: None for one that has not begun."""
+    """The values of the swept fields, and the run of each seed: None for one that has not started."""
 
     values: tuple[str, ...]
     runs: Mapping[int, SeedRun | None]
@@ -83,7 +83,7 @@ class Sweep:
         jobs = sum(len(point.runs) for point in self.points)
         states = Counter(str(run.record["status"]) for run in self.runs)
         # What the record of a killed run says last is "running".
-        states.update({"running or killed": states.pop("running", 0), "not begun": jobs - len(self.runs)})
+        states.update({"running or killed": states.pop("running", 0), "not started": jobs - len(self.runs)})
         done = states.pop("finished", 0)
         return ", ".join([f"{done} of {jobs} jobs finished", *(f"{n} {state}" for state, n in states.items() if n)])
 

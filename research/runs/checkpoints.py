@@ -44,21 +44,21 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def save(self, step: int, state: Any, facts: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
         """Starts saving; returns once the state is copied, so that the next step may overwrite it.
 
-        Of a step that is saved already only the facts are written again.
+        Of a step that is saved already only the metadata are written again.
 
         Args:
             step: completed steps.
             state: a pytree of arrays.
-            facts: JSON values kept beside it. `score` decides which is the best: lower is better (an accuracy counts
+            metadata: JSON values kept beside it. `score` decides which is the best: lower is better (an accuracy counts
                 negative), None is no score. `periodic` tells that an uninterrupted run has this checkpoint too.
         """
         self.wait()
         path = self.folder / f"{step:08d}"
         if processes.broadcast_from_first(_read_manifest(path) is not None):
-            self._note(path, {"step": step, **facts})
+            self._note(path, {"step": step, **metadata})
             return
         # One process that cannot write would keep the others waiting for minutes: a full disk is foreseen.
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) if jax.process_count() > 1 else 0
@@ -72,7 +72,7 @@ class Saver:
         except (OSError, ValueError) as error:
             self.report(f"checkpoint of step {step} failed ({error}); training goes on")
             return
-        self._pending = self._thread.submit(self._finish, response, path, {"step": step, **facts})
+        self._pending = self._thread.submit(self._finish, response, path, {"step": step, **metadata})
 
     def wait(self, seconds: float | None = None) -> None:
         """Waits for the save under way, at most `seconds` where given; reports it if it failed."""
@@ -86,11 +86,11 @@ class Saver:
         if error is not None:
             self.report(f"a checkpoint could not be written ({error}); training goes on and will try again")
 
-    def _finish(self, response: Any, path: Path, facts: dict[str, Any]) -> None:
+    def _finish(self, response: Any, path: Path, metadata: dict[str, Any]) -> None:
         try:
             response.result()  # on every process alike: orbax waits for all
             if processes.is_main_process():
-                write_atomic(_manifest_path(path), _canonical({**facts, "files": _file_digests(path)}))
+                write_atomic(_manifest_path(path), _canonical({**metadata, "files": _file_digests(path)}))
                 self._prune()
         except BaseException:
             if processes.is_main_process():  # on a full disk its remains would keep the next from being written
@@ -98,14 +98,14 @@ class Saver:
                 if _read_manifest(path) is None:
                     _remove(path)
             raise
-        self.saved = facts["step"]
+        self.saved = metadata["step"]
 
-    def _note(self, path: Path, facts: dict[str, Any]) -> None:
-        self.saved = facts["step"]
+    def _note(self, path: Path, metadata: dict[str, Any]) -> None:
+        self.saved = metadata["step"]
         manifest = _read_manifest(path)
         if processes.is_main_process() and manifest is not None:
             try:
-                write_atomic(_manifest_path(path), _canonical({**manifest, **facts}))
+                write_atomic(_manifest_path(path), _canonical({**manifest, **metadata}))
             except UserError as error:
                 self.report(f"the score of step {self.saved} is not noted, training goes on: {error}")
 
@@ -155,7 +155,7 @@ def best(folder: Path) -> int | None:
 def load(
     folder: Path, step: int, abstract: Any, *, verified: bool = False, partial: bool = False
 ) -> tuple[Any, dict[str, Any]]:
-    """Loads a checkpoint into the shapes and shardings of `abstract`; returns (state, facts).
+    """Loads a checkpoint into the shapes and shardings of `abstract`; returns (state, metadata).
 
     Args:
         folder: of the checkpoints.

@@ -92,9 +92,9 @@ class RunLog:
         if self.lock is not None:
             os.close(self.lock)
 
-    def event(self, step: int, message: str, *, kind: str, **facts: Any) -> None:
+    def event(self, step: int, message: str, *, kind: str, **metadata: Any) -> None:
         """Records something a reader of the report must know, and prints it to standard error."""
-        self.record["events"].append({"step": step, "time": now(), "kind": kind, "message": message, **facts})
+        self.record["events"].append({"step": step, "time": now(), "kind": kind, "message": message, **metadata})
         if self.lock is not None:
             print(f"step {step}: {message}", file=sys.stderr, flush=True)
         self.try_save()
@@ -118,8 +118,8 @@ def open_on_main_process(opening: Callable[[], RunLog]) -> RunLog:
     return log or RunLog(Path(folder), record, lock=None)
 
 
-def open_new(name: str, experiment: Any, root: Path, run_id: str, facts: Mapping[str, Any]) -> RunLog:
-    """Creates `root/NAME/ID/` with `facts` in its record; raises UserError where that cannot be written."""
+def open_new(name: str, experiment: Any, root: Path, run_id: str, metadata: Mapping[str, Any]) -> RunLog:
+    """Creates `root/NAME/ID/` with `metadata` in its record; raises UserError where that cannot be written."""
     folder = root / name / run_id
     record = {
         "format": FORMAT,
@@ -134,7 +134,7 @@ def open_new(name: str, experiment: Any, root: Path, run_id: str, facts: Mapping
         "stages": {},
         "events": [],
         "resumes": [],
-        **facts,
+        **metadata,
     }
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Contrastive sentence embeddings: texts that belong together lie close (Gao et al. 2021, SimCSE; InfoNCE)."""
+"""Contrastive sentence embeddings: related texts get similar embeddings (Gao et al. 2021, SimCSE; InfoNCE)."""
 
 import dataclasses
 from functools import partial
@@ -51,7 +51,7 @@ class ContrastiveSentences:
             first, second = _partners(applied(functions, params, batch, context)[0])
             return {"first": first, "second": second, "outputs": (first * second).sum(-1)}
 
-        return Task(init, loss, predict, coupled="each text is told from all others of the batch")
+        return Task(init, loss, predict, coupled="each text is compared with all others of the batch")
 
 
 def _partners(vectors: Float[Array, "batch examples width"]) -> tuple[Array, Array]:

@@ -106,7 +106,7 @@ def test_fifty_steps_at_full_size_have_one_hash(experiment, tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_resumed_on_other_devices_the_bits_are_the_same(tmp_path):
-    """Killed on four devices and on one, ended on eight, with dropout: the bits of an undisturbed run on one."""
+    """Killed on four devices and on one, ended on eight, with dropout: the bits of an uninterrupted run on one."""
     small = [*options(tmp_path), "--accumulate", "1", "--batch-size", "8", "--model.depth", "1", "--exact"]
     small += ["--evaluate-every", "0", "--runs"]
     with Program("experiments.gpt_austen", *small, str(tmp_path / "one/runs"), XLA_FLAGS=virtual(1)) as started:

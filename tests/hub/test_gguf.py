@@ -1,4 +1,4 @@
-"""GGUF: the models of llama.cpp read as those they were made from, and no length or offset in them believed."""
+"""GGUF: the models of llama.cpp read as those they were made from, and no length or offset used unchecked."""
 
 import dataclasses
 import tracemalloc

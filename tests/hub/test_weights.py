@@ -1,4 +1,4 @@
-"""Safetensors: equal to the format's own library in both directions, and no header is believed."""
+"""Safetensors: equal to the format's own library in both directions, and no header is used unchecked."""
 
 import json
 import tracemalloc

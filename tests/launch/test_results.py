@@ -1,4 +1,4 @@
-"""RESULTS.md keeps its word: every experiment stands in it, and the quick ones reach their numbers again."""
+"""RESULTS.md is true: every experiment stands in it, and the quick ones reach their numbers again."""
 
 import importlib
 from pathlib import Path

@@ -89,7 +89,7 @@ def test_the_commands_are_those_of_the_jobs_still_to_do(
 def test_a_half_finished_sweep_continues(
     half_done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What finished is not run again, what stopped goes on to the bits of an undisturbed run; then all is compared."""
+    """What finished is not run again, what stopped ends with the bits of an uninterrupted run; all is compared."""
     before, commands = all_runs(half_done), jobs_here(monkeypatch)
     arguments = (NAME, *GRID, *SHORT, "--runs", str(half_done))
     assert start(monkeypatch, *arguments) == 0
@@ -98,10 +98,10 @@ def test_a_half_finished_sweep_continues(
     assert [record(run)["config"] for run in new] == [
         to_json(configured("--optimizer.learning-rate", "1e-2", "--seed", "0"))
     ]
-    undisturbed = train(
+    uninterrupted = train(
         configured("--optimizer.learning-rate", "1e-3", "--seed", "1"), name=NAME, root=tmp_path / "clean"
     )
-    assert record(before[1])["params_sha256"] == undisturbed.record["params_sha256"]
+    assert record(before[1])["params_sha256"] == uninterrupted.record["params_sha256"]
     assert record(before[3])["status"] == "interrupted", "the run of another configuration is not the sweep's"
     page = (half_done / NAME / "sweep.html").read_text(encoding="utf-8")
     assert "4 of 4 jobs finished" in page and 'class="band' in page
@@ -120,7 +120,7 @@ def test_a_report_runs_nothing(
     """--report compares what there is."""
     commands = jobs_here(monkeypatch)
     assert start(monkeypatch, NAME, *GRID, *SHORT, "--report", "--runs", str(half_done)) == 0
-    assert "2 of 4 jobs finished, 1 interrupted, 1 not begun." in capsys.readouterr().out
+    assert "2 of 4 jobs finished, 1 interrupted, 1 not started." in capsys.readouterr().out
     assert not commands
 
 
@@ -132,7 +132,7 @@ def test_a_job_that_fails_does_not_stop_the_others(
     grid = ("--grid", "batch_size=0,50")
     assert start(monkeypatch, NAME, *grid, *SHORT, "--runs", str(tmp_path)) == 2
     shown = capsys.readouterr()
-    assert "1 of 2 jobs finished, 1 not begun" in shown.out
+    assert "1 of 2 jobs finished, 1 not started" in shown.out
     assert "error: 1 of 2 jobs failed (batch_size 0, seed 0): see their messages above" in shown.err
 
 

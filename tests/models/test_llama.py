@@ -164,7 +164,7 @@ def test_rematerialisation_changes_neither_loss_nor_gradient():
 
 
 @pytest.mark.parametrize(
-    ("options", "mended"),
+    ("options", "option"),
     [
         ({"depth": 0}, "--model.depth"),
         ({"width": 18}, "--model.width 20"),
@@ -172,7 +172,7 @@ def test_rematerialisation_changes_neither_loss_nor_gradient():
         ({"head_dim": 5}, "--model.head-dim"),
     ],
 )
-def test_impossible_sizes_are_refused(options, mended):
-    """The message names the option that mends it."""
-    with pytest.raises(UserError, match=mended):
+def test_impossible_sizes_are_refused(options, option):
+    """The message names the option that fixes it."""
+    with pytest.raises(UserError, match=option):
         dataclasses.replace(TINY, **options).build(Spec(VOCABULARY))

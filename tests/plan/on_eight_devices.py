@@ -85,7 +85,7 @@ def main() -> None:
         "tried": [(options, found.total) for options, found in tried],
         "lines": [dataclasses.asdict(line) | {"sharding": None} for line in sharding_lines(assembly)],
         "indivisible": [
-            (line.path, line.count, line.whole)
+            (line.path, line.count, line.replicated_axes)
             for line in sharding_lines(varied(scan=False, mesh=MeshConfig(data=1, tensor=5)))
         ],
         "pictures": pictures(assembly.mesh),

@@ -141,15 +141,15 @@ def test_a_run_that_died_at_once_has_a_page(tmp_path):
 
 
 def test_what_a_run_started_from_is_told(language_run):
-    """The source, how many of its parameters were loaded, and the names of those drawn anew and left."""
+    """The source, how many of its parameters were loaded, and the names of those newly drawn and left."""
     record = read_record(language_run)
     assert "What it started from" not in Page(report(language_run)).words
     record["pretrained"] = {"loaded": 77, "new": ["head/kernel"], "left": ["pooler/kernel"], "sha256": "5eed"}
     record["config"]["model"] = {"source": "runs/bert_pretrain"}
     write_record(language_run, record)
     words = Page(report(language_run)).words
-    told = "source runs/bert_pretrain loaded 77 parameters drawn anew head/kernel left in the source pooler/kernel"
-    assert told in " ".join(words.split())
+    expected = "source runs/bert_pretrain loaded 77 parameters newly drawn head/kernel left in the source pooler/kernel"
+    assert expected in " ".join(words.split())
 
 
 def test_events_and_resumes_are_told(language_run):

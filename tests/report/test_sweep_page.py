@@ -118,7 +118,7 @@ def test_only_finished_runs_count() -> None:
     (table, _) = split_tables(sweep)
     assert [(point.seeds, [cell and cell.mean for cell in cells]) for point, cells in table.rows] == [("1 of 3", [2.0])]
     assert table.best is None
-    assert sweep.progress == "1 of 6 jobs finished, 1 failed, 1 running or killed, 3 not begun"
+    assert sweep.progress == "1 of 6 jobs finished, 1 failed, 1 running or killed, 3 not started"
 
 
 def test_curves_average_the_steps_that_all_seeds_logged() -> None:
@@ -163,7 +163,7 @@ def test_the_page_says_what_it_shows(tmp_path: Path) -> None:
     page = write_page(tmp_path / "sweep.html", sweep).read_text(encoding="utf-8")
     text = " ".join(re.sub(r"<[^>]*>", " ", page).split())
     assert "1.5000 ± 0.5000" in text and "the mean over 1 to 2 seeds" in text and "± one standard error" in text
-    assert "3 of 6 jobs finished" in text and text.count("not begun") >= 2
+    assert "3 of 6 jobs finished" in text and text.count("not started") >= 2
     assert page.count('class="band colour-0"') >= 1 and page.count('href="20250101-000000-000-abcd/report.html"') == 4
     assert "default-src 'none'" in page and "src=" not in page
 

@@ -172,7 +172,7 @@ class LabelledText:
 
     def _number(self, value: Any) -> float:
         if not _is_number(value):
-            raise UserError(f"The label {value!r} in {self.label!r} is no finite number: mend it, or set --data.kind.")
+            raise UserError(f"The label {value!r} in {self.label!r} is no finite number: fix it, or set --data.kind.")
         return float(value)
 
     def _is_clear(self, record: Record) -> bool:

@@ -84,7 +84,7 @@ def check_columns(
                 if option in texts and not isinstance(value, str):
                     raise UserError(
                         f"Record {number} of the {split} split has {str(value)[:80]!r} in {column!r}, which is "
-                        f"{type(value).__name__}, not text: mend it, or name another column with --data.{option}."
+                        f"{type(value).__name__}, not text: fix it, or name another column with --data.{option}."
                     )
                 if option in filled and isinstance(value, str | list) and not value:
                     raise UserError(

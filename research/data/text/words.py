@@ -25,8 +25,8 @@ UNKNOWN = "\ufffd"  # the Unicode replacement character
 class Words:
     """Words, the most frequent first, as ids from 1; id 0 stands for any other word.
 
-    What is no letter parts words, but for an apostrophe inside one. Text comes back in lower case, its words parted by
-    spaces, others as U+FFFD.
+    What is no letter separates words, but for an apostrophe inside one. Text comes back in lower case, its words
+    separated by spaces, others as U+FFFD.
     """
 
     words: tuple[str, ...]
