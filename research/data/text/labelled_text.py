@@ -9,6 +9,7 @@ import itertools
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,15 @@ import numpy as np
 from research.core.errors import UserError
 from research.data.dataset import Data
 from research.data.text.text_examples import Example, encode_answer, encode_text, encode_words, rows_of
-from research.data.text.text_records import Record, Splits, check_columns, divide, read_splits, without_repeats
+from research.data.text.text_records import (
+    Record,
+    Splits,
+    check_columns,
+    divide,
+    read_splits,
+    without_repeats,
+    write_splits,
+)
 from research.data.text.tokenizers import PairTokenizer, TokenizerConfig
 
 TWO_CLASSES = ("negative", "positive")
@@ -201,6 +210,24 @@ class LabelledText:
                 return Example(tuple(parts), record.get(self.label))
             case _:
                 return Example((encode_text(tokenizer, text, other, self.length),), record[self.label])
+
+    def small(self, folder: Path) -> "LabelledText":
+        """Returns the same of short texts that it writes into the folder, with labels of the same kind."""
+
+        def record(number: int, text: str) -> Record:
+            words = text.split()
+            side = 1 if number % 2 else -1
+            labels = {
+                "classes": f"class {number % 3}",
+                "words": " ".join("number" if word.isdigit() else "word" for word in words),
+                "answers": words[1],
+            }
+            label = labels.get(self.kind, self.threshold + side * (self.margin + 1 + number % 3))
+            question = "Which number?" if self.kind == "answers" else text
+            columns = {self.text: question, self.other: text, self.label: label}
+            return {column: value for column, value in columns.items() if column}
+
+        return dataclasses.replace(self, dataset="", **write_splits(folder, record))
 
 
 def _without(values: Sequence[Any], out: Sequence[bool]) -> list[Any]:

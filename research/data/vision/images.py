@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,10 @@ class ImageData:
         fractions = {"train": 1 - self.validation_fraction, "validation": self.validation_fraction}
         sides = np.array([split_of(key, fractions) for key in keys])
         return {side: Rows(rows.gather(np.flatnonzero(sides == side))) for side in fractions}
+
+    def small(self, folder: Path) -> "ImageData":
+        """Returns the same of the first images of Fashion-MNIST, which are embedded."""
+        return dataclasses.replace(self, dataset="fashion_mnist/mini", folder="", image="image", label="label")
 
 
 def _rows(images: np.ndarray, labels: np.ndarray) -> Rows:
