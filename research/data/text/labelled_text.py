@@ -227,7 +227,8 @@ class LabelledText:
             columns = {self.text: question, self.other: text, self.label: label}
             return {column: value for column, value in columns.items() if column}
 
-        return dataclasses.replace(self, dataset="", **write_splits(folder, record))
+        train, validation, test = write_splits(folder, record).values()
+        return dataclasses.replace(self, dataset="", train=train, validation=validation, test=test)
 
 
 def _without(values: Sequence[Any], out: Sequence[bool]) -> list[Any]:

@@ -138,7 +138,8 @@ class PairedText:
         def record(number: int, text: str) -> Record:
             return {self.source: " ".join(text.split()[:4]), self.target: " ".join(text.split()[:4]).upper()}
 
-        return dataclasses.replace(self, dataset="", ratio=0.0, **write_splits(folder, record))
+        train, validation, test = write_splits(folder, record).values()
+        return dataclasses.replace(self, dataset="", train=train, validation=validation, test=test, ratio=0.0)
 
 
 def boundary_ids(tokenizer: Any) -> tuple[int, int]:

@@ -195,11 +195,11 @@ class TextData:
 
     def small(self, folder: Path) -> "TextData":
         """Returns the same of two short texts that it writes into the folder, whatever the source was."""
-        paths = {split: folder / f"{split}.txt" for split in ("train", "validation")}
-        for seed, (path, sentences) in enumerate(zip(paths.values(), (400, 100), strict=True)):
-            path.write_text("\n".join(made_up_sentences(sentences, seed)), encoding="utf-8")
-        own = {split: (str(path),) for split, path in paths.items()}
-        return dataclasses.replace(self, dataset="", prepared="", **own)
+        train, validation = folder / "train.txt", folder / "validation.txt"
+        train.write_text("\n".join(made_up_sentences(400, seed=0)), encoding="utf-8")
+        validation.write_text("\n".join(made_up_sentences(100, seed=1)), encoding="utf-8")
+        own = (str(train),), (str(validation),)
+        return dataclasses.replace(self, dataset="", prepared="", train=own[0], validation=own[1])
 
 
 def prepared_line(document: Document, tokens: Tokens) -> str:

@@ -141,7 +141,7 @@ def write_splits(folder: Path, record: Callable[[int, str], Record]) -> dict[str
         folder: where the files go.
         record: (number, text) to the record of a made-up sentence.
     """
-    files = {}
+    files: dict[str, tuple[str, ...]] = {}
     for seed, (split, count) in enumerate({"train": 200, "validation": 40, "test": 40}.items()):
         path, texts = folder / f"{split}.jsonl", made_up_sentences(count, seed)
         lines = (json.dumps(record(number, text)) + "\n" for number, text in enumerate(texts))
