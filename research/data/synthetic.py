@@ -130,7 +130,7 @@ def made_up_sentences(count: int, seed: int = 0) -> list[str]:
     """Returns English words in no order as sentences, each with its number so that no two are the same.
 
     >>> made_up_sentences(1)
-    ['House 0 a they friend river to and good king.']
+    ['Near 0 captain river he two a and the.']
     """
     random = np.random.default_rng(seed)
     return [
