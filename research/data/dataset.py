@@ -2,16 +2,18 @@
 
 A split is a `Records`: a sequence of examples by position, each a dictionary of arrays of fixed shape, so that a
 batch is a pure function of (seed, step). `Data` adds what was learned on the way (tokenizer, class names, cleaning
-and split summary, digests).
+and split summary, digests). `DataConfig` is what an experiment asks of a data configuration.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Integer
 
+from research.core.configs import config_protocol
 from research.core.shapes import Spec
 
 Example = Mapping[str, np.ndarray]
@@ -91,3 +93,31 @@ class Data:
         """What a model for these data is built for: the first training example as a batch, and the outputs."""
         example = self.splits["train"][0] if "train" in self.splits else {}
         return Spec(self.outputs, {name: np.asarray(array)[None] for name, array in example.items()})
+
+
+@config_protocol
+@runtime_checkable
+class DataConfig(Protocol):
+    """What an experiment asks of a data configuration, a frozen dataclass such as `TextData`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def build(self) -> Data:
+        """Reads and prepares; raises UserError for files and options that cannot work."""
+        ...
+
+
+@runtime_checkable
+class HasSmallForm(Protocol):
+    """A data configuration that can be tried on tiny data; the tests ask it of every experiment's."""
+
+    def small(self, folder: Path) -> DataConfig:
+        """Returns a configuration of the same kind on tiny data, for tests and for trying a pipeline out.
+
+        Its `build` takes about a second and gives every split, with the columns that this configuration names and
+        labels that it can use. Sizes such as the length of a row stay.
+
+        Args:
+            folder: exists; data that no formula draws and no embedded data set holds are written into it.
+        """
+        ...

@@ -1,11 +1,18 @@
 """Data drawn from a formula and a seed, for examples whose point is the training and not the data."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
 from research.data.dataset import Data, Rows
 from research.data.text.packing import Windows
+
+SMALL = 64  # examples, or rows, of a small data set
+WORDS = (
+    "the a and to of with they she he one two old young good bad house river letter sister friend king captain "
+    "sees finds writes loves likes walks near under happy proud quick"
+).split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +34,10 @@ class LineData:
             return Rows({"inputs": inputs.astype(np.float32), "targets": targets.astype(np.float32)})
 
         return Data({"train": draw(), "validation": draw()}, outputs=1, summary=_facts(self))
+
+    def small(self, folder: Path) -> "LineData":
+        """Returns the same with few examples."""
+        return dataclasses.replace(self, examples=min(self.examples, SMALL))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +69,10 @@ class CloudData:
         outputs = 1 if len(names) == 2 else len(names)
         return Data({"train": draw(), "validation": draw()}, outputs=outputs, class_names=names, summary=_facts(self))
 
+    def small(self, folder: Path) -> "CloudData":
+        """Returns the same with few examples."""
+        return dataclasses.replace(self, examples=min(self.examples, SMALL))
+
 
 @dataclasses.dataclass(frozen=True)
 class NoiseData:
@@ -76,6 +91,10 @@ class NoiseData:
         names = tuple(str(index) for index in range(self.classes))
         rows = Rows({"inputs": inputs, "labels": labels})
         return Data({"train": rows}, outputs=self.classes, class_names=names, summary=_facts(self))
+
+    def small(self, folder: Path) -> "NoiseData":
+        """Returns the same with few examples."""
+        return dataclasses.replace(self, examples=min(self.examples, SMALL))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +120,23 @@ class TokenData:
             characters_per_token=dict.fromkeys(tokens, 1.0),
             summary=_facts(self),
         )
+
+    def small(self, folder: Path) -> "TokenData":
+        """Returns the same with few rows."""
+        return dataclasses.replace(self, examples=min(self.examples, SMALL))
+
+
+def made_up_sentences(count: int, seed: int = 0) -> list[str]:
+    """Returns English words in no order as sentences, each with its number so that no two are the same.
+
+    >>> made_up_sentences(1)
+    ['Near 0 captain river he two a and the.']
+    """
+    random = np.random.default_rng(seed)
+    return [
+        " ".join([first.capitalize(), str(number), *rest]) + "."
+        for number, (first, *rest) in enumerate(random.choice(WORDS, (count, 8)).tolist())
+    ]
 
 
 def _facts(config: LineData | CloudData | NoiseData | TokenData) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Tables: columns of numbers and of categories to one row of features, and a column to predict."""
 
+import csv
 import dataclasses
 import hashlib
 import sys
@@ -150,6 +151,23 @@ class TableData:
         if unknown:
             raise UserError(f"The {split} rows have the class {unknown[0]!r}, which the training rows do not have.")
         return {"labels": np.array([classes.index(str(value)) for value in values], np.int32)}
+
+    def small(self, folder: Path) -> "TableData":
+        """Returns the same of short tables that it writes into the folder: numbers, a category, and the target."""
+        random = np.random.default_rng(0)
+        classes = 3 if self.kind == "classes" else 2
+        for split, count in {"train": 300, "test": 60}.items():
+            numbers = random.integers(0, 100, count)
+            targets = numbers if self.kind == "numbers" else [f"class {number % classes}" for number in numbers]
+            table = {
+                "number": numbers,
+                "category": random.choice(["red", "green", "blue"], count),
+                **{name: random.integers(0, 10_000, count) for name in (*self.ignore, *self.logarithm)},
+                self.target: targets,
+            }
+            with (folder / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([table, *zip(*table.values(), strict=True)])
+        return dataclasses.replace(self, train=str(folder / "train.csv"), test=str(folder / "test.csv"))
 
 
 def _categories(name: str, values: Sequence[Any]) -> tuple[str, ...] | None:

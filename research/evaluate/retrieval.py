@@ -1,7 +1,12 @@
-"""Evaluation of embeddings of pairs: how near each text's partner is among all second texts of the split."""
+"""Evaluation of embeddings of pairs: how near each text's partner is among all second texts of the split.
+
+Beside it stands TF-IDF, which finds partners by the words that both texts have.
+"""
 
 import dataclasses
 import operator
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,21 +14,26 @@ from jax.sharding import Mesh
 
 from research.core.shapes import Tree
 from research.data.dataset import Data
+from research.evaluate.baselines import Table
 from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import Arrays, Metric, Results
 from research.tasks.task import Task
 from research.train.evaluation import Best, Evaluation
 
+NAMES = ("mean_reciprocal_rank", "accuracy", "top_10_accuracy")
+RANKED = 256  # first texts that are ranked at once
+
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalEvaluator(EvaluatedSplit):
-    """The partner of each first text of a split; there is no baseline."""
+    """The partner of each first text of a split, beside TF-IDF on the whole split."""
 
     best: Best = ("mean_reciprocal_rank", "max")
 
     def build(self, task: Task, data: Data, mesh: Mesh, seed: int) -> Evaluation:
         """Builds the evaluation; raises UserError as `build_evaluation`."""
-        return build_evaluation(self, retrieval_metrics(), dict, task, data, mesh, seed)
+        baselines = partial(retrieval_baseline, data, self.split)
+        return build_evaluation(self, retrieval_metrics(), baselines, task, data, mesh, seed)
 
 
 def retrieval_metrics() -> tuple[Metric, ...]:
@@ -41,19 +51,29 @@ def retrieval_metrics() -> tuple[Metric, ...]:
             np.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts]) for parts in zip(*chunks, strict=True)
         )
         first, second = first[mask > 0], second[mask > 0]
-        ranks: Any = np.concatenate([_ranks(first, second, start) for start in range(0, len(first), 256)])
-        return {
-            "mean_reciprocal_rank": float((1 / ranks).mean()),
-            "accuracy": float((ranks == 1).mean()),
-            "top_10_accuracy": float((ranks <= 10).mean()),
-        }
+        return _results(first[start : start + RANKED] @ second.T for start in range(0, len(first), RANKED))
 
-    names = ("mean_reciprocal_rank", "accuracy", "top_10_accuracy")
-    return (Metric(names, measure, compute, operator.add),)
+    return (Metric(NAMES, measure, compute, operator.add),)
 
 
-def _ranks(first: np.ndarray, second: np.ndarray, start: int) -> np.ndarray:
-    """Returns the ranks of the partners of 256 first texts, of equal ones the worst."""
-    scores = first[start : start + 256] @ second.T
-    own = scores[np.arange(len(scores)), start + np.arange(len(scores))]
-    return (scores >= own[:, None]).sum(1)
+def retrieval_baseline(data: Data, split: str) -> Table:
+    """Texts as weighted words (TF-IDF, fitted on all training texts); no baseline for data without pairs of texts."""
+    if not data.texts or "other" not in data.texts[split]:
+        return {}
+    from research.evaluate.tf_idf import TfIdf  # scipy would cost every start half a second
+
+    train, evaluated = data.texts["train"], data.texts[split]
+    words = TfIdf.fit([*train["text"], *train["other"]], longest=1)
+    first, second = words.vectors(evaluated["text"]), words.vectors(evaluated["other"]).T.tocsc()
+    parts = (first[start : start + RANKED] @ second for start in range(0, first.shape[0], RANKED))
+    return {"TF-IDF": _results(part.toarray() for part in parts)}
+
+
+def _results(parts: Iterable[Any]) -> Results:
+    """Returns the metrics from the scores of first texts, some at a time, with all second texts, [part texts]."""
+    ranks = np.zeros(0)
+    for scores in parts:
+        own = scores[np.arange(len(scores)), len(ranks) + np.arange(len(scores))]
+        ranks = np.append(ranks, (scores >= own[:, None]).sum(1))  # of equal ones the worst
+    values = (1 / ranks).mean(), (ranks == 1).mean(), (ranks <= 10).mean()
+    return dict(zip(NAMES, map(float, values), strict=True))

@@ -10,7 +10,6 @@ import html
 import io
 import wave
 from collections.abc import Sequence
-from itertools import zip_longest
 
 import numpy as np
 from jaxtyping import Array, Float32, UInt8
@@ -79,9 +78,10 @@ class Audio:
 
     def _repr_html_(self) -> str:
         clips = self.wav()
+        captions = [*self.captions[: len(clips)], *[""] * (len(clips) - len(self.captions))]
         players = [
             f'<audio controls src="{data_uri("audio/wav", clip)}"></audio>{_caption([caption])}'
-            for clip, caption in zip_longest(clips, self.captions[: len(clips)], fillvalue="")
+            for clip, caption in zip(clips, captions, strict=True)
         ]
         return "<br>".join(players)
 

@@ -19,7 +19,7 @@ from research.core.mesh import MeshConfig, check_batch, on_mesh, replicated
 from research.core.precision import ComputeType
 from research.core.shapes import Params
 from research.core.streams import stream
-from research.data.dataset import Data
+from research.data.dataset import Data, DataConfig
 from research.models.model import Model, ModelConfig
 from research.tasks.task import Task, TaskConfig
 from research.train import exact
@@ -37,7 +37,7 @@ from research.train.step import Step, make_step
 class Experiment:
     """What to learn, from what, with what, how long, and how it is watched."""
 
-    data: Any
+    data: DataConfig
     model: ModelConfig
     task: TaskConfig
     optimizer: OptimizerConfig = Optimizer()

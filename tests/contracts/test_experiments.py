@@ -12,27 +12,26 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from tiny_run import run_module, write_texts
+from tiny_run import run_module
 
 import experiments
 from research.core import configs, trees
 from research.core.shapes import Spec
 from research.core.streams import stream
+from research.data.dataset import Data, HasSmallForm, Rows
 from research.data.pipeline import training_batches
-from research.data.text.chat import ChatData
-from research.data.text.labelled_text import LabelledText
-from research.data.text.paired_text import PairedText
-from research.data.text.text_data import TextData
 from research.data.text.tokenizers import TokenizerConfig
 from research.hub.pretrained import save_pretrained
 from research.launch.discovery import modules
 from research.models.bert import BERT
 from research.models.llama import Llama
+from research.models.mlp import MLP
+from research.tasks.classification import Classification
 from research.tasks.language_modelling import LanguageModelling
 from research.train.experiment import Assembly, Experiment, assemble
-from research.train.pretrained import PretrainedModel, PretrainedTokenizer
+from research.train.pretrained import PretrainedModel
 
-LANGUAGE = "language"  # the folder, inside that of the published encoder, of a language model
+ENCODER, LANGUAGE = "encoder", "language"  # folders of small published models
 
 # The largest value of a size, by the name of its field, wherever it stands in a configuration.
 SMALL = {
@@ -49,75 +48,59 @@ SMALL = {
     "stages": 1,
     "steps": 4,
     "tensor": 1,
-    "vocabulary": 300,
-    "vocabulary_size": 300,
+    "vocabulary": 400,
+    "vocabulary_size": 400,
     "warmup": 1,
     "width": 32,
 }
 
 
-def shrink(config: Any, texts: list[str], published: str) -> Any:
-    """Returns a configuration in which every size is at most that of `SMALL`, and data and pretrained model are small.
+def shrink(config: Any, source: str) -> Any:
+    """Returns a configuration in which every size is at most that of `SMALL`, and pretrained parts are from `source`.
 
     Args:
         config: an experiment's, or a part of it.
-        texts: options that name two files of text.
-        published: the folder of a small published model, with short texts to label and to translate.
+        source: the folder of a small published model.
     """
     changes: dict[str, Any] = {}
-    if isinstance(getattr(config, "data", None), ChatData):
-        published = str(Path(published) / LANGUAGE)
     for field in dataclasses.fields(config):
         value, most = getattr(config, field.name), SMALL.get(field.name)
         if dataclasses.is_dataclass(value):
-            changes[field.name] = shrink(value, texts, published)
+            changes[field.name] = shrink(value, source)
         elif most is not None:
             changes[field.name] = (
                 tuple(min(size, most) for size in value) if isinstance(value, tuple) else min(value, most)
             )
-    if isinstance(config, TextData):
-        changes |= {"train": (texts[1],), "validation": (texts[3],)}
-    if isinstance(config, LabelledText):
-        changes["train"] = (str(Path(published) / "scores.tsv"),)
-    if isinstance(config, PairedText):
-        changes |= {"train": (str(Path(published) / "pairs.tsv"),), "ratio": 0.0}
-    if isinstance(config, ChatData):
-        changes["train"] = (str(Path(published) / ("preferences.jsonl" if config.preferences else "chats.jsonl")),)
-    if isinstance(config, PretrainedModel | PretrainedTokenizer):
-        changes["source"] = published
-    if getattr(config, "dataset", "") == "fashion_mnist/full":
-        changes["dataset"] = "fashion_mnist/mini"
+    if hasattr(config, "source") and hasattr(config, "revision"):
+        changes["source"] = source
     return dataclasses.replace(config, **changes)
 
 
+def small_experiment(config: Experiment, published: Path, folder: Path) -> Experiment:
+    """Returns an experiment on the small form of its data; a pretrained encoder is one that is given a head."""
+    source = published / (ENCODER if getattr(config.model, "head", "") else LANGUAGE)
+    return shrink(dataclasses.replace(config, data=config.data.small(folder)), str(source))
+
+
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a small published encoder, with short texts to label and to translate."""
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small published encoder and of a small published language model."""
     folder = tmp_path_factory.mktemp("published")
     characters = string.printable + "£¬®°–—‘’“”…é"
     tokenizer = TokenizerConfig("wordpiece", vocabulary_size=300).train([" ".join(characters), characters])
     model = BERT(1, 16, 2, 32, context=16, vocabulary=tokenizer.vocabulary_size, head="embedding")
     params = model.build(Spec(16)).init(jax.random.key(0), {"inputs": jax.numpy.zeros((1, 4), jax.numpy.int32)})
-    save_pretrained(folder, model, params, tokenizer)
-    pairs = [f"{number}\tone {number}\tuno {number}\n" for number in range(100)]
-    scores = [f"{number % 20}\t{number % 7 - 3}\tso {number} and {number % 7}\n" for number in range(200)]
-    (folder / "scores.tsv").write_text("document\tscore\ttext\n" + "".join(scores), encoding="utf-8")
-    (folder / "pairs.tsv").write_text("book\ten\tes\n" + "".join(pairs), encoding="utf-8")
+    save_pretrained(folder / ENCODER, model, params, tokenizer)
     publish_language_model(folder / LANGUAGE)
-    return str(folder)
+    return folder
 
 
 def publish_language_model(folder: Path) -> None:
-    """Writes a small language model into a folder, with short conversations and preferences."""
+    """Writes a small language model into a folder."""
     tokenizer = TokenizerConfig("bpe", vocabulary_size=258).train(["1 2 1 2"])
     model = Llama(1, 16, 2, mlp_dim=32, context=16, tied=True)
     params = model.build(Spec(258)).init(jax.random.key(0), {"inputs": jax.numpy.zeros((1, 4), jax.numpy.int32)})
     save_pretrained(folder, model, params, tokenizer)
-    questions = [{"role": "user", "content": f"{number}?"} for number in range(100)]
-    chats = [{"messages": [question, {"role": "assistant", "content": "Yes."}]} for question in questions]
-    preferences = [{"messages": [question], "chosen": "Yes.", "rejected": "No."} for question in questions]
-    for name, lines in {"chats.jsonl": chats, "preferences.jsonl": preferences}.items():
-        (folder / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
 
 
 @pytest.fixture(params=modules(), scope="module")
@@ -133,9 +116,9 @@ def config(name: str) -> Experiment:
 
 
 @pytest.fixture(scope="module")
-def small(config: Experiment, published: str, tmp_path_factory: pytest.TempPathFactory) -> Assembly:
+def small(config: Experiment, published: Path, tmp_path_factory: pytest.TempPathFactory) -> Assembly:
     """The experiment, shrunk and made executable."""
-    shrunk = shrink(config, write_texts(tmp_path_factory.mktemp("texts")), published)
+    shrunk = small_experiment(config, published, tmp_path_factory.mktemp("data"))
     return assemble(shrunk, shrunk.data.build())
 
 
@@ -231,6 +214,39 @@ def test_every_evaluator_measures_and_has_a_baseline(small: Assembly) -> None:
         few = dataclasses.replace(evaluator, limit=32, batch_size=32)
         evaluation = few.build(small.task, small.data, small.mesh, seed=0)
         results = evaluation.measure(params)
-        assert np.isfinite(results["loss"]) and np.isfinite(results[evaluator.best[0]])
+        numbers = {name: value for name, value in results.items() if isinstance(value, float)}
+        assert evaluator.best[0] in numbers and all(map(math.isfinite, numbers.values()))
         baselines = evaluation.baselines()
         assert baselines and all(results.keys() & row.keys() for row in baselines.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class PitchData:
+    """Tones as raw audio, to be told by their pitch: a modality that nothing else knows."""
+
+    examples: int = 10_000
+    samples: int = 8_000
+
+    def build(self) -> Data:
+        labels = np.arange(self.examples, dtype=np.int32) % 2
+        times = np.arange(self.samples, dtype=np.float32) / 10
+        rows = Rows({"inputs": np.sin(times * (1 + labels[:, None])).astype(np.float32), "labels": labels})
+        return Data({"train": rows, "validation": rows}, outputs=2, class_names=("low", "high"))
+
+    def small(self, folder: Path) -> "PitchData":
+        return dataclasses.replace(self, examples=64, samples=16)
+
+
+def test_a_new_data_class_is_under_contract_by_its_own_small_form(published: Path, tmp_path: Path) -> None:
+    """Data of a new kind need `build` and `small` and nothing else: no line above names their class or their fields."""
+    config = Experiment(data=PitchData(), model=MLP(hidden=(8,)), task=Classification(), batch_size=512)
+    assembly = assemble(shrunk := small_experiment(config, published, tmp_path), shrunk.data.build())
+    assert isinstance(config.data, HasSmallForm)
+    after, metrics = assembly.compiled_step()(assembly.initial_state(), first_batch(assembly))
+    assert int(after.step) == 1 and np.isfinite(metrics["loss"]) and len(assembly.data.splits["train"]) == 64
+
+
+def test_small_data_are_of_the_same_kind(config: Experiment, tmp_path: Path) -> None:
+    """A small form keeps all but where the data come from, how many they are, and what only their source has."""
+    assert isinstance(config.data, HasSmallForm)
+    assert type(config.data.small(tmp_path)) is type(config.data)

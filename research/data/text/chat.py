@@ -7,6 +7,7 @@ a table, such as a data set of the catalogue, by templates: `table_chats.py`.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from research.data.text import chat_template
 from research.data.text.chat_template import CHATML, Message
 from research.data.text.packing import best_fit, pack
 from research.data.text.table_chats import answered, preferred
-from research.data.text.text_records import Record, check_columns, divide, read_splits
+from research.data.text.text_records import Record, check_columns, divide, read_splits, write_splits
 from research.data.text.tokenizers import Subwords, TokenizerConfig
 
 ROLES = ("system", "user", "assistant")
@@ -144,6 +145,18 @@ class ChatData:
         max_turns = max(map(len, rows))
         pairs = np.array([[1.0] * len(row) + [0.0] * (max_turns - len(row)) for row in rows], np.float32)
         return Rows({**arrays, "weights": mask, "mask": pairs}), 1 - sum(sizes) / mask.size
+
+    def small(self, folder: Path) -> "ChatData":
+        """Returns the same of short conversations, or preferences, that it writes into the folder."""
+
+        def record(number: int, text: str) -> Record:
+            messages = [{"role": "user", "content": f"{number}?"}]
+            if self.preferences:
+                return {"messages": messages, "chosen": "Yes.", "rejected": "No."}
+            return {"messages": [*messages, {"role": "assistant", "content": "Yes."}]}
+
+        files = write_splits(folder, record)
+        return dataclasses.replace(self, dataset="", train=files["train"], validation=files["validation"])
 
 
 def _messages(value: Any, name: str) -> list[Message]:

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,15 @@ import numpy as np
 from research.core.errors import UserError
 from research.data.dataset import Data, Rows
 from research.data.text.text_examples import Example, encode_answer, encode_text, encode_words, rows_of
-from research.data.text.text_records import Record, Splits, check_columns, divide, read_splits, without_repeats
+from research.data.text.text_records import (
+    Record,
+    Splits,
+    check_columns,
+    divide,
+    read_splits,
+    without_repeats,
+    write_splits,
+)
 from research.data.text.tokenizers import PairTokenizer, TokenizerConfig
 
 TWO_CLASSES = ("negative", "positive")
@@ -219,6 +228,25 @@ class LabelledText:
             raise UserError(f"Each example of these data is {wanted}, and input {number} is not: give {wanted}.")
         label: Any = {"words": [0] * len(_words(texts[0])), "answers": ""}.get(self.kind)
         return {self.text: texts[0], self.label: label} | ({self.other: texts[1]} if self.other else {})
+
+    def small(self, folder: Path) -> "LabelledText":
+        """Returns the same of short texts that it writes into the folder, with labels of the same kind."""
+
+        def record(number: int, text: str) -> Record:
+            words = text.split()
+            side = 1 if number % 2 else -1
+            labels = {
+                "classes": f"class {number % 3}",
+                "words": " ".join("number" if word.isdigit() else "word" for word in words),
+                "answers": words[1],
+            }
+            label = labels.get(self.kind, self.threshold + side * (self.margin + 1 + number % 3))
+            question = "Which number?" if self.kind == "answers" else text
+            columns = {self.text: question, self.other: text, self.label: label}
+            return {column: value for column, value in columns.items() if column}
+
+        train, validation, test = write_splits(folder, record).values()
+        return dataclasses.replace(self, dataset="", train=train, validation=validation, test=test)
 
 
 def _without(values: Sequence[Any], out: Sequence[bool]) -> list[Any]:

@@ -7,6 +7,7 @@ the training pairs are packed: source and target of a pair share a row and a seg
 import dataclasses
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from jaxtyping import Int32, Int64
 from research.core.errors import UserError
 from research.data.dataset import Data, Rows
 from research.data.text.packing import best_fit_of_pairs, pack
-from research.data.text.text_records import Record, check_columns, divide, read_splits, without_repeats
+from research.data.text.text_records import Record, check_columns, divide, read_splits, without_repeats, write_splits
 from research.data.text.tokenizers import PairTokenizer, TokenizerConfig
 
 Ids = Int32[np.ndarray, " _tokens"]
@@ -130,6 +131,15 @@ class PairedText:
         )
         targets.update({f"decoder_{name}": targets.pop(name) for name in ("segments", "positions")})
         return Rows({**sources, **targets, "mask": (targets["decoder_segments"] > 0).astype(np.float32)})
+
+    def small(self, folder: Path) -> "PairedText":
+        """Returns the same of short pairs that it writes into the folder: a few words, and they in upper case."""
+
+        def record(number: int, text: str) -> Record:
+            return {self.source: " ".join(text.split()[:4]), self.target: " ".join(text.split()[:4]).upper()}
+
+        train, validation, test = write_splits(folder, record).values()
+        return dataclasses.replace(self, dataset="", train=train, validation=validation, test=test, ratio=0.0)
 
 
 def boundary_ids(tokenizer: Any) -> tuple[int, int]:

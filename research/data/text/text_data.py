@@ -14,6 +14,7 @@ from research.core.errors import UserError
 from research.data import catalogue, sources, splitting
 from research.data.cleaning.cleaning import Cleaning, Document, StepReport, clean, content_group
 from research.data.dataset import Data, Records, Tokenizer
+from research.data.synthetic import made_up_sentences
 from research.data.text.packing import Windows, pack_documents
 from research.data.text.tokenizers import TokenizerConfig, load
 
@@ -191,6 +192,14 @@ class TextData:
                 f"a shorter row, for example --data.length {max(1, len(stream) // 2)}."
             )
         return Windows(stream, self.length, stride=1 if split == "train" else self.length)
+
+    def small(self, folder: Path) -> "TextData":
+        """Returns the same of two short texts that it writes into the folder, whatever the source was."""
+        train, validation = folder / "train.txt", folder / "validation.txt"
+        train.write_text("\n".join(made_up_sentences(400, seed=0)), encoding="utf-8")
+        validation.write_text("\n".join(made_up_sentences(100, seed=1)), encoding="utf-8")
+        own = (str(train),), (str(validation),)
+        return dataclasses.replace(self, dataset="", prepared="", train=own[0], validation=own[1])
 
 
 def prepared_line(document: Document, tokens: Tokens) -> str:

@@ -5,6 +5,7 @@ two splits stays only in the one that measures.
 """
 
 import hashlib
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from research.core.errors import UserError
 from research.data import catalogue, sources, splitting
 from research.data.cleaning.cleaning import Document, content_group
+from research.data.synthetic import made_up_sentences
 
 Record = Mapping[str, Any]
 Splits = dict[str, list[Record]]
@@ -130,3 +132,19 @@ def without_repeats(splits: Splits, text: Callable[[Record], str]) -> tuple[Spli
     if not kept:
         raise UserError("Every training text stands in another split as well: give different files for each split.")
     return {**splits, "train": kept}, len(splits["train"]) - len(kept)
+
+
+def write_splits(folder: Path, record: Callable[[int, str], Record]) -> dict[str, tuple[str, ...]]:
+    """Writes small splits, one record a line, as JSON; returns the files of each, as one's own are given.
+
+    Args:
+        folder: where the files go.
+        record: (number, text) to the record of a made-up sentence.
+    """
+    files: dict[str, tuple[str, ...]] = {}
+    for seed, (split, count) in enumerate({"train": 200, "validation": 40, "test": 40}.items()):
+        path, texts = folder / f"{split}.jsonl", made_up_sentences(count, seed)
+        lines = (json.dumps(record(number, text)) + "\n" for number, text in enumerate(texts))
+        path.write_text("".join(lines), encoding="utf-8")
+        files[split] = (str(path),)
+    return files

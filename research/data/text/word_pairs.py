@@ -5,6 +5,7 @@
 
 import dataclasses
 import zlib
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, Integer
@@ -77,6 +78,10 @@ class SkipGramData:
             raise UserError(f"The {empty[0]} split has no pair of frequent words: give more text.")
         sizes = {name: {**data.summary["splits"][name], "words": pairs.tokens.size} for name, pairs in splits.items()}
         return dataclasses.replace(data, splits=splits, summary={**data.summary, "splits": sizes})
+
+    def small(self, folder: Path) -> "SkipGramData":
+        """Returns the same of two short texts that it writes into the folder."""
+        return dataclasses.replace(self, text=self.text.small(folder))
 
 
 def word_counts(data: Data) -> Integer[np.ndarray, " vocabulary"]:

@@ -86,7 +86,7 @@ class Experts(nn.Module):
             self._sow(LOSSES, "balance", self.balance * load_balancing_loss(probabilities, chosen))
             dropped = slot_of_choice == self.experts * capacity  # [batch choices]
             self._sow(METRICS, "dropped", dropped.mean(-1, dtype=jnp.float32))
-        dispatched = dispatch(x, slot_of_choice, choice_of_slot, self.experts)  # [batch experts capacity width]
+        dispatched = dispatch(x, chosen.shape[-1], slot_of_choice, choice_of_slot, self.experts)
         outputs = self._expert_mlp(dispatched)  # [batch experts capacity width]
         combined = combine(outputs, gates, slot_of_choice, choice_of_slot)  # [batch length width]
         return nn.Dropout(self.dropout, deterministic=not train)(combined)
@@ -180,16 +180,16 @@ def assign(
 
 def dispatch(
     x: Float[Array, "batch length width"],
+    top: int,
     slot_of_choice: Int[Array, "batch choices"],
     choice_of_slot: Int[Array, "batch slots"],
     experts: int,
 ) -> Float[Array, "batch experts capacity width"]:
-    """Copies the tokens into the buffers of the experts that they chose; empty slots are zeros.
+    """Copies the tokens into the buffers of the `top` experts that each chose; empty slots are zeros.
 
     It is GShard's `einsum("bsec,bsm->becm", dispatch_mask, x)` as a gather.
     """
-    batch, length, width = x.shape
-    top = slot_of_choice.shape[1] // length
+    batch, _, width = x.shape
     copies = jnp.repeat(x, top, axis=1)  # [batch choices width], a copy of its token for each choice
     buffers = _on_rows(copies, choice_of_slot, slot_of_choice)  # [batch slots width]
     return buffers.reshape(batch, experts, -1, width)

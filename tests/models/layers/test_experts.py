@@ -110,6 +110,14 @@ def test_neither_what_follows_nor_other_rows_decide(capacity):
     assert (after[1, 5:] != before[1, 5:]).any()
 
 
+def test_a_mixture_writes_step_by_step():
+    """Its cache is made without a token, and a text read with it gives the logits of the text read at once."""
+    model, params = build(dataclasses.replace(MIXED, positions="rotary"))
+    cache, first = model.decoding.init_cache(params, len(TOKENS), LENGTH), jnp.zeros(len(TOKENS), jnp.int32)
+    written, _ = jax.jit(model.decoding.decode_step)(params, cache, TOKENS, jnp.int32(0), first)
+    np.testing.assert_allclose(written, logits(model, params), rtol=1e-4, atol=1e-5)
+
+
 def test_a_token_beyond_the_capacity_passes_by():
     """A capacity of one: the fraction dropped is reported, and a dropped token leaves the layer as zeros."""
     model, params = build(dataclasses.replace(MIXED, depth=1, experts_per_token=1, capacity_factor=1e-3, bias=True))
