@@ -10,7 +10,6 @@ import html
 import io
 import wave
 from collections.abc import Sequence
-from itertools import zip_longest
 
 import numpy as np
 from jaxtyping import Array, Float32, UInt8
@@ -78,10 +77,10 @@ class Audio:
         return [_wav(clip, self.rate) for clip in np.nan_to_num(waves).clip(-1, 1)]
 
     def _repr_html_(self) -> str:
-        clips = self.wav()
+        captions = (*self.captions, *("",) * MAX_CLIPS)
         players = [
             f'<audio controls src="{data_uri("audio/wav", clip)}"></audio>{_caption([caption])}'
-            for clip, caption in zip_longest(clips, self.captions[: len(clips)], fillvalue="")
+            for clip, caption in zip(self.wav(), captions, strict=False)
         ]
         return "<br>".join(players)
 
