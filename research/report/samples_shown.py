@@ -27,11 +27,11 @@ class ShownSample(NamedTuple):
     clips: Sequence[tuple[str, str]] = ()
 
 
-def samples(run: Path, entries: Sequence[Mapping[str, Any]], most: int = 8) -> list[ShownSample]:
-    """Returns up to `most` samples, evenly spread over the log entries, the last one always among them."""
+def samples(run: Path, entries: Sequence[Mapping[str, Any]], max_samples: int = 8) -> list[ShownSample]:
+    """Returns up to `max_samples` samples, evenly spread over the log entries, the last one always among them."""
     found = [entry for entry in entries if entry["kind"] == "sample"]
-    if len(found) > most:
-        found = [found[round(index * (len(found) - 1) / (most - 1))] for index in range(most)]
+    if len(found) > max_samples:
+        found = [found[round(index * (len(found) - 1) / (max_samples - 1))] for index in range(max_samples)]
     return [_shown(run, entry) for entry in found]
 
 

@@ -82,7 +82,7 @@ def sample(
 ) -> Int[Array, "tokens"]:
     """Continues `prompt`, of at most `length` tokens, by `tokens` tokens, each drawn given those before it.
 
-    Where there are more than `length` of them, as often as the cache is full, the last half is read anew.
+    Where there are more than `length` of them, as often as the cache is full, the last half is encoded again.
     """
     known, half, first = prompt.shape[0], -(-length // 2), jnp.zeros(1, jnp.int32)
 

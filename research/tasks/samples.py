@@ -77,11 +77,10 @@ class Audio:
         return [_wav(clip, self.rate) for clip in np.nan_to_num(waves).clip(-1, 1)]
 
     def _repr_html_(self) -> str:
-        clips = self.wav()
-        captions = [*self.captions[: len(clips)], *[""] * (len(clips) - len(self.captions))]
+        captions = (*self.captions, *("",) * MAX_CLIPS)
         players = [
             f'<audio controls src="{data_uri("audio/wav", clip)}"></audio>{_caption([caption])}'
-            for clip, caption in zip(clips, captions, strict=True)
+            for clip, caption in zip(self.wav(), captions, strict=False)
         ]
         return "<br>".join(players)
 

@@ -104,18 +104,18 @@ def state_sharding(mesh: Mesh, rules: Any, state: State) -> State:
 
     A moment is a leaf whose path ends with a parameter's path and whose shape is the parameter's.
     """
-    merged, whole = shard(mesh, rules, state.merged), replicated(mesh)
+    merged, everywhere = shard(mesh, rules, state.merged), replicated(mesh)
     shapes, shardings = trees.flatten(state.params), trees.flatten(merged)
 
     def place(path: str, leaf: Any) -> NamedSharding:
         parts = path.split("/")
         endings = ("/".join(parts[start:]) for start in range(len(parts)))
         name = next((ending for ending in endings if ending in shapes), None)
-        return shardings[name] if name is not None and shapes[name].shape == leaf.shape else whole
+        return shardings[name] if name is not None and shapes[name].shape == leaf.shape else everywhere
 
     def like(tree: Params) -> Params:
         return trees.map_with_path(lambda path, _: shardings[path], tree)
 
     moments, params = trees.map_with_path(place, state.optimizer), like(state.params)
     average = None if state.average is None else params
-    return State(whole, params, like(state.fixed), like(state.variables), moments, average)
+    return State(everywhere, params, like(state.fixed), like(state.variables), moments, average)
