@@ -278,7 +278,7 @@ def test_a_checkpoint_of_another_model_is_refused(tiny_runs: Path, runs: Path, r
     config = from_json(record(run)["config"])
     wider = dataclasses.replace(config, model=dataclasses.replace(config.model, width=48))
     saver = checkpoints.Saver(run / "checkpoints", keep_last=1, report=print)
-    saver.save(14, assemble(wider, wider.data.build()).initial_state(), {"score": None})
+    saver.save(14, assemble(wider, wider.data.build()).initial_state().changing, {"score": None})
     saver.wait()
     again = [*options(tiny_runs), "--runs", str(runs), "--resume"]
     for message in (refusal("experiments.gpt_austen", *again), refusal("research.evaluate", str(run))):

@@ -118,8 +118,9 @@ def test_texts_are_encoded_as_those_of_the_splits(tmp_path, options, raw):
     assert len(data.encode([raw])) == 1
 
 
-def test_a_table_and_rows_are_predicted_from_the_command_line(table_run, image_run, tiny_images, capsys):
+def test_a_table_and_rows_are_predicted_from_the_command_line(table_run, image_run, tiny_images, capsys, monkeypatch):
     """Each row by its place in the file, or as it was given; each image by its name."""
+    monkeypatch.setenv("COLUMNS", "300")  # a narrow terminal would cut the names
     run, path = table_run
     assert run_module("research.predict", str(run.folder), "--row", "x=0.5,kind=a", "--table", str(path)) == 0
     printed = capsys.readouterr().out

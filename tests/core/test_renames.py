@@ -21,6 +21,7 @@ from research.core.renames import (
     renamed_option,
     upgraded,
 )
+from research.data.synthetic import CloudData
 from research.evaluate.language import LanguageEvaluator
 from research.evaluate.translation import TranslationEvaluator
 from research.launch.launcher import Options
@@ -29,6 +30,7 @@ from research.models.llama import Llama
 from research.models.mlp import MLP
 from research.models.t5 import T5
 from research.models.wrappers.lora import LoRA
+from research.tasks.classification import Classification
 from research.tasks.span_corruption import SpanCorruption
 from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer
@@ -88,7 +90,7 @@ def test_an_old_option_gives_its_new_name_and_a_present_one_is_never_refused(
     model: object, arguments: list[str], expected: tuple[str, str] | None
 ) -> None:
     """`--model.hidden` is old for a GPT, and an option of an MLP."""
-    options = Options(Experiment(data=None, model=model, task=None))
+    options = Options(Experiment(CloudData(), model, Classification()))
     assert renamed_option(arguments, options) == expected
 
 
@@ -157,7 +159,7 @@ def test_renamed_fields_of_an_old_record_load():
 @pytest.mark.parametrize("form", ["{} 1", "{}=1"])
 def test_an_old_option_names_the_new_one(old, form, capsys):
     """One sentence and code 2; the new option is one that the experiment has."""
-    default = Experiment(data=None, model=None, task=None)
+    default = Experiment(CloudData(), MLP(), Classification())
     with pytest.raises(SystemExit) as ended:
         command_line.parse(Experiment, default, args=form.format(old).split())
     assert ended.value.code == 2

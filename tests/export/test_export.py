@@ -92,7 +92,8 @@ def with_model(run, config, params):
     """The run, had its model been another."""
     experiment = dataclasses.replace(run.assembly.experiment, model=config)
     return run._replace(
-        assembly=run.assembly._replace(experiment=experiment), state=run.state.replace(params=params, average=None)
+        assembly=run.assembly._replace(experiment=experiment),
+        state=run.state.replace(params=params, fixed={}, variables={}, average=None),
     )
 
 

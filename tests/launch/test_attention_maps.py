@@ -96,7 +96,7 @@ def test_only_the_first_process_writes_and_only_of_translations(data, tmp_path, 
     run = run_of(data, MODELS["recurrent"], tmp_path)
     others = dataclasses.replace(run.assembly.data, texts={"validation": {"text": ["one"]}})
     picture_attention(run._replace(assembly=run.assembly._replace(data=others)))
-    monkeypatch.setattr(processes, "first", lambda: False)
+    monkeypatch.setattr(processes, "is_main_process", lambda: False)
     picture_attention(run)
     assert not (tmp_path / ATTENTION).exists()
 

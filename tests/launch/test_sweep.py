@@ -198,15 +198,15 @@ def test_seeds_are_ranges_and_lists(text: str, seeds: list[int]) -> None:
 
 def test_values_reach_fields_of_every_type(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers, words, tuples and truth values are swept, by names with either dash; the product keeps its order."""
-    grid = ("schedule.kind=cosine,linear", "model.bias=true,False", "evaluators.0.batch-size=8", "model.hidden=16")
+    grid = ("schedule.kind=cosine,linear", "model.bias=true,False", "evaluators.0.batch-size=8", "model.mlp_dim=16")
     options = sweep.Options("nanogpt_cpu", grid=grid, seeds="3")
     found, jobs = sweep.plan(options, ["--steps", "7"])
-    assert list(found) == ["schedule.kind", "model.bias", "evaluators.0.batch_size", "model.hidden"]
+    assert list(found) == ["schedule.kind", "model.bias", "evaluators.0.batch_size", "model.mlp_dim"]
     made = [(job.experiment.schedule.kind, job.experiment.model.bias) for job in jobs]
     assert made == [("cosine", True), ("cosine", False), ("linear", True), ("linear", False)]
     for job in jobs:
         experiment = job.experiment
-        assert (experiment.evaluators[0].batch_size, experiment.model.hidden, experiment.steps) == (8, 16, 7)
+        assert (experiment.evaluators[0].batch_size, experiment.model.mlp_dim, experiment.steps) == (8, 16, 7)
         assert experiment.seed == 3 == job.seed
     _, (job,) = sweep.plan(sweep.Options(NAME, grid=("model.hidden=16 8",)), [])
     assert job.experiment.model.hidden == (16, 8)

@@ -85,7 +85,7 @@ def test_equal_parameters_share_a_line_and_indivisible_axes_are_named(explained:
     assert lines["block_0..1/mlp_norm/scale"] == (2, [])
     assert lines["block_0..1/mlp/up/kernel"] == (2, ["axis 1, of 256, stays whole: tensor 5 does not divide it"])
     assert lines["token_embedding"] == (1, ["axis 0, of 48, stays whole: tensor 5 does not divide it"])
-    assert not [line for line in explained["lines"] if line["whole"]]
+    assert not [line for line in explained["lines"] if line["replicated_axes"]]
 
 
 @pytest.mark.parametrize(

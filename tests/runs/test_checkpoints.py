@@ -172,7 +172,7 @@ def test_no_good_checkpoint_is_none(tmp_path):
     [
         (
             lambda s: state_of(0, width=5),
-            r"'average/block/kernel' is float32 of shape \[3, 4\] there and .* \[5, 4\] in",
+            r"'params/block/kernel' is float32 of shape \[3, 4\] there and .* \[5, 4\] in",
         ),
         (
             lambda s: {name: part for name, part in s.items() if name != "average"},

@@ -11,8 +11,11 @@ from research.core import command_line
 from research.core.configs import from_json, to_json
 from research.core.errors import UserError
 from research.core.files import read_lines
+from research.data.synthetic import CloudData
+from research.models.mlp import MLP
 from research.report.curves import comparison_charts, run_charts
 from research.runs.directory import METRICS
+from research.tasks.classification import Classification
 from research.train.experiment import Experiment
 from research.train.optimizer_groups import OptimizerGroup, OptimizerGroups
 from research.train.optimizers import Optimizer
@@ -109,7 +112,7 @@ def test_groups_that_do_not_fit_are_refused(groups, message):
 
 def test_groups_are_options():
     """Each group's optimizer and schedule can be set; one without a schedule of its own has none to set."""
-    default = Experiment(data=None, model=None, task=None, optimizer=OptimizerGroups((HEAD, BODY)))
+    default = Experiment(CloudData(), MLP(), Classification(), optimizer=OptimizerGroups((HEAD, BODY)))
     options = ["--optimizer.groups.0.schedule.warmup", "1", "--optimizer.groups.1.optimizer.learning-rate", "0.5"]
     head, body = command_line.parse(Experiment, default, args=options).optimizer.groups
     assert head == dataclasses.replace(HEAD, schedule=Schedule("cosine", warmup=1))

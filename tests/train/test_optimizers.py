@@ -25,7 +25,7 @@ from research.train.optimizer_groups import OptimizerGroup, OptimizerGroups
 from research.train.optimizers import Optimizer, OptimizerConfig, evaluation_params
 from research.train.run import load_run, train
 from research.train.schedules import Schedule
-from research.train.state import new_state, state_sharding
+from research.train.state import Parts, new_state, state_sharding
 
 KINDS = ("gradient_descent", "sgd", "momentum", "adam", "adamw", "lion", "muon")
 PARAMS = {
@@ -229,7 +229,7 @@ def test_rules_that_do_not_fit_the_model_are_refused(rules, message):
 def test_every_composition_has_a_place_for_its_state(kind, clip, l2):
     """The moments of each parameter live where the parameter lives, whatever the optimizer is composed of."""
     optimizer = Optimizer(kind, clip=clip, l2=l2).build(1, PARAMS)
-    state = jax.eval_shape(lambda: new_state(PARAMS, optimizer, averaged=True))
+    state = jax.eval_shape(lambda: new_state(Parts(PARAMS, {}, {}), optimizer, averaged=True))
     rules = [(r"kernel$", PartitionSpec("fsdp", "tensor")), (r"(embedding|bias|scale)$", PartitionSpec())]
     mesh = MeshConfig(1, 2, 2).build(jax.devices()[:1] * 4)
     shardings = state_sharding(mesh, rules, state)
@@ -280,7 +280,7 @@ def test_a_schedule_free_run_evaluates_its_average(tiny_language_run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded.state.evaluated, expected)
     assert trees.digest(expected) != trees.digest(run.state.params)
     (evaluator,) = experiment.evaluators
-    measure = evaluator.build(run.assembly.task, run.assembly.data, run.assembly.mesh).measure
+    measure = evaluator.build(run.assembly.task, run.assembly.data, run.assembly.mesh, seed=0).measure
     assert measure(expected) == run.record["metrics"]["validation"] != measure(run.state.params)
 
 

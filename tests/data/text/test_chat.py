@@ -58,7 +58,9 @@ def test_answers_are_evaluated_beside_the_frequencies_of_their_tokens(chats) -> 
     """Loss and perplexity of the masked targets; no bits per character, since its tokens' lengths are unknown."""
     data = ChatData(train=chats, tokenizer=TOKENIZER, length=256).build()
 
-    def predict(params, batch):  # which XLA cannot work out while it compiles: with constants, that took a minute
+    def predict(
+        params, batch, context
+    ):  # which XLA cannot work out while it compiles: with constants, that took a minute
         return {"logits": jnp.broadcast_to(params["logits"], (*batch["targets"].shape, data.outputs))}
 
     evaluation = LanguageEvaluator().build(Task(None, None, predict), data, MeshConfig(data=1).build(), seed=0)
