@@ -99,7 +99,7 @@ class Assembly(NamedTuple):
     @property
     def sharding_rules(self) -> Sequence[tuple[str, PartitionSpec]]:
         """The rules (pattern, specification) that give every parameter its place on the mesh."""
-        return self.model.sharding if self.task.sharding is None else self.task.sharding
+        return _sharding_rules(self.model, self.task)
 
     def compiled_step(self) -> Step:
         """Returns the step, compiled at its first call; it takes over the state's memory."""
@@ -114,7 +114,7 @@ class Assembly(NamedTuple):
 
         Where the model is a pretrained one `report` is called with what was loaded.
         """
-        seed, averaged = self.experiment.seed, self.experiment.optimizer.average_decay() > 0
+        seed, averaged = self.experiment.seed, self.state.average is not None
         shardings = self.shardings.merged
         params = jax.jit(lambda: self.task.init(stream(seed, "init")), out_shardings=shardings)()
         for source in (self.experiment.model, self.experiment.task):
@@ -168,10 +168,15 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
     gradients = experiment.gradients.build(task, experiment.compute)
     averaged = experiment.optimizer.average_decay() > 0
     state = jax.eval_shape(lambda params: new_state(parts(params), optimizer, averaged=averaged), params)
-    shardings = state_sharding(mesh, model.sharding if task.sharding is None else task.sharding, state)
+    shardings = state_sharding(mesh, _sharding_rules(model, task), state)
     step = make_step(task, gradients, optimizer, accumulate=experiment.accumulate, **_settings(experiment))
     functions = (learning_rates, optimizer, gradients, step, parts)
     return Assembly(experiment, data, model, task, mesh, *functions, state, shardings)
+
+
+def _sharding_rules(model: Model, task: Task) -> Sequence[tuple[str, PartitionSpec]]:
+    """Returns the model's rules, or those of a task that has parameters besides."""
+    return model.sharding if task.sharding is None else task.sharding
 
 
 def _on_mesh(mesh: Mesh, task: Task) -> Task:
@@ -190,14 +195,14 @@ def _parts(experiment: Experiment, model: Model, task: Task, params: Params) -> 
     def variables(path: str) -> bool:
         return model.variables(path) or task.variables(path)
 
-    def never_learns(path: str) -> bool:
-        return variables(path) or model.fixed(path) or task.fixed(path)
+    def frozen(path: str) -> bool:
+        return model.fixed(path) or task.fixed(path)
 
-    learning = trees.select(params, lambda path: not never_learns(path))
+    learning = trees.select(params, lambda path: not (variables(path) or frozen(path)))
     multipliers = trees.flatten(experiment.optimizer.multipliers(learning))
 
     def fixed(path: str) -> bool:
-        return model.fixed(path) or task.fixed(path) or multipliers.get(path) == 0
+        return frozen(path) or multipliers.get(path) == 0
 
     return partial(partition, fixed=fixed, variables=variables)
 
