@@ -26,7 +26,7 @@ from research.train import exact
 from research.train.evaluation import EvaluatorConfig
 from research.train.gradients import GradientFunctions, Gradients
 from research.train.optimizers import Optimizer, OptimizerConfig
-from research.train.pretrained import LoadReport
+from research.train.pretrained import LoadReport, combined
 from research.train.recovery import Recovery
 from research.train.schedules import Schedule
 from research.train.state import Parts, State, new_state, partition, state_sharding
@@ -112,21 +112,41 @@ class Assembly(NamedTuple):
     def initial_state(self, report: Callable[[LoadReport], None] = lambda loaded: None) -> State:
         """Returns the state before the first step, made on the devices where it lives.
 
-        Where the model is a pretrained one `report` is called with what was loaded.
+        A pretrained model starts with its own parameters, which do not include what the task adds; then a task may
+        take some from elsewhere. Where either does `report` is called with what was loaded.
         """
         seed, averaged = self.experiment.seed, self.state.average is not None
         shardings = self.shardings.merged
         params = jax.jit(lambda: self.task.init(stream(seed, "init")), out_shardings=shardings)()
-        for source in (self.experiment.model, self.experiment.task):
-            if isinstance(source, StartsFromElsewhere):
-                loaded = source.start(params, shardings, self.mesh)
-                params = loaded.params
-                report(loaded)
+        reports = []
+        if isinstance(model := self.experiment.model, StartsFromElsewhere):
+            own = trees.flatten(jax.eval_shape(self.model.init, stream(seed, "init"), self.data.spec.batch))
+            mine, places = (trees.select(tree, own.__contains__) for tree in (params, shardings))
+            loaded = model.start(mine, places, self.mesh)
+            params = trees.merge(loaded.params, trees.select(params, lambda path: path not in own))
+            reports.append(loaded)
+        if isinstance(task := self.experiment.task, StartsFromElsewhere):
+            reports.append(task.start(params, shardings, self.mesh))
+            params = _unshared(reports[-1].params)
+        if reports:
+            report(combined(params, reports))
 
         def make(params: Params) -> State:
             return new_state(self.parts(params), self.optimizer, averaged=averaged)
 
         return jax.jit(make, out_shardings=self.shardings, donate_argnums=0)(params)
+
+
+def _unshared(params: Params) -> Params:
+    """Returns the parameters with a copy of each array that is there a second time: none can be donated twice."""
+    seen: set[int] = set()
+
+    def own(leaf: jax.Array) -> jax.Array:
+        shared = id(leaf) in seen
+        seen.add(id(leaf))
+        return leaf.copy() if shared else leaf
+
+    return jax.tree.map(own, params)
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
 """The one training loop: steps, and on their own periods evaluations, samples, checkpoints and log entries.
 
 It knows nothing of models or tasks: new ideas vary the task. Everything it computes is a function of the state, the
-seed and the history of the losses, so it may be stopped anywhere: continued from a checkpoint, a run is reproduced bit
+seed and the history of its metrics, so it may be stopped anywhere: continued from a checkpoint, a run is reproduced bit
 for bit. `run.py` calls `fit`.
 """
 

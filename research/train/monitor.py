@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from research.core.errors import UserError
 from research.core.shapes import Batch
 from research.runs import chain
 from research.runs.directory import CHAIN
@@ -96,13 +97,13 @@ class Monitor:
         """Reads the metrics of the last step if they are pending; `params` is the digest of the parameters after it.
 
         Raises:
-            SpikeError: the loss has risen far above the recent ones; the step is not recorded.
+            SpikeError: the metric that decides has a spike; the step is not recorded.
             TooManySkipsError: the step was skipped, as were those before it.
         """
         if self._pending is None:
             return
         metrics, self._pending = chain.host(self._pending), None
-        self._judge(float(metrics["loss"]), skipped=bool(metrics["skipped"]))
+        self._judge(metrics)
         entry = chain.next_entry(self.head, self.step, metrics, params)
         self.head = entry["chain"]
         self._entries.append(entry)
@@ -165,13 +166,19 @@ class Monitor:
         with jax.default_device(jax.local_devices(backend="cpu")[0]):
             return {name: float(rate(self.step - 1)) for name, rate in self._assembly.learning_rates.items()}
 
-    def _judge(self, loss: float, *, skipped: bool) -> None:
-        """Extends the history by a step; raises SpikeError where the loss is one."""
+    def _judge(self, metrics: Mapping[str, Any]) -> None:
+        """Extends the history by a step; raises SpikeError where the metric that decides has a spike."""
         recovery = self._assembly.experiment.recovery
-        median = None if skipped else median_before_spike(recovery, self.history.losses, loss)
+        if recovery.best[0] not in metrics:
+            known = sorted(name for name in metrics if name not in chain.PARTS)
+            raise UserError(
+                f"--recovery.best {recovery.best[0]} is no metric of a step: give one of {', '.join(known)}."
+            )
+        value, skipped = float(metrics[recovery.best[0]]), bool(metrics["skipped"])
+        median = None if skipped else median_before_spike(recovery, self.history.recent, value)
         if median is not None:
-            raise SpikeError(self.step, loss, median)
-        self.history = self.history.after(loss, skipped=skipped, window=recovery.window)
+            raise SpikeError(self.step, recovery.best, value, median)
+        self.history = self.history.after(value, skipped=skipped, window=recovery.window)
 
     def _record_skip(self) -> None:
         """Records a skipped step, near others as one event; raises TooManySkipsError after too many in a row."""

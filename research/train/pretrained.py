@@ -38,6 +38,13 @@ class LoadReport(NamedTuple):
     """in the source, and not needed"""
 
 
+def combined(params: Params, reports: Sequence[LoadReport]) -> LoadReport:
+    """Returns one report of parameters that came from several sources, one after another."""
+    loaded = list(dict.fromkeys(path for report in reports for path in report.loaded))
+    new = [path for report in reports for path in report.new if path not in loaded]
+    return LoadReport(params, loaded, new, left=[path for report in reports for path in report.left])
+
+
 @dataclasses.dataclass(frozen=True)
 class PretrainedTokenizer:
     """The tokenizer of a published model or of a run, in place of a `TokenizerConfig`."""

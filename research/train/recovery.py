@@ -1,8 +1,9 @@
-"""Training that survives bad steps: which loss is a spike, when a run stops, and which batch follows a rollback.
+"""Training that survives bad steps: what is a spike, when a run stops, and which batch follows a rollback.
 
-A step without a finite loss and gradient changes nothing (`step.py`); a spike of the loss takes the run back to the
-checkpoint before it, to go on with the batches after it. All decisions are functions of the steps' metrics, the same
-on every process, and of a `History` kept beside every checkpoint: a resumed run decides as an uninterrupted one.
+A step without a finite loss and gradient changes nothing (`step.py`); a spike of the loss, or of the metric that
+`Recovery.best` names, takes the run back to the checkpoint before it, to go on with the batches after it. All decisions
+are functions of the steps' metrics, the same on every process, and of a `History` kept beside every checkpoint: a
+resumed run decides as an uninterrupted one.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from research.core.errors import UserError
+from research.train.evaluation import Best
 
 NORMAL = 1.4826  # times the median absolute deviation is the standard deviation of normal values
 MIN_DEVIATION = 0.01  # of the median: a training that has converged deviates less, and has no spikes for that
@@ -22,10 +24,12 @@ class Recovery:
 
     skips: int = 5
     """most steps in a row without a finite loss and gradient; each is skipped, and one more stops the run"""
+    best: Best = ("loss", "min")
+    """the metric of a step that has spikes, and whether its lowest (min) or highest (max) value is the best"""
     spike: float = 20.0
-    """robust standard deviations above the median of the recent losses from which a loss is a spike (0: none is)"""
+    """robust standard deviations from the median of the recent values to a worse one that is a spike (0: none is)"""
     window: int = 100
-    """how many recent losses; a spike needs half of them"""
+    """how many recent values; a spike needs half of them"""
     rollbacks: int = 3
     """most returns to a checkpoint before a spike; one more spike stops the run"""
 
@@ -50,8 +54,8 @@ class Rollback(NamedTuple):
 class History:
     """What decisions depend on, as of a step."""
 
-    losses: tuple[float, ...] = ()
-    """the last `window` of the steps that were not skipped, oldest first"""
+    recent: tuple[float, ...] = ()
+    """the metric's last `window` values in steps that were not skipped, oldest first"""
     skipped: int = 0
     """steps in a row, up to this one"""
     rollbacks: tuple[Rollback, ...] = ()
@@ -62,11 +66,11 @@ class History:
         last = next((rollback for rollback in reversed(self.rollbacks) if rollback.to <= step), Rollback(0, 0, 0))
         return step - last.to + last.batch
 
-    def after(self, loss: float, *, skipped: bool, window: int) -> "History":
+    def after(self, value: float, *, skipped: bool, window: int) -> "History":
         """Returns the history with one step more."""
         if skipped:
             return dataclasses.replace(self, skipped=self.skipped + 1)
-        return dataclasses.replace(self, losses=(*self.losses[1 - window :], loss), skipped=0)
+        return dataclasses.replace(self, recent=(*self.recent[1 - window :], value), skipped=0)
 
     def rollback(self, step: int, to: int) -> Rollback:
         """Returns the rollback from a spike at `step`, counted from 1, whose batch is the last one left out."""
@@ -76,14 +80,18 @@ class History:
 def read_history(facts: Mapping[str, Any]) -> History:
     """Rebuilds a history from its JSON form, `dataclasses.asdict`."""
     rollbacks = tuple(Rollback(*rollback) for rollback in facts["rollbacks"])
-    return History(tuple(facts["losses"]), facts["skipped"], rollbacks)
+    return History(tuple(facts["recent"]), facts["skipped"], rollbacks)
 
 
 class SpikeError(Exception):
-    """The loss of a step has risen far above the recent ones; the loop answers with a rollback."""
+    """A step's metric is far worse than the recent ones; the loop answers with a rollback."""
 
-    def __init__(self, step: int, loss: float, median: float):
-        super().__init__(f"the loss rose to {loss:.4g} at step {step}, from about {median:.4g}")
+    def __init__(self, step: int, best: Best, value: float, median: float):
+        metric, direction = best
+        moved = "rose" if direction == "min" else "fell"
+        super().__init__(
+            f"the {metric.replace('_', ' ')} {moved} to {value:.4g} at step {step}, from about {median:.4g}"
+        )
         self.step = step
 
 
@@ -91,15 +99,21 @@ class TooManySkipsError(Exception):
     """One step more than `skips` in a row was skipped; the loop saves the state and ends the run."""
 
 
-def median_before_spike(recovery: Recovery, losses: tuple[float, ...], loss: float) -> float | None:
-    """Returns the median of the recent losses where `loss` is a spike among them, else None.
+def median_before_spike(recovery: Recovery, recent: tuple[float, ...], value: float) -> float | None:
+    """Returns the median of the recent values where `value` is a spike among them, else None.
 
-    A spike is higher than all of them and than median + spike x 1.4826 x median absolute deviation.
+    A spike is higher than all of them and than median + spike x 1.4826 x median absolute deviation; where the highest
+    value is the best, as far below.
     """
+    if recovery.best[1] == "max":
+        median = median_before_spike(
+            dataclasses.replace(recovery, best=(recovery.best[0], "min")), tuple(-other for other in recent), -value
+        )
+        return None if median is None else -median
     # The first test is the cheapest and ends the matter for nearly every step.
-    if not recovery.spike or 2 * len(losses) < recovery.window or loss <= max(losses):
+    if not recovery.spike or 2 * len(recent) < recovery.window or value <= max(recent):
         return None
-    median = statistics.median(losses)
-    deviation = NORMAL * statistics.median(abs(other - median) for other in losses)
+    median = statistics.median(recent)
+    deviation = NORMAL * statistics.median(abs(other - median) for other in recent)
     deviation = max(deviation, MIN_DEVIATION * abs(median))
-    return median if deviation > 0 and loss > median + recovery.spike * deviation else None
+    return median if deviation > 0 and value > median + recovery.spike * deviation else None

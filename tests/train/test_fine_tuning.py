@@ -20,14 +20,15 @@ from research.evaluate.masked import MaskedEvaluator
 from research.hub.pretrained import save_pretrained
 from research.models.bert import BERT
 from research.models.gpt import GPT
+from research.models.model import beside, within
 from research.models.wrappers.lora import BRANCH, LoRA, merged
 from research.tasks.language_modelling import LanguageModelling
 from research.tasks.masked_language_modelling import MaskedLanguageModelling
-from research.tasks.task import Context
+from research.tasks.task import Context, Task
 from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment, assemble
 from research.train.optimizers import Optimizer
-from research.train.pretrained import PretrainedModel, PretrainedTokenizer, resolved
+from research.train.pretrained import LoadReport, PretrainedModel, PretrainedTokenizer, resolved
 from research.train.run import load_run, train
 
 
@@ -93,6 +94,39 @@ def test_a_run_starts_from_the_parameters_of_another(pretrained, table, tmp_path
     assert run.record["pretrained"]["loaded"] == len(trees.flatten(state.params)) - 2
     again = load_run(run.folder)
     assert trees.digest(again.state.merged) == run.record["params_sha256"]
+
+
+@dataclasses.dataclass(frozen=True)
+class WithMomentum(TextClassification):
+    """Text classification that keeps a second copy of the model's parameters, which starts as the first."""
+
+    def build(self, model, data) -> Task:
+        task = super().build(model, data)
+
+        def init(key):
+            return {**task.init(key), "momentum": task.init(key)}
+
+        sharding = model.build(data.spec).sharding
+        rules = (*beside("momentum", sharding), *within("momentum", sharding))
+        return task._replace(init=init, fixed=lambda path: path.startswith("momentum/"), sharding=rules)
+
+    def start(self, params, shardings, mesh) -> LoadReport:
+        """Puts the model's parameters, wherever they are from, in the copy's place."""
+        copied = {name: branch for name, branch in params.items() if name != "momentum"}
+        return LoadReport(
+            {**params, "momentum": copied}, [f"momentum/{path}" for path in trees.flatten(copied)], [], []
+        )
+
+
+def test_what_a_task_adds_to_a_pretrained_model_starts_from_it_too(pretrained, table, tmp_path) -> None:
+    """The model takes its own parameters from the source, then the task takes its own; the record has both as one."""
+    experiment = dataclasses.replace(fine_tuning(pretrained.folder, table), task=WithMomentum())
+    run = train(experiment, name="tune", root=tmp_path)
+    source, copied = trees.flatten(pretrained.state.params), trees.flatten(run.state.fixed["momentum"])
+    shared = [path for path in copied if path in source]
+    assert shared and all(np.array_equal(copied[path], source[path]) for path in shared)
+    assert run.record["pretrained"]["new"] == ["head/bias", "head/kernel"]
+    assert run.record["pretrained"]["loaded"] == len(shared) + len(copied)
 
 
 def test_a_published_folder_serves_as_well(pretrained, table, tmp_path) -> None:

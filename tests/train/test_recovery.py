@@ -20,6 +20,7 @@ from research.models.mlp import MLP
 from research.runs.chain import first_difference
 from research.runs.directory import CHAIN, METRICS
 from research.tasks.regression import Regression
+from research.tasks.task import WeightedSum
 from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer
 from research.train.recovery import History, Recovery, Rollback, median_before_spike, read_history
@@ -43,6 +44,20 @@ class FaultyData:
             row = shuffled(np.array([batch * BATCH]), len(rows), seed=0)[0]
             batches["targets"][row] = target
         return dataclasses.replace(data, splits={**data.splits, "train": Rows(batches)})
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredRegression(Regression):
+    """Regression that also measures a score, the negative loss."""
+
+    def build(self, model, data):
+        task = super().build(model, data)
+
+        def loss(params, batch, context):
+            found = task.loss(params, batch, context)
+            return found._replace(metrics={**found.metrics, "score": WeightedSum(-found.sum, found.weight)})
+
+        return task._replace(loss=loss)
 
 
 def experiment(*faults: tuple[int, float], **recovery) -> Experiment:
@@ -155,6 +170,24 @@ def test_a_spike_before_any_checkpoint_leads_back_to_the_start(tmp_path):
     )
 
 
+def test_a_spike_is_one_of_the_metric_that_decides(tmp_path):
+    """Where a score that should be high decides, a fall is a spike and a rise of the loss is none."""
+    configuration = dataclasses.replace(experiment((13, 1e4)), task=ScoredRegression())
+    assert events_of(run(configuration, tmp_path / "loss"), "rollback")
+    judged = dataclasses.replace(configuration, recovery=Recovery(window=10, best=("score", "max")))
+    (event,) = events_of(run(judged, tmp_path / "score"), "rollback")
+    assert event["message"].startswith("the score fell to -2.5e+07 at step 14")
+    unmoved = dataclasses.replace(judged, recovery=Recovery(window=10, best=("score", "min")))
+    assert events_of(run(unmoved, tmp_path / "unmoved"), "rollback") == []
+
+
+def test_a_metric_that_no_step_has_is_named(tmp_path):
+    """The sentence lists those that there are."""
+    configuration = dataclasses.replace(experiment(), recovery=Recovery(best=("accuracy", "max")))
+    with pytest.raises(UserError, match=r"--recovery.best accuracy is no metric of a step: give one of .*loss"):
+        run(configuration, tmp_path)
+
+
 def test_more_spikes_than_rollbacks_stop_the_run(tmp_path):
     """The sentence says what rose, how often the run went back, and what to do; spike 0 lets all pass."""
     faults = ((12, 1e4), (22, 1e4))
@@ -179,6 +212,9 @@ def test_losses_among_their_like_are_no_spikes_and_far_above_are(losses, loss):
     assert median_before_spike(recovery, tuple(losses), min(loss, max(losses))) is None
     assert median_before_spike(recovery, tuple(losses), 50.0) is not None
     assert median_before_spike(recovery, tuple(losses[:49]), 50.0) is None
+    highest = Recovery(best=("score", "max"))
+    assert median_before_spike(highest, tuple(losses), 50.0) is None
+    assert median_before_spike(highest, tuple(losses), -50.0) is not None
 
 
 def test_a_spike_is_measured_in_robust_deviations():

@@ -80,7 +80,13 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "dropout, cut batches",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("average", "muon, packed, scanned")),
+    ],
+)
 def test_every_part_of_the_state_is_resumed(variant, tiny_language_run, tmp_path):
     """Moving averages, dropout's randomness, micro-batches, partitioned optimizers and packed rows continue exactly."""
     experiment = VARIANTS[variant](tiny_language_run)
