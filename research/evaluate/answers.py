@@ -6,6 +6,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from jax.sharding import Mesh
@@ -13,6 +14,7 @@ from jaxtyping import Integer
 
 from research.core.shapes import Tree
 from research.data.dataset import Data
+from research.evaluate.baselines import Table
 from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import Arrays, Metric, Results, f1
 from research.tasks.task import Task
@@ -21,13 +23,14 @@ from research.train.evaluation import Best, Evaluation
 
 @dataclasses.dataclass(frozen=True)
 class AnswersEvaluator(EvaluatedSplit):
-    """Answers to the questions of a split; there is no baseline."""
+    """Answers to the questions of a split, beside the commonest answer to all of the training questions."""
 
     best: Best = ("answer_f1", "max")
 
     def build(self, task: Task, data: Data, mesh: Mesh, seed: int) -> Evaluation:
         """Builds the evaluation; raises UserError as `build_evaluation`."""
-        return build_evaluation(self, answer_metrics(data, self.split), dict, task, data, mesh, seed)
+        baselines = partial(answer_baseline, data, self.split)
+        return build_evaluation(self, answer_metrics(data, self.split), baselines, task, data, mesh, seed)
 
 
 def answer_metrics(data: Data, split: str) -> tuple[Metric, ...]:
@@ -53,6 +56,13 @@ def answer_metrics(data: Data, split: str) -> tuple[Metric, ...]:
         return answer_scores(written, right)
 
     return (Metric(("exact_match", "answer_f1"), measure, compute, operator.add),)
+
+
+def answer_baseline(data: Data, split: str) -> Table:
+    """The answer that is the most frequent in training, given to every question."""
+    (commonest, _), *_ = Counter(data.texts["train"]["label"]).most_common(1)
+    right = data.texts[split]["label"]
+    return {"commonest answer": answer_scores([commonest] * len(right), [[answer] for answer in right])}
 
 
 def _span(data: Data, inputs: Integer[np.ndarray, " length"], span: Integer[np.ndarray, " 2"], start: int) -> str:

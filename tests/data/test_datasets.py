@@ -4,6 +4,7 @@ import gzip
 import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from research.core.errors import UserError
 from research.data import catalogue
+from research.data.datasets.adult.adult_dataset_builder import FACTS, question_about, read_people
 from research.data.datasets.austen.austen_dataset_builder import BOOKS, read_book, split_chapters
 from research.data.datasets.fashion_mnist import idx_files, make_mini
 
@@ -79,6 +81,16 @@ def test_folder_documents_and_pins_its_data(name):
 def test_embedded_data_stay_small():
     """A clone carries less than 30 MB of data."""
     assert sum(path.stat().st_size for path in catalogue.DATASETS.glob("*/raw/*")) < 30e6
+
+
+def test_adult_asks_what_its_texts_answer():
+    """Each answer stands once in its context, and the same row gives the same; without one are those with a `?`."""
+    people = read_people(catalogue.DATASETS / "adult/raw/adult.test.gz")
+    asked = [question_about(person, random.Random(key)) for key, person in enumerate(people)]
+    assert asked[:9] == [question_about(person, random.Random(key)) for key, person in enumerate(people[:9])]
+    assert {each["context"].count(each["answer"]) for each in asked if each["answer"]} == {1}
+    assert 0.01 < sum(not each["answer"] for each in asked) / len(asked) < 0.03
+    assert {each["question"] for each in asked} == {question for question, _, _ in FACTS.values()}
 
 
 def test_austen_has_the_chapters_of_the_novels(prepared):

@@ -9,7 +9,7 @@ from batches import measured
 from research.data.dataset import Data
 from research.data.text.text_examples import encode_answer, rows_of
 from research.data.text.tokenizers import TokenizerConfig
-from research.evaluate.answers import answer_metrics, answer_scores, normalise_answer
+from research.evaluate.answers import answer_baseline, answer_metrics, answer_scores, normalise_answer
 
 TOKENIZER = TokenizerConfig("bpe", vocabulary_size=400, special="bert").train(["light and day, night and day"] * 3)
 
@@ -53,3 +53,11 @@ def test_answers_are_compared_as_by_squad(answer, right, exact, overlap):
 def test_articles_inside_words_stay():
     """Only whole words are articles."""
     assert normalise_answer("A theme, and an Anthem") == "theme and anthem"
+
+
+def test_the_baseline_gives_the_commonest_training_answer():
+    """Of four questions one has that answer, and one half of it."""
+    right = ["by day", "night", "day", ""]
+    data = Data({}, outputs=1, texts={"train": {"label": ["day", "noon", "day"]}, "test": {"label": right}})
+    scores = answer_baseline(data, "test")["commonest answer"]
+    assert scores == pytest.approx({"exact_match": 1 / 4, "answer_f1": (2 / 3 + 1) / 4})

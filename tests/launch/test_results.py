@@ -9,7 +9,8 @@ from research.launch.discovery import modules
 from research.launch.results import measured, read_rows
 from research.train.run import train
 
-QUICK = ("article_binary", "article_regression", "article_softmax", "mlp_adult")
+QUICK = ("article_softmax",)
+SLOWER = ("article_binary", "article_regression", "bert_answers", "mlp_adult")  # a minute each
 
 
 def test_every_experiment_states_what_it_expects_and_has_its_rows():
@@ -27,7 +28,7 @@ def test_measured_numbers_lie_in_the_expected_range():
         assert low <= float(row[3]) <= high, (name, metric, row[3])
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWER)])
 def test_a_quick_experiment_reaches_its_number_again(name: str, tmp_path: Path):
     """Drift in data, model or training shows: the number of RESULTS.md comes out again."""
     module = importlib.import_module(f"experiments.{name}")

@@ -77,6 +77,7 @@ def contents(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_data_set_is_prepared_to_the_same_bytes(tmp_path):
     """Austen, with near-duplicates sought."""
     data = TextData("austen", cleaning=Cleaning(near_duplicates=0.5), length=64)
@@ -110,7 +111,7 @@ def test_every_configuration_is_prepared_to_the_same_bytes(sources, tmp_path, ch
     assert_same(data, tmp_path / "prepared")
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_order_of_the_work_does_not_matter(sources, tmp_path, monkeypatch, seed):
     """Documents that arrive in any order, in bundles of any size, and leave in many shards, end in the same rows."""
     data = own(sources)
