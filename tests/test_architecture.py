@@ -85,7 +85,7 @@ def test_unsafe_and_foreign_packages_are_not_imported(forbidden: set[str]) -> No
 
 def test_an_experiment_runs_without_tensorflow_and_torch(tmp_path: Path) -> None:
     """A whole run, from the catalogue's data to the report, imports neither package, even where they are installed."""
-    short = ["--steps", "6", "--schedule.warmup", "1", "--runs", str(tmp_path)]
+    short = ["--steps", "6", "--schedule.warmup", "1", "--evaluators.0.limit", "100", "--runs", str(tmp_path)]
     arguments = [",".join(sorted(OTHERS)), "experiments.mlp_adult", *short]
     ended = subprocess.run(
         [sys.executable, "-c", TRAPPED, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
@@ -102,6 +102,6 @@ def test_every_module_says_what_it_is() -> None:
 
 
 def test_files_are_short_and_named_for_what_they_hold() -> None:
-    """No file passes 500 lines, and none is named utils, helpers or common."""
-    assert not [path for path in FILES if path.read_text(encoding="utf-8").count("\n") > 500]
+    """No file passes 350 lines, and none is named utils, helpers or common."""
+    assert not [path for path in FILES if path.read_text(encoding="utf-8").count("\n") > 350]
     assert not [path for path in FILES if path.stem in {"utils", "util", "helpers", "helper", "common", "misc"}]

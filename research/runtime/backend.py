@@ -4,6 +4,7 @@ Some releases of jaxlib return silently wrong numbers on CPU. `self_test` runs t
 against NumPy, and refuses a backend that fails; it takes milliseconds once cached.
 """
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -39,8 +40,9 @@ def start(threads: int = 0) -> None:
     self_test()
 
 
+@functools.cache
 def self_test() -> None:
-    """Raises UserError where a compiled kernel differs from NumPy.
+    """Tests the backend once a process; raises UserError where a compiled kernel differs from NumPy.
 
     `vmap` of a matrix-vector product, then a sum: jaxlib 0.10.2 on CPU gives 267911424 for 268435456.
     """

@@ -63,17 +63,21 @@ def lose(folder: Path, run: Program, victim: int, how: signal.Signals) -> float:
     return time.monotonic() - began
 
 
-def test_two_processes_are_one_run_whatever_befalls_them(tmp_path: Path) -> None:
-    """Stopped through one process alone, killed, and frozen, it ends in the bits of one process on the same mesh."""
-    long = ("--steps", "250")
-    with Program(*command(tmp_path, *TWO, *long)) as stopped:
+@pytest.mark.slow
+def test_two_processes_stop_through_one_alone(tmp_path: Path) -> None:
+    """SIGTERM to either of them saves the same step, and ends both with 0."""
+    with Program(*command(tmp_path, *TWO, "--steps", "250")) as stopped:
         wait_for_step(tmp_path, 27, stopped)
         os.kill(workers(stopped)[1], signal.SIGTERM)
         output, reached = stopped.output(), steps_noted(tmp_path)
     assert stopped.returncode == 0 and f"Interrupted at step {reached}, saved" in output, output
     assert (only_run(tmp_path, NAME) / "checkpoints" / f"{reached:08d}.json").exists()
 
-    with Program(*command(tmp_path, *TWO, *long, "--restarts", "2", "--resume")) as started:
+
+def test_two_processes_are_one_run_whatever_befalls_them(tmp_path: Path) -> None:
+    """Killed, and frozen, it ends in the bits of one process on the same mesh."""
+    long = ("--steps", "250")
+    with Program(*command(tmp_path, *TWO, *long, "--restarts", "2")) as started:
         for lost, how in ((1, signal.SIGKILL), (0, signal.SIGSTOP)):
             wait_for_step(tmp_path, steps_noted(tmp_path) + 30, started)
             victim = workers(started)[lost]

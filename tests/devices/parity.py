@@ -2,14 +2,15 @@
 
     PYTHONPATH=. python tests/devices/parity.py [MODEL ...]
 
-prints the table of the README; with `--json`, the entries that test_parity.py judges. The step is compiled once for
-each pair of strategy and model; AdamW's first moment after it, a tenth of the gradient, shows the gradient itself.
+prints the table of the README; `--json PAIRS`, a list of [model, strategy], what test_parity.py judges. The step is
+compiled once for each pair; AdamW's first moment after it, a tenth of the gradient, shows the gradient itself.
 """
 
 import dataclasses
+import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -113,13 +114,13 @@ def distance(found: Any, expected: Any) -> float:
     return float(max(jax.tree.leaves(errors)))
 
 
-def entries(models: list[str]) -> Iterator[dict[str, Any]]:
-    """Yields one entry for each pair of model and strategy."""
-    for model in models:
+def entries(pairs: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """Yields one entry for each pair of model and strategy, those of a model after another."""
+    for model, strategies in itertools.groupby(pairs, key=lambda pair: pair[0]):
         alone = assemble(*experiment(model, MeshConfig(data=1)))
         state = jax.device_get(alone.initial_state())
         expected, _ = first_step(alone, state)
-        for strategy in CASES[model][1]:
+        for _, strategy in strategies:
             assembly = assemble(*experiment(model, STRATEGIES[strategy]))
             found, program = first_step(assembly, state)
             errors = {name: distance(found[name], expected[name]) for name in expected}
@@ -141,10 +142,9 @@ if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_disable_most_optimizations", True)  # of the machine code: the collectives stay
-    chosen = [argument for argument in sys.argv[1:] if argument != "--json"] or list(CASES)
-    if "--json" in sys.argv:
-        print(json.dumps(list(entries(chosen))))
+    if sys.argv[1:2] == ["--json"]:
+        print(json.dumps(list(entries(json.loads(sys.argv[2])))))
     else:
         print("| strategy | model | loss | gradients | parameters | collectives |\n|---|---|---|---|---|---|")
-        for entry in entries(chosen):
+        for entry in entries((model, strategy) for model in sys.argv[1:] or CASES for strategy in CASES[model][1]):
             print(row(entry), flush=True)

@@ -49,6 +49,7 @@ def test_resumed_on_another_mesh_a_run_goes_on_as_it_would_have(tmp_path):
     assert losses(moved) != losses(one), "the meshes add up in other orders: equal bits would mean that nothing moved"
 
 
+@pytest.mark.slow
 def test_a_run_of_more_devices_is_evaluated_on_one(tmp_path):
     """Trained on four devices in parts, and exactly on two: `research.evaluate` needs none of them."""
     small = [*options(tmp_path), "--accumulate", "1", "--batch-size", "8", "--steps", "6", "--runs"]

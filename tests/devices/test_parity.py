@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,20 @@ import pytest
 from parity import CASES, STRATEGIES
 
 ROOT = Path(__file__).parents[2]
-PAIRS = [(model, strategy) for model, (_, strategies) in CASES.items() for strategy in strategies]
+QUICK = {  # every axis of the mesh, and every model of a kind; the others are as sure and take as long again
+    ("GPT-2, dropout", "data"),
+    ("GPT-2, dropout", "tensor"),
+    ("Llama", "fsdp"),
+    ("Llama, packed documents", "data x context"),
+    ("GPT-2, scanned, recomputed", "fsdp x context x tensor"),
+    ("Llama, experts", "data x expert x tensor"),
+    ("ResNet", "data x fsdp x tensor"),
+}
+PAIRS = [
+    pytest.param(model, strategy, marks=() if (model, strategy) in QUICK else pytest.mark.slow)
+    for model, (_, strategies) in CASES.items()
+    for strategy in strategies
+]
 # What the devices along an axis may say to each other, and must. On CPU, XLA writes the reduce-scatter of gradients
 # over fsdp and context as an all-reduce of which each device keeps its part.
 EXPECTED = {
@@ -25,11 +39,26 @@ EXPECTED = {
 }
 
 
+def pairs_where(condition: Callable[[str, str], bool]) -> list[Any]:
+    """The pairs of which a condition holds."""
+    return [pair for pair in PAIRS if condition(*map(str, pair.values))]
+
+
 @pytest.fixture(scope="session")
-def parity() -> dict[str, Any]:
-    """All entries of parity.py by (model, strategy), and what XLA wrote to stderr under "warnings"."""
+def parity(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The entries of parity.py by (model, strategy), and what XLA wrote to stderr under "warnings".
+
+    Of the pairs that the chosen tests name, and those that one test needs without naming them.
+    """
+    calls = (getattr(item, "callspec", None) for item in request.session.items)
+    named = {(call.params["model"], call.params["strategy"]) for call in calls if call and "strategy" in call.params}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "0"}
-    command = [sys.executable, str(Path(__file__).with_name("parity.py")), "--json"]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("parity.py")),
+        "--json",
+        json.dumps(sorted(named | {("Llama", "fsdp")})),
+    ]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert ended.returncode == 0, ended.stderr[-4000:]
     entries = {(entry["model"], entry["strategy"]): entry for entry in json.loads(ended.stdout)}
@@ -60,7 +89,7 @@ def test_devices_talk_as_expected_and_no_more(parity, model, strategy):
     assert found == {axis: EXPECTED[axis] for axis in strategy.split(" x ")}
 
 
-@pytest.mark.parametrize(("model", "strategy"), [pair for pair in PAIRS if pair[0].startswith(("GPT", "Llama"))])
+@pytest.mark.parametrize(("model", "strategy"), pairs_where(lambda model, _: model.startswith(("GPT", "Llama"))))
 def test_the_vocabulary_is_never_gathered(parity, model, strategy):
     """The embedding look-up needs nothing, or one sum over `tensor`; the loss gathers each device's likeliest token."""
     lookup = [c for c in talk(parity, model, strategy) if re.search(r"/jvp\(GPTModule\)/gather$", c["scope"])]
@@ -83,7 +112,7 @@ def test_gathered_kernels_are_not_kept_for_the_gradient(parity):
     assert (len(forward), len(backward)) == (len(layers) + 1, len(layers))
 
 
-@pytest.mark.parametrize(("model", "strategy"), [pair for pair in PAIRS if "context" in pair[1]])
+@pytest.mark.parametrize(("model", "strategy"), pairs_where(lambda _, strategy: "context" in strategy))
 def test_only_keys_values_and_routed_rows_are_gathered_over_the_positions(parity, model, strategy):
     """Queries, MLP, norms, embedding and loss stay with their positions."""
     gathers = [c for c in talk(parity, model, strategy) if c["kind"] == "all-gather" and c["axes"] == ["context"]]
@@ -91,7 +120,7 @@ def test_only_keys_values_and_routed_rows_are_gathered_over_the_positions(parity
     assert gathers and not [c for c in gathers if not re.search(rf"/({layers})/", c["scope"])]
 
 
-@pytest.mark.parametrize(("model", "strategy"), [pair for pair in PAIRS if "expert" in pair[1]])
+@pytest.mark.parametrize(("model", "strategy"), pairs_where(lambda _, strategy: "expert" in strategy))
 def test_tokens_travel_to_their_experts_and_back(parity, model, strategy):
     """Two all-to-alls forward and two backward in each layer (a recomputed layer repeats those of the forward pass)."""
     count = sum(c["kind"] == "all-to-all" for c in talk(parity, model, strategy))

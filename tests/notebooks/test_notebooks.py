@@ -40,8 +40,15 @@ def imports(source):
             yield from ((alias.name, "") for alias in node.names)
 
 
-@notebooks
-@pytest.mark.parametrize("steps", [FEW, pytest.param(None, marks=pytest.mark.slow)], ids=["few steps", "all steps"])
+@pytest.mark.parametrize(
+    ("path", "steps"),
+    [
+        pytest.param(path, steps, marks=() if (path.stem, steps) == ("quickstart", FEW) else pytest.mark.slow)
+        for path in NOTEBOOKS
+        for steps in (FEW, None)
+    ],
+    ids=lambda value: getattr(value, "stem", f"{value or 'all'} steps"),
+)
 def test_every_cell_runs_and_warns_of_nothing(path, steps, tmp_path, monkeypatch):
     """From a fresh kernel in an empty folder, every cell runs, prints nothing to standard error, leaves no file."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -81,6 +88,7 @@ def test_the_readme_snippet_runs(tmp_path, monkeypatch):
     """The README's lines for a notebook, but for fewer steps, train, and print metrics and a sample."""
     monkeypatch.chdir(tmp_path)
     snippet = re.sub(r"steps=\d+", "steps=5", readme_snippet())
+    snippet = snippet.replace("LanguageEvaluator()", "LanguageEvaluator(limit=100)")
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(snippet, "README snippet", "exec"), {})
     assert "bits_per_character" in printed.getvalue()

@@ -13,6 +13,13 @@ def test_the_backend_in_use_passes_its_self_test():
     backend.self_test()
 
 
+def test_it_is_tested_once_a_process(monkeypatch):
+    """A second run in a process compiles nothing for it."""
+    backend.self_test()
+    monkeypatch.setattr(jax, "jit", pytest.fail)
+    backend.self_test()
+
+
 @pytest.mark.parametrize(
     ("kernel", "shape", "factor"),
     [
@@ -33,6 +40,7 @@ def test_a_wrong_kernel_is_refused_by_name(monkeypatch, kernel, shape, factor):
         return wrong
 
     monkeypatch.setattr(jax, "jit", compile_wrong)
+    backend.self_test.cache_clear()
     with pytest.raises(UserError, match=f"computes wrong {kernel}: install the jax release pinned"):
         backend.self_test()
 

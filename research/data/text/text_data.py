@@ -196,7 +196,8 @@ class TextData:
     def small(self, folder: Path) -> "TextData":
         """Returns the same of two short texts that it writes into the folder, whatever the source was."""
         train, validation = folder / "train.txt", folder / "validation.txt"
-        train.write_text("\n".join(made_up_sentences(400, seed=0)), encoding="utf-8")
+        characters = "".join(map(chr, range(33, 127)))
+        train.write_text("\n".join([*made_up_sentences(400, seed=0), characters]), encoding="utf-8")
         validation.write_text("\n".join(made_up_sentences(100, seed=1)), encoding="utf-8")
         own = (str(train),), (str(validation),)
         return dataclasses.replace(self, dataset="", prepared="", train=own[0], validation=own[1])
