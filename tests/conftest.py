@@ -4,6 +4,7 @@ The fixtures `tiny_text`, `tiny_language_run` and `tiny_image_run` are configura
 second; a test varies them with `dataclasses.replace`.
 """
 
+import gc
 import importlib.metadata
 import os
 import random
@@ -18,6 +19,7 @@ os.environ.setdefault(
     # Newer releases do not have the last one, and an unknown flag ends the process.
     + (" --xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib") == "0.10.1" else ""),
 )
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # where an operation is from, which no test asks
 
 import jax
 import numpy as np
@@ -44,6 +46,8 @@ CACHE = Path(__file__).parents[1] / ".pytest_cache" / "ontogeny"
 os.environ["ONTOGENY_CACHE"] = str(CACHE)  # for the programs that tests start, too
 jax.config.update("jax_compilation_cache_dir", str(CACHE / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+gc.set_threshold(100_000, 50, 100)  # JAX's traces are many objects that stay, and each full search takes a second
 
 LONG = {"chaos", "contracts", "devices", "models", "notebooks", "train"}  # folders with the longest files
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from importlinter.cli import lint_imports
-from tiny_run import ROOT
+from tiny_run import OPTIONS, ROOT
 
 FILES = sorted(path for folder in ("research", "experiments") for path in (ROOT / folder).rglob("*.py"))
 UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -85,14 +85,14 @@ def test_unsafe_and_foreign_packages_are_not_imported(forbidden: set[str]) -> No
 
 def test_an_experiment_runs_without_tensorflow_and_torch(tmp_path: Path) -> None:
     """A whole run, from the catalogue's data to the report, imports neither package, even where they are installed."""
-    short = ["--steps", "6", "--schedule.warmup", "1", "--evaluators.0.limit", "100", "--runs", str(tmp_path)]
-    arguments = [",".join(sorted(OTHERS)), "experiments.mlp_adult", *short]
+    short = [*OPTIONS, "--steps", "6", "--schedule.warmup", "1", "--runs", str(tmp_path)]
+    arguments = [",".join(sorted(OTHERS)), "experiments.gpt_austen", *short]
     ended = subprocess.run(
         [sys.executable, "-c", TRAPPED, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert ended.stdout.strip().endswith("imported: []")
-    assert list(tmp_path.glob("mlp_adult/*/report.html"))
+    assert list(tmp_path.glob("gpt_austen/*/report.html"))
 
 
 def test_every_module_says_what_it_is() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ADDITIONS = ("convolution_austen", "gpt_haiku", "focal_adult", "brier_adult")
+ADDITIONS = ("convolution_austen", "gpt_haiku", "focal_clouds", "brier_clouds")
 RUN_ALL = """
 import runpy, sys
 for name in sys.argv[1:]:  # in one process, which imports JAX once

@@ -14,7 +14,7 @@ import io
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,12 @@ def load(name: str, *, cache: Path | None = None) -> dict[str, Records]:
             f"The data set {name!r} was prepared in {builder.data_path} as {builder.info.file_format.value}, which "
             f"cannot be read by position: prepare it again with 'tfds build {name} --file_format={FILE_FORMAT}'."
         ) from None
+
+
+def read(records: Records, positions: Sequence[int]) -> list[Any]:
+    """Returns the records at these positions; TFDS reads many at once twice as fast as one after another."""
+    many = getattr(records, "__getitems__", None)
+    return list(many(list(positions))) if many and len(positions) else [records[position] for position in positions]
 
 
 def info(name: str, *, cache: Path | None = None) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class TableData:
             return own, {"name": "your files", "files": digests}
         tables: dict[str, Table] = {}
         for split, source in catalogue.load(self.dataset).items():
-            records = [source[index] for index in range(len(source))]
+            records = catalogue.read(source, range(len(source)))
             tables[split] = {name: [_plain(record[name]) for record in records] for name in records[0]}
         return tables, catalogue.info(self.dataset)
 

@@ -74,6 +74,7 @@ def test_two_processes_stop_through_one_alone(tmp_path: Path) -> None:
     assert (only_run(tmp_path, NAME) / "checkpoints" / f"{reached:08d}.json").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run_whatever_befalls_them(tmp_path: Path) -> None:
     """Killed, and frozen, it ends in the bits of one process on the same mesh."""
     long = ("--steps", "250")
@@ -93,6 +94,7 @@ def test_two_processes_are_one_run_whatever_befalls_them(tmp_path: Path) -> None
     assert end["environment"]["devices"]["processes"] == 2 and other["environment"]["devices"]["processes"] == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_that_is_lost_after_its_end_is_the_one_that_goes_on(tmp_path: Path) -> None:
     """Killed once its record says "finished", before the report: no older unfinished run is taken in its place."""
     short = ("--steps", "60")

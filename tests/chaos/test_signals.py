@@ -39,14 +39,14 @@ def test_before_the_first_step_a_signal_ends_the_program_within_ten_seconds(tmp_
     assert run_module(*command[:-2] if several else command, "--resume") == 0
 
 
-@pytest.mark.parametrize("steps", [(40,), pytest.param((20, 40), marks=pytest.mark.slow)], ids=["the last", "both"])
-def test_a_signal_cuts_an_evaluation_short_which_the_resumed_run_makes_up_for(tmp_path: Path, steps) -> None:
-    """Stopped amid an evaluation, or amid both, a run ends in 10 s; in the end it has done them all."""
+@pytest.mark.slow
+def test_a_signal_cuts_an_evaluation_short_which_the_resumed_run_makes_up_for(tmp_path: Path) -> None:
+    """Stopped amid two evaluations, one of them the last, a run ends in 10 s; in the end it has done them all."""
     command = ["experiments.gpt_austen", *options(tmp_path), *SLOW_EVALUATION]
     novel = gzip.decompress(NOVEL.read_bytes()).decode()
     (tmp_path / "validation.txt").write_text(novel[30000:55000], encoding="utf-8")
-    for step in steps:
-        with Program(*command, *(() if step == steps[0] else ("--resume",))) as started:
+    for step, resume in ((20, ()), (40, ("--resume",))):
+        with Program(*command, *resume) as started:
             wait_for_step(tmp_path, step, started)
             began = time.monotonic()
             started.send_signal(signal.SIGTERM)

@@ -78,6 +78,14 @@ def test_second_load_prepares_nothing(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_records_are_read_at_once_as_one_by_one(tmp_path):
+    """In the order asked for; none, or records that know only positions, are fine as well."""
+    records = catalogue.load("austen", cache=tmp_path)["train"]
+    assert catalogue.read(records, [5, 2]) == [records[5], records[2]]
+    assert catalogue.read(records, []) == []
+    assert catalogue.read("abc", range(2)) == ["a", "b"]
+
+
 def test_two_processes_may_prepare_at_once(tmp_path):
     """Two processes that load an unprepared data set at the same time both succeed and prepare it once."""
     processes = [start_load("twemoji", tmp_path) for _ in range(2)]

@@ -23,6 +23,7 @@ def losses(run: Path) -> list[float]:
     return [entry["loss"] for entry in lines(run, "metrics.jsonl") if entry["kind"] == "train"]
 
 
+@pytest.mark.slow
 def test_resumed_on_another_mesh_a_run_goes_on_as_it_would_have(tmp_path):
     """On one device, then on eight, then on a mesh of three axes: the clean run's batches, keys and losses."""
     small = [*options(tmp_path), "--batch-size", "8", "--accumulate", "1", "--steps", str(STEPS)]

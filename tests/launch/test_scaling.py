@@ -6,6 +6,7 @@ import pytest
 from tiny_run import Program, run_module
 
 
+@pytest.mark.slow
 def test_every_mesh_that_fits_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two devices: data, fsdp and tensor, exact where that can be, no context for an MLP; XLA warns of nothing."""
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL")  # that of the tests

@@ -162,7 +162,8 @@ class TextData:
         """Reads a part's documents; raises UserError for what cannot be read."""
         if part.records is not None:
             records = catalogue.load(self.dataset)[part.source]
-            return [self._document(part.source, index, records[index]) for index in part.records]
+            found = zip(part.records, catalogue.read(records, part.records), strict=True)
+            return [self._document(part.source, index, record) for index, record in found]
         group = self.group[0] if len(self.group) == 1 else ""
         match _kind(part.source):
             case 0:

@@ -35,7 +35,8 @@ def read_splits(dataset: str, own: Mapping[str, Sequence[str]]) -> tuple[Splits,
         facts = catalogue.info(dataset)
         source = catalogue.load(dataset)
         return {
-            split: [_plain(records[i], facts) for i in range(len(records))] for split, records in source.items()
+            split: [_plain(record, facts) for record in catalogue.read(records, range(len(records)))]
+            for split, records in source.items()
         }, facts
     if "train" not in given:
         raise UserError("Files to validate or test on need training files beside them: give --data.train as well.")

@@ -67,7 +67,7 @@ class ImageData:
                     f"The records of {self.dataset!r} have no field {min(missing)!r} but {', '.join(source[0])}: "
                     "name the right ones with --data.image and --data.label."
                 )
-            records = [source[index] for index in range(len(source))]
+            records = catalogue.read(source, range(len(source)))
             shapes = {np.shape(record[self.image]) for record in records}
             if len(shapes) > 1:
                 raise UserError(

@@ -85,6 +85,7 @@ def test_a_data_set_is_prepared_to_the_same_bytes(tmp_path):
     assert_same(data, tmp_path / "prepared")
 
 
+@pytest.mark.slow
 def test_one_worker_and_two_write_the_same_files(sources, tmp_path):
     """Of JSON lines and a table with copies of copies: shards, tokenizer, summary, and the local path's rows."""
     prepare_beam.prepare(own(sources), str(tmp_path / "one"))
