@@ -17,6 +17,7 @@ import torch
 import transformers
 
 from research.core.errors import UserError
+from research.core.shapes import Spec
 from research.hub.bert import BERT_FAMILY
 from research.hub.family import Family
 from research.hub.marian import MARIAN_FAMILY
@@ -139,7 +140,7 @@ def loaded(case: Case, original: Any, folder: Path) -> Pretrained:
     if case.architecture not in BARE:
         return found
     config = dataclasses.replace(found.config, pooling="first")
-    return found._replace(config=config, model=config.build(found.spec))
+    return found._replace(config=config, model=config.build(Spec(found.outputs)))
 
 
 def batch(case: Case) -> dict[str, np.ndarray]:
@@ -184,7 +185,7 @@ def our_outputs(case: Case, model: Any, params: Any) -> np.ndarray:
     arrays = jax.tree.map(jnp.asarray, batch(case))
     if case.architecture in BARE:
         arrays["starts"] = jnp.broadcast_to(jnp.arange(LENGTH), (3, LENGTH))
-    outputs = np.asarray(model.apply(params, {"inputs": arrays})[0])
+    outputs = np.asarray(model.apply(params, arrays)[0])
     return compared(case, outputs[:, 0] if "Sequence" in case.architecture else outputs)
 
 
@@ -272,7 +273,7 @@ def test_minilm_gives_the_embeddings_of_the_reference(record_property):
     expected = torch.nn.functional.normalize((states * weights).sum(1) / weights.sum(1), dim=-1).numpy()
     found = load_pretrained(folder)
     arrays = {name: jnp.asarray(tokens[other].numpy(), jnp.int32) for name, other in NAMES.items() if other in tokens}
-    vectors = np.asarray(found.apply(found.params, {"inputs": arrays})[0][:, 0])
+    vectors = np.asarray(found.apply(found.params, arrays)[0][:, 0])
     error = np.abs(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True) - expected).max()
     record_property("error", float(error))
     assert error <= TOLERANCE

@@ -114,7 +114,7 @@ def test_updates_agree():
     """A whole short training (warm-up, cosine, clipping, decay) moves every parameter by the same amount."""
     model, assembly = random_model(), short_assembly()
     before = copied(model)
-    state = new_state(as_params(before, assembly.state.params), assembly.optimizer, averaged=False)
+    state = new_state(assembly.parts(as_params(before, assembly.state.params)), assembly.optimizer, averaged=False)
     optimizer, step = nanogpt_torch.new_optimizer(model, SHORT), jax.jit(assembly.step)
     for index, batch in enumerate(random_batches(SHORT.steps)):
         expected_loss = nanogpt_torch.train_step(model, optimizer, SHORT, index, *in_torch(batch))
