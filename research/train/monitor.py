@@ -99,6 +99,7 @@ class Monitor:
         Raises:
             SpikeError: the metric that decides has a spike; the step is not recorded.
             TooManySkipsError: the step was skipped, as were those before it.
+            UserError: the step has no metric that `recovery.best` names.
         """
         if self._pending is None:
             return

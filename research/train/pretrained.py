@@ -40,9 +40,9 @@ class LoadReport(NamedTuple):
 
 def combined(params: Params, reports: Sequence[LoadReport]) -> LoadReport:
     """Returns one report of parameters that came from several sources, one after another."""
-    loaded = list(dict.fromkeys(path for report in reports for path in report.loaded))
+    loaded = dict.fromkeys(path for report in reports for path in report.loaded)
     new = [path for report in reports for path in report.new if path not in loaded]
-    return LoadReport(params, loaded, new, left=[path for report in reports for path in report.left])
+    return LoadReport(params, list(loaded), new, left=[path for report in reports for path in report.left])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,15 +105,16 @@ def median_before_spike(recovery: Recovery, recent: tuple[float, ...], value: fl
     A spike is higher than all of them and than median + spike x 1.4826 x median absolute deviation; where the highest
     value is the best, as far below.
     """
-    if recovery.best[1] == "max":
-        median = median_before_spike(
-            dataclasses.replace(recovery, best=(recovery.best[0], "min")), tuple(-other for other in recent), -value
-        )
-        return None if median is None else -median
+    worse = 1 if recovery.best[1] == "min" else -1  # the sign of a change for the worse
     # The first test is the cheapest and ends the matter for nearly every step.
-    if not recovery.spike or 2 * len(recent) < recovery.window or value <= max(recent):
+    if (
+        not recovery.spike
+        or 2 * len(recent) < recovery.window
+        or worse * value <= max(worse * other for other in recent)
+    ):
         return None
     median = statistics.median(recent)
     deviation = NORMAL * statistics.median(abs(other - median) for other in recent)
     deviation = max(deviation, MIN_DEVIATION * abs(median))
-    return median if deviation > 0 and value > median + recovery.spike * deviation else None
+    is_spike = deviation > 0 and worse * value > worse * median + recovery.spike * deviation
+    return median if is_spike else None

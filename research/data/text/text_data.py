@@ -197,7 +197,7 @@ class TextData:
     def small(self, folder: Path) -> "TextData":
         """Returns the same of two short texts that it writes into the folder, whatever the source was."""
         train, validation = folder / "train.txt", folder / "validation.txt"
-        characters = "".join(map(chr, range(33, 127)))
+        characters = "".join(map(chr, range(33, 127)))  # a vocabulary of characters is then no smaller than real ones
         train.write_text("\n".join([*made_up_sentences(400, seed=0), characters]), encoding="utf-8")
         validation.write_text("\n".join(made_up_sentences(100, seed=1)), encoding="utf-8")
         own = (str(train),), (str(validation),)
