@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.precision import at_least_float32
 from research.models.layers.cache import CACHE, CachePositions, remember
 from research.models.layers.dense import ROWS, Dense
 from research.models.layers.norm import Norm
@@ -25,8 +26,8 @@ def attend(
 ) -> Float[Array, "batch length heads features"]:
     """Attention (Vaswani et al. 2017, eq. 1); each group of heads shares a key and a value (Ainslie et al. 2023).
 
-    The softmax runs in float32, and divides after the product with the values, which are fewer than the weights. A
-    query that may attend to nothing gets the mean of the values; mask its loss.
+    The softmax runs in float32 (float64 where the queries are), and divides after the product with the values, which
+    are fewer than the weights. A query that may attend to nothing gets the mean of the values; mask its loss.
 
     Args:
         query, key, value: what is compared, and what is averaged.
@@ -45,11 +46,11 @@ def attend(
     query = query.reshape(batch, length, num_kv_heads, shared, head_dim).swapaxes(1, 2)
     query = query.reshape(batch, num_kv_heads, length * shared, head_dim)
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
-    scores = jnp.einsum("bgqd,bgsd->bgqs", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.einsum("bgqd,bgsd->bgqs", query, key, preferred_element_type=at_least_float32(query.dtype))
     scores = scores.reshape(batch, num_kv_heads, length, shared, keys)
     if bias is not None:
         scores += bias.reshape(bias.shape[0], num_kv_heads, shared, length, keys).swapaxes(2, 3)
-    scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(scores.dtype).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True).astype(value.dtype)
     weights = weights.astype(value.dtype).reshape(batch, num_kv_heads, length * shared, keys)

@@ -1,10 +1,12 @@
-"""Layer and root-mean-square normalisation over the last axis, computed in float32 whatever the inputs' type."""
+"""Layer and root-mean-square normalisation over the last axis, computed in float32 where the inputs are narrower."""
 
 from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from research.core.precision import at_least_float32
 
 NormKind = Literal["layer", "rms"]
 
@@ -20,11 +22,11 @@ class Norm(nn.Module):
     def __call__(self, inputs: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         width = inputs.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (width,), jnp.float32)
-        x = inputs.astype(jnp.float32)
+        x = inputs.astype(at_least_float32(inputs.dtype))
         if self.kind == "layer":
             x -= x.mean(-1, keepdims=True)
         x *= jnp.reciprocal(jnp.sqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon))
-        x *= scale.astype(jnp.float32)
+        x *= scale.astype(x.dtype)
         if self.kind == "layer" and self.bias:
-            x += self.param("bias", nn.initializers.zeros, (width,), jnp.float32).astype(jnp.float32)
+            x += self.param("bias", nn.initializers.zeros, (width,), jnp.float32).astype(x.dtype)
         return x.astype(inputs.dtype)

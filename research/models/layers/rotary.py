@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from research.core.precision import at_least_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +26,10 @@ class Rotary:
     high_frequency_factor: float = 4.0
     """llama3: pairs that turn more often than this are left as they are"""
 
-    def frequencies(self, head_dim: int) -> Float[Array, "half"]:
+    def frequencies(self, head_dim: int, dtype: Any = jnp.float32) -> Float[Array, "half"]:
         """Returns the angle in radians by which each of the head_dim / 2 pairs turns from one position to the next."""
         half = head_dim // 2
-        plain = self.base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+        plain = self.base ** (-jnp.arange(half, dtype=dtype) / half)
         match self.scaling:
             case "none":
                 return plain
@@ -45,7 +47,8 @@ def rotate(
 ) -> Float[Array, "batch length heads head_dim"]:
     """Turns feature pairs (i, i + d/2) by `positions * base^(-2i/d)`, d = head_dim: as in GPT-NeoX and Llama."""
     half = x.shape[-1] // 2
-    angles = positions[..., None, None].astype(jnp.float32) * rotary.frequencies(x.shape[-1])
+    dtype = at_least_float32(x.dtype)
+    angles = positions[..., None, None].astype(dtype) * rotary.frequencies(x.shape[-1], dtype)
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
