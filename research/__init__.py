@@ -28,11 +28,11 @@ from research.evaluate.regression import RegressionEvaluator
 from research.evaluate.translation import TranslationEvaluator
 from research.hub.pretrained import load_pretrained, save_pretrained
 from research.models.bert import BERT
+from research.models.change_layer import change_layer
 from research.models.flops import layer_table
 from research.models.gpt import GPT
 from research.models.llama import Llama
 from research.models.mlp import MLP
-from research.models.model import change_layer
 from research.models.resnet import ResNet
 from research.models.transformer import Transformer
 from research.models.wrappers.lora import LoRA

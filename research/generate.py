@@ -23,6 +23,7 @@ from research.decoding.beam_search import Beam, make_beam_search
 from research.decoding.loop import ENDED, Generate, Text, Tokens, make_generate
 from research.decoding.sampling import Sampling
 from research.hub.pretrained import load_pretrained
+from research.models.change_layer import fastest
 from research.models.model import Decoding
 from research.models.wrappers.lora import LoRA, merged
 from research.runs.directory import find
@@ -127,20 +128,21 @@ def load_language(source: str) -> TextGenerator:
         model, params, tokenizer = loaded.model, loaded.params, loaded.tokenizer
     if model.decoding is None:
         raise UserError(f"{source} holds no model that continues text: name a run or a model of language modelling.")
+    decoding = fastest(model.decoding, params)
     if tokenizer is None:
         raise UserError(f"{source} holds no tokenizer that can be read here: a prompt cannot be turned into tokens.")
-    if model.decoding.has_encoder:
+    if decoding.has_encoder:
         start, last = boundary_ids(tokenizer)
 
         def read(text: str) -> Tokens:
             return np.append(tokenizer.encode(text), np.int32(last))
 
-        return TextGenerator(model.decoding, params, read, tokenizer.decode, (last,), start)
+        return TextGenerator(decoding, params, read, tokenizer.decode, (last,), start)
     if not (isinstance(tokenizer, Subwords) and tokenizer.kind == "pretrained"):
-        return TextGenerator(model.decoding, params, tokenizer.encode, tokenizer.decode)
+        return TextGenerator(decoding, params, tokenizer.encode, tokenizer.decode)
     end = tokenizer.special_id("eos")
     ids = () if end is None else (end,)
-    return TextGenerator(model.decoding, params, lambda text: tokenizer.encode_pair(text).ids, tokenizer.decode, ids)
+    return TextGenerator(decoding, params, lambda text: tokenizer.encode_pair(text).ids, tokenizer.decode, ids)
 
 
 def beyond_context(

@@ -1,13 +1,10 @@
 """A model as two pure functions, made from a Linen module in one place.
 
 Every architecture is a file here with a frozen configuration whose `build(spec)` returns a `Model`. Nothing
-outside `research/models` sees Linen; `change_layer` lets a notebook try an idea on one layer.
+outside `research/models` sees Linen; `change_layer`, in the file of that name, tries an idea on one layer.
 """
 
-import difflib
-import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -20,7 +17,6 @@ from jaxtyping import Array, Float, Int, Key
 
 from research.core import trees
 from research.core.configs import config_protocol
-from research.core.errors import UserError
 from research.core.shapes import Batch, Params, Spec, Tree
 from research.models.layers.cache import CACHE, CachePositions
 
@@ -105,13 +101,20 @@ class Decoding(NamedTuple):
     """A language model applied step by step: `init_cache` makes a cache, `decode_step` extends it by the next tokens.
 
     The leading axis of every array of a cache is the batch. `context` is the longest text that the model can take
-    (0: any). Where the model `has_encoder`, `init_cache` takes the inputs of the encoder, `inputs` and `segments`.
+    (0: any). Where the model `has_encoder`, `init_cache` takes the inputs of the encoder, `inputs` and `segments`, and
+    `tokens` is the field of a batch that the decoder reads.
     """
 
     init_cache: InitCache
     decode_step: DecodeStep
     context: int = 0
-    has_encoder: bool = False
+    tokens: str = "inputs"
+    unproven: Any = None
+    """a faster `Decoding`, which may differ from what `apply` gives; see `change_layer.fastest`"""
+
+    @property
+    def has_encoder(self) -> bool:
+        return self.tokens != "inputs"
 
 
 def no_path(path: str) -> bool:
@@ -199,7 +202,7 @@ def _decoding(module: nn.Module, longest: int, argument: str) -> Decoding:
         logits, state = module.apply(variables, cache_positions=cache_positions, mutable=[CACHE], **{argument: tokens})
         return logits, state[CACHE]
 
-    return Decoding(init_cache, decode_step, longest, has_encoder=argument != "inputs")
+    return Decoding(init_cache, decode_step, longest, argument)
 
 
 def _by_name(collection: Tree) -> dict[str, Float[Array, "layers batch"]]:
@@ -208,49 +211,6 @@ def _by_name(collection: Tree) -> dict[str, Float[Array, "layers batch"]]:
     for path, leaf in trees.flatten(collection).items():
         layers.setdefault(path.rpartition("/")[2], []).append(leaf.reshape(-1, leaf.shape[-1]))
     return {name: jnp.concatenate(rows) for name, rows in layers.items()}
-
-
-def change_layer(model: Model, pattern: str, change: Callable[..., Any]) -> Model:
-    """Returns the model with `change(layer, *inputs)` in place of `layer(*inputs)`, wherever a layer's path matches.
-
-    Args:
-        model: what to alter; it stays as it is.
-        pattern: a regular expression, searched for in paths such as `block_0/mlp` or `block_0/mlp/up`.
-        change: a pure function; where it never calls the original layer, that layer's parameters do not exist.
-
-    Raises:
-        UserError: at `init`, where the model has no such layer.
-    """
-    paths: set[str] = set()
-
-    def intercept(layer: Any, inputs: Any, options: Any, context: Any) -> Any:
-        path = "/".join(context.module.path)
-        paths.add(path)
-        if context.method_name == "__call__" and re.search(pattern, path):
-            return change(layer, *inputs, **options)
-        return layer(*inputs, **options)
-
-    def init(key: Key[Array, ""], batch: Batch) -> Params:
-        with nn.intercept_methods(intercept):
-            params = model.init(key, batch)
-        if not any(re.search(pattern, path) for path in paths):
-            nearest = ", ".join(difflib.get_close_matches(pattern, paths, n=3, cutoff=0))
-            raise UserError(f"No layer's path matches {pattern!r}: the nearest are {nearest}.")
-        return params
-
-    def intercepted(function: Any) -> Any:
-        @functools.wraps(function)
-        def call(*args: Any, **options: Any) -> Any:
-            with nn.intercept_methods(intercept):
-                return function(*args, **options)
-
-        return call
-
-    steps = model.decoding
-    decoding = steps and steps._replace(
-        init_cache=intercepted(steps.init_cache), decode_step=intercepted(steps.decode_step)
-    )
-    return model._replace(init=init, apply=intercepted(model.apply), decoding=decoding)
 
 
 @config_protocol

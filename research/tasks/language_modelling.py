@@ -12,6 +12,7 @@ from jaxtyping import Array, Int, Key
 from research.core.errors import UserError
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
+from research.models.change_layer import fastest
 from research.models.model import Cache, Decoding, Sown
 from research.tasks.task import Context, Loss, Task, WeightedSum, with_sown
 
@@ -59,13 +60,12 @@ class LanguageModelling:
         tokenizer, decoding = data.tokenizer, functions.decoding
         if tokenizer is None or decoding is None:
             return Task(init, loss, predict)
-        generate = jax.jit(
-            partial(sample, decoding, length=length, tokens=self.sample_tokens, temperature=self.temperature)
-        )
+        sizes = {"length": length, "tokens": self.sample_tokens, "temperature": self.temperature}
+        generate = jax.jit(partial(sample, **sizes), static_argnums=0)
         prompt = jnp.asarray(data.splits.get("validation", data.splits["train"])[0]["inputs"][:1])
 
         def write(params: Params, context: Context) -> str:
-            return tokenizer.decode(generate(params, context.key, prompt))
+            return tokenizer.decode(generate(fastest(decoding, params), params, context.key, prompt))
 
         return Task(init, loss, predict, write)
 

@@ -19,7 +19,7 @@ import transformers
 from research.hub.llama import configuration
 from research.hub.pretrained import Pretrained, load_pretrained, save_pretrained
 from research.hub.quantized import KINDS, dequantize
-from research.models.model import change_layer
+from research.models.change_layer import change_layer
 
 gguf = pytest.importorskip("gguf")
 pytestmark = pytest.mark.peer

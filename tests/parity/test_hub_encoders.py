@@ -23,8 +23,8 @@ from research.hub.family import Family
 from research.hub.marian import MARIAN_FAMILY
 from research.hub.pretrained import Pretrained, load_pretrained, save_pretrained
 from research.hub.t5 import T5_FAMILY
+from research.models.change_layer import change_layer
 from research.models.layers.relative_positions import buckets_of_distances
-from research.models.model import change_layer
 
 pytestmark = pytest.mark.peer
 

@@ -84,7 +84,8 @@ def _decoding(plain: Decoding, lora: LoRA) -> Decoding:
     def decode_step(params: Params, cache: Cache, tokens: Any, start: Any, first: Any) -> tuple[Array, Cache]:
         return plain.decode_step(merged(params, lora), cache, tokens, start, first)
 
-    return plain._replace(init_cache=init_cache, decode_step=decode_step)
+    unproven = plain.unproven and _decoding(plain.unproven, lora)
+    return plain._replace(init_cache=init_cache, decode_step=decode_step, unproven=unproven)
 
 
 def merged(params: Params, lora: LoRA) -> Params:

@@ -16,9 +16,10 @@ from research.core.mesh import MeshConfig, on_mesh
 from research.core.shapes import Spec
 from research.data.dataset import Data
 from research.data.text.packing import Windows
+from research.models.change_layer import change_layer
 from research.models.gpt import GPT
 from research.models.layers.experts import assign, load_balancing_loss, permute
-from research.models.model import Sown, change_layer
+from research.models.model import Sown
 from research.tasks.language_modelling import LanguageModelling
 from research.tasks.task import Context, Loss
 
