@@ -31,6 +31,8 @@ from research.runtime import backend
 from research.train.pretrained import PretrainedModel, is_run
 from research.train.run import load_run
 
+BEFORE = 8  # tokens of a prompt, more than any character has
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -67,6 +69,10 @@ class TextGenerator(NamedTuple):
     start: int | None = None
     """where an encoder reads the prompt: the id that the text begins with"""
 
+    def before(self, prompt: Tokens) -> list[int]:
+        """Returns the last tokens of what a text continues; none where an encoder reads the prompt."""
+        return [] if self.start is not None else prompt[-BEFORE:].tolist()
+
     def begun(self, prompt: str, rows: int) -> tuple[list[Tokens], dict[str, Any]]:
         """Returns the tokens that so many texts begin with, and what an encoder reads."""
         ids = self.encode(prompt)
@@ -88,12 +94,14 @@ def main() -> None:
     if options.beams:
         search = make_beam_search(language.decoding, Beam(options.beams, options.length_penalty))
         ((ids, score),) = search(language.params, prompts, tokens=options.tokens, end=language.end, context=context)
-        print(shown + language.decode([int(token) for token in ids if token not in language.end]))
+        text = Text(language.decode, before=language.before(prompts[0]))
+        text.ids += [int(token) for token in ids if token not in language.end]
+        print(shown + text.finish())
         print(f"score {score:.4f}", file=sys.stderr)
         return
     keys = jax.random.split(streams.stream(options.seed, "generate"), options.samples)
     generate = make_generate(language.decoding, options.sampling)
-    texts = [Text(language.decode, options.stop) for _ in prompts]
+    texts = [Text(language.decode, options.stop, language.before(prompt)) for prompt in prompts]
     alone = options.samples == 1
     print(end=shown if alone else "", flush=True)
     pieces: list[list[str]] = [[] for _ in prompts]
@@ -131,18 +139,20 @@ def load_language(source: str) -> TextGenerator:
     decoding = fastest(model.decoding, params)
     if tokenizer is None:
         raise UserError(f"{source} holds no tokenizer that can be read here: a prompt cannot be turned into tokens.")
+    rules, decode = decoding.rules, tokenizer.decode
     if decoding.has_encoder:
         start, last = boundary_ids(tokenizer)
 
         def read(text: str) -> Tokens:
             return np.append(tokenizer.encode(text), np.int32(last))
 
-        return TextGenerator(decoding, params, read, tokenizer.decode, (last,), start)
+        start = start if rules.start is None else rules.start
+        return TextGenerator(decoding, params, read, decode, rules.end or (last,), start)
     if not (isinstance(tokenizer, Subwords) and tokenizer.kind == "pretrained"):
-        return TextGenerator(decoding, params, tokenizer.encode, tokenizer.decode)
+        return TextGenerator(decoding, params, tokenizer.encode, decode, rules.end)
     end = tokenizer.special_id("eos")
-    ids = () if end is None else (end,)
-    return TextGenerator(decoding, params, lambda text: tokenizer.encode_pair(text).ids, tokenizer.decode, ids)
+    ends = rules.end or (() if end is None else (end,))
+    return TextGenerator(decoding, params, lambda text: tokenizer.encode_pair(text).ids, decode, ends)
 
 
 def beyond_context(

@@ -44,10 +44,12 @@ class Spec:
     Attributes:
         outputs: how many numbers the model predicts: tokens, labels or targets; or by the name of each output.
         batch: an example batch, arrays or their shapes by name; empty where the model needs no shape to be built.
+        labels: names of the classes, where the outputs are classes that have names.
     """
 
     outputs: int | Mapping[str, int]
     batch: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    labels: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:

@@ -92,7 +92,8 @@ class Data:
     def spec(self) -> Spec:
         """What a model for these data is built for: the first training example as a batch, and the outputs."""
         example = self.splits["train"][0] if "train" in self.splits else {}
-        return Spec(self.outputs, {name: np.asarray(array)[None] for name, array in example.items()})
+        batch = {name: np.asarray(array)[None] for name, array in example.items()}
+        return Spec(self.outputs, batch, self.class_names)
 
 
 @config_protocol

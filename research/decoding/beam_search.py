@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from research.core.errors import UserError
 from research.core.shapes import Params
 from research.decoding.loop import UNIT, Tokens, make_read
+from research.models.generation_rules import GenerationRules
 from research.models.model import Decoding
 
 LOW = -1e9
@@ -81,8 +82,9 @@ def make_beam_search(decoding: Decoding, beam: Beam = Beam()) -> Callable[..., l
     """
     if beam.beams < 1:
         raise UserError(f"A search cannot keep {beam.beams} beams: give 1 or more.")
+    decoding.rules.check_obeyed(penalty=False)
     read = make_read(decoding, UNIT)
-    extend = jax.jit(partial(_extend, beam), static_argnames=("tokens", "end"))
+    extend = jax.jit(partial(_extend, beam, decoding.rules), static_argnames=("tokens", "end"))
 
     @partial(jax.jit, donate_argnums=1)
     def decode_step(params: Params, cache: Any, rows: Array, token: Array, slot: Array, first: Array) -> Any:
@@ -98,7 +100,7 @@ def make_beam_search(decoding: Decoding, beam: Beam = Beam()) -> Callable[..., l
         end: Iterable[int] = (),
         context: Mapping[str, Any] = {},
     ) -> list[tuple[Tokens, float]]:
-        last, beams = tuple(sorted(end)), beam.beams
+        last, beams = tuple(sorted({*end, *decoding.rules.end})), beam.beams
         repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), dict(context))
         rows = [prompt for prompt in prompts for _ in range(beams)]
         logits, cache, first, length = read(params, rows, tokens, repeated)
@@ -129,12 +131,20 @@ def _begin(prompts: int, beams: int, tokens: int) -> _Search:
 
 
 def _extend(
-    beam: Beam, state: _Search, logits: Float[Array, "rows vocabulary"], step: Array, *, tokens: int, end: Sequence[int]
+    beam: Beam,
+    rules: GenerationRules,
+    state: _Search,
+    logits: Float[Array, "rows vocabulary"],
+    step: Array,
+    *,
+    tokens: int,
+    end: Sequence[int],
 ) -> tuple[_Search, Int[Array, "rows"], Int[Array, "rows"]]:
     """Returns the search extended by one token, the rows whose caches are kept, and their tokens."""
     prompts, beams, _ = state.open.shape
     logits = logits.reshape(prompts, beams, -1)
-    scores = jax.nn.log_softmax(logits.astype(jnp.float32)) + state.scores[..., None]
+    scores = rules.restricted(jax.nn.log_softmax(logits.astype(jnp.float32)), step, step + 1 == tokens)
+    scores += state.scores[..., None]
     # Enough candidates that `beams` open ones remain even where many of them end.
     count = max(2, 1 + len(end)) * beams
     scores, flat = jax.lax.top_k(scores.reshape(prompts, -1), count)

@@ -33,7 +33,8 @@ def greedy(
     def step(carry: Any) -> Any:
         cache, token, texts, step = carry
         logits, cache = decoding.decode_step(params, cache, token[:, None], step, first)
-        token = logits[:, 0].argmax(-1).astype(jnp.int32)
+        scores = decoding.rules.restricted(logits[:, 0], step, step == tokens - 1)
+        token = scores.argmax(-1).astype(jnp.int32)
         return cache, token, texts.at[:, step].set(token), step + 1
 
     texts = jnp.full((batch, tokens), -1, jnp.int32)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Int32, Key
 from research.core.errors import UserError
 from research.core.shapes import Params
 from research.decoding.sampling import Counts, Sampling
+from research.models.generation_rules import GenerationRules
 from research.models.model import Cache, Decoding
 
 ENDED = -1  # in place of a token of a row that has ended
@@ -31,9 +32,9 @@ def make_generate(decoding: Decoding, sampling: Sampling = Sampling(), *, chunk:
     """Returns `generate(params, prompts, keys, tokens=, end=(), context={})`, which yields int32 [batch] at a time.
 
     Its arguments: token ids of each row's prompt; a key for each row, so that what is drawn does not depend on the
-    other rows; the most tokens to yield; the ids that end a row, which are yielded as its last, and after which it
-    yields `ENDED`; and the input of an encoder. It stops where all rows have ended. Keep it: it holds the compiled
-    programs.
+    other rows; the most tokens to yield; the ids that end a row, besides those of the model's own rules, which are
+    yielded as its last, and after which it yields `ENDED`; and the input of an encoder. It stops where all rows have
+    ended. Keep it: it holds the compiled programs.
 
     Args:
         decoding: the model's step-by-step form.
@@ -44,15 +45,27 @@ def make_generate(decoding: Decoding, sampling: Sampling = Sampling(), *, chunk:
         UserError: the sampling's values are out of range; when called, a prompt is empty, or too long with the tokens.
     """
     sampling.check()
+    rules = decoding.rules
+    rules.check_obeyed()
+    if sampling.repetition_penalty == 1:
+        sampling = dataclasses.replace(sampling, repetition_penalty=rules.repetition_penalty)
     read = make_read(decoding, chunk)
-    choose = jax.jit(partial(_choose, sampling))
+    choose = jax.jit(partial(_choose, sampling, rules))
 
     @partial(jax.jit, donate_argnums=(1, 4))
     def step(
-        params: Params, cache: Cache, token: Array, slot: Array, counts: Counts | None, first: Array, keys: Array
+        params: Params,
+        cache: Cache,
+        token: Array,
+        slot: Array,
+        counts: Counts | None,
+        first: Array,
+        keys: Array,
+        written: Array,
+        left: Array,
     ) -> Any:
         logits, cache = decoding.decode_step(params, cache, token[:, None], slot, first)
-        token, counts = _choose(sampling, logits[:, 0], counts, keys, slot - first)
+        token, counts = _choose(sampling, rules, logits[:, 0], counts, keys, slot - first, written, left)
         return token, cache, counts
 
     def generate(
@@ -66,12 +79,14 @@ def make_generate(decoding: Decoding, sampling: Sampling = Sampling(), *, chunk:
     ) -> Iterator[Int32[np.ndarray, " batch"]]:
         logits, cache, first, length = read(params, prompts, tokens, context)
         counts = _counted(prompts, logits.shape[-1]) if sampling.counting else None
-        token, counts = choose(logits, counts, keys, length - 1 - first)
-        running, last = np.ones(len(prompts), bool), np.array(sorted(end), np.int32)
+        token, counts = choose(logits, counts, keys, length - 1 - first, jnp.int32(0), jnp.int32(tokens))
+        running, last = np.ones(len(prompts), bool), np.array(sorted({*end, *rules.end}), np.int32)
         for slot in range(length, length + tokens):
             ready = token
             if slot + 1 < length + tokens:  # computed while the caller uses the last one
-                token, cache, counts = step(params, cache, ready, jnp.int32(slot), counts, first, keys)
+                written = slot + 1 - length
+                sizes = jnp.int32(written), jnp.int32(tokens - written)
+                token, cache, counts = step(params, cache, ready, jnp.int32(slot), counts, first, keys, *sizes)
             chosen = np.where(running, np.asarray(ready), ENDED).astype(np.int32)
             yield chosen
             running &= ~np.isin(chosen, last)
@@ -139,9 +154,22 @@ def check_context(decoding: Decoding, prompts: Sequence[Tokens], tokens: int) ->
         )
 
 
-def _choose(sampling: Sampling, logits: Array, counts: Counts | None, keys: Array, positions: Array) -> Any:
-    """Chooses tokens by the keys folded with their positions; counts them where that matters."""
-    token = sampling.choose(logits, counts, jax.vmap(jax.random.fold_in)(keys, positions))
+def _choose(
+    sampling: Sampling,
+    rules: GenerationRules,
+    logits: Array,
+    counts: Counts | None,
+    keys: Array,
+    positions: Array,
+    written: Array,
+    left: Array,
+) -> Any:
+    """Chooses tokens by the keys folded with their positions; counts them where that matters.
+
+    `written` tokens are there already, and `left` are to come, this one included.
+    """
+    folded = jax.vmap(jax.random.fold_in)(keys, positions)
+    token = sampling.choose(logits, counts, folded, partial(rules.restricted, written=written, is_last=left == 1))
     return token, counts and counts.with_token(token)
 
 
@@ -161,6 +189,8 @@ class Text:
     """token ids to text"""
     stop: Sequence[str] = ()
     """strings before which the text ends"""
+    before: Sequence[int] = ()
+    """the end of what the text continues: a tokenizer may leave out a space that begins a text, not one within it"""
     ids: list[int] = dataclasses.field(default_factory=list)
     given: int = 0
     """characters given out"""
@@ -171,7 +201,7 @@ class Text:
         if self.ended:
             return ""
         self.ids.append(token)
-        text = self.decode(self.ids)
+        text = self._decoded()
         found = min((place for stop in self.stop if (place := text.find(stop, self.given)) >= 0), default=-1)
         if found >= 0:
             self.ended = True
@@ -183,7 +213,10 @@ class Text:
         if self.ended:
             return ""
         self.ended = True
-        return self._give(self.decode(self.ids))
+        return self._give(self._decoded())
+
+    def _decoded(self) -> str:
+        return self.decode([*self.before, *self.ids])[len(self.decode(self.before)) :]
 
     def _give(self, text: str) -> str:
         piece, self.given = text[self.given :], max(self.given, len(text))

@@ -4,6 +4,7 @@ The filters run in the order of Hugging Face's transformers, whose greedy and fi
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -48,20 +49,35 @@ class Sampling:
                 raise UserError(f"--{option} is {getattr(self, name)}: give a number from {low:g} to {high:g}.")
 
     def choose(
-        self, logits: Float[Array, "batch vocabulary"], counts: "Counts | None", keys: Key[Array, "batch"]
+        self,
+        logits: Float[Array, "batch vocabulary"],
+        counts: "Counts | None",
+        keys: Key[Array, "batch"],
+        restricted: Callable[[Array], Array] = lambda logits: logits,
     ) -> Int[Array, "batch"]:
-        """Chooses each row's next token; `counts` may be left out where nothing is penalised."""
-        logits = self.filtered(logits.astype(jnp.float32), counts)
+        """Chooses each row's next token.
+
+        Args:
+            logits: of the next token.
+            counts: of the tokens before; may be None where nothing is penalised.
+            keys: one for each row.
+            restricted: takes the tokens that may not be written out of the penalised logits.
+        """
+        logits = self.filtered(logits.astype(jnp.float32), counts, restricted)
         if self.temperature == 0:
             return logits.argmax(-1).astype(jnp.int32)
         return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
     def filtered(
-        self, logits: Float[Array, "batch vocabulary"], counts: "Counts | None"
+        self,
+        logits: Float[Array, "batch vocabulary"],
+        counts: "Counts | None",
+        restricted: Callable[[Array], Array] = lambda logits: logits,
     ) -> Float[Array, "batch vocabulary"]:
         """Returns the logits of the distribution that tokens are drawn from; -inf for those that never are."""
         if counts is not None:
             logits = self._penalised(logits, counts)
+        logits = restricted(logits)
         if self.temperature == 0:
             return logits
         logits /= self.temperature

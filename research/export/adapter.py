@@ -6,7 +6,7 @@ from research.core import trees
 from research.core.errors import UserError
 from research.data.text.tokenizers import Subwords
 from research.hub.adapters import save_adapter
-from research.hub.pretrained import PACKAGE
+from research.hub.locate import PACKAGE
 from research.hub.tokenizer import save_tokenizer
 from research.models.wrappers.lora import BRANCH
 from research.train.pretrained import PretrainedModel, is_run

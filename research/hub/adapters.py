@@ -70,6 +70,10 @@ class Adapted:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {**self._base.shapes, **{name: self._stored.shapes[own] for name, own in self._whole.items()}}
 
+    @property
+    def dtypes(self) -> dict[str, np.dtype]:
+        return {**self._base.dtypes, **{name: self._stored.dtypes[own] for name, own in self._whole.items()}}
+
     def read(self, name: str) -> np.ndarray:
         """Returns a tensor with its update in float32: W + scale B A, transposed where the file has inputs first."""
         if name in self._whole:

@@ -10,6 +10,7 @@ from typing import Any
 from research.core.errors import UserError
 from research.hub.family import (
     Family,
+    Groups,
     Json,
     Shapes,
     Tensor,
@@ -196,6 +197,12 @@ def _masked_tensors(config: BERT) -> list[Tensor]:
     return [*listed, transposed("head/kernel", f"{decoder}.weight"), both]
 
 
+def _tied(config: BERT) -> Groups:
+    base, head = ("roberta.", "lm_head") if config.padding >= 0 else ("bert.", "cls.predictions")
+    embedding = (f"{base}embeddings.word_embeddings.weight", f"{head}.decoder.weight")
+    return embedding, (f"{head}.bias", f"{head}.decoder.bias")
+
+
 def _choices(tensor: Tensor, base: str) -> Iterator[Tensor]:
     """Yields the ways in which a tensor may be stored."""
     bare = tensor._replace(names=tuple(name.removeprefix(base) for name in tensor.names))
@@ -212,6 +219,7 @@ BERT_FAMILY = Family(
     configuration=configuration,
     to_json=to_json,
     tensors=tensors,
+    tied=_tied,
     ignored=(
         r"embeddings\.(position|token_type)_ids",
         r"(pooler|lm_head|cls|classifier|qa_outputs)\..*",

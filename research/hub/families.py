@@ -11,6 +11,7 @@ from research.hub.gpt2 import GPT2_FAMILY
 from research.hub.llama import LLAMA_FAMILY
 from research.hub.marian import MARIAN_FAMILY
 from research.hub.t5 import T5_FAMILY
+from research.hub.weights import UNQUANTISED
 
 FAMILIES: tuple[Family, ...] = (GPT2_FAMILY, LLAMA_FAMILY, BERT_FAMILY, T5_FAMILY, MARIAN_FAMILY)
 
@@ -19,6 +20,12 @@ def family_of_file(described: Json, path: Path) -> Family:
     """Returns the family that a config.json names; raises UserError where it is not known, or wants code of its own."""
     if "auto_map" in described:
         raise UserError(f"{path} names code in auto_map, and code of others is not run here.")
+    if quantised := described.get("quantization_config") or described.get("compression_config"):
+        method = quantised.get("quant_method", "unknown") if isinstance(quantised, Mapping) else quantised
+        raise UserError(
+            f"{path} holds weights quantised by {str(method)[:50]!r} (quant_method in config.json), which are not read "
+            f"here: {UNQUANTISED}."
+        )
     kind = described.get("model_type")
     for family in FAMILIES:
         if kind in family.model_types:

@@ -15,6 +15,7 @@ from research.core.errors import UserError
 Json = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 Word = TypeVar("Word")
+Groups = tuple[tuple[str, ...], ...]
 
 
 class Tensor(NamedTuple):
@@ -51,6 +52,8 @@ class Family(NamedTuple):
         ignored: patterns, matched at the end of a name, of tensors that a file may have and that no parameter needs.
         inputs_first: whether the kernels of linear layers are stored as [inputs outputs], as ours are, and not as
             [outputs inputs].
+        tied: our configuration -> groups of names of tensors that are one where the model ties them: a file may have
+            any of them. In each group the embedding comes first.
         new: a pattern, searched for in paths, of parameters that a file may lack where a head is asked for: they are
             newly drawn. Empty: none.
     """
@@ -63,6 +66,7 @@ class Family(NamedTuple):
     prefixes: tuple[str, ...] = ("",)
     ignored: tuple[str, ...] = ()
     inputs_first: bool = False
+    tied: Callable[[Any], Groups] = lambda config: ()
     new: str = ""
 
 

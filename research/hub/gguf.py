@@ -22,6 +22,7 @@ from research.hub.weights import aligned_empty, read_bytes
 from research.models.layers.rotary import Rotary
 
 MODEL_TYPES = {"llama": "llama", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+ENDS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))  # of a text, a turn, a message
 LONGEST = 1 << 24  # entries of a list or bytes of a string in the metadata
 NUMBERS = {
     0: "<u1",
@@ -79,6 +80,11 @@ class Gguf:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: self._stored[ours].shape for name, ours in self._names.items()}
+
+    @property
+    def dtypes(self) -> dict[str, np.dtype]:
+        """Types of what `read` gives, whatever it is stored as."""
+        return dict.fromkeys(self._names, np.dtype(np.float32))
 
     def read(self, name: str) -> np.ndarray:
         """Returns a tensor in float32, made so portion by portion."""
@@ -262,6 +268,7 @@ def _configuration(path: Path, metadata: Mapping[str, Any], stored: Mapping[str,
         "rms_norm_eps": float(f"{value('attention.layer_norm_rms_epsilon'):.6g}"),
         "rope_theta": base,
         "tie_word_embeddings": "output.weight" not in stored,
+        "eos_token_id": [metadata[name] for name in ENDS if name in metadata],
         "attention_bias": "blk.0.attn_q.bias" in stored,
         "mlp_bias": "blk.0.ffn_up.bias" in stored,
     }

@@ -132,6 +132,7 @@ GPT2_FAMILY = Family(
     configuration=configuration,
     to_json=to_json,
     tensors=tensors,
+    tied=lambda config: (("transformer.wte.weight", "lm_head.weight"),),
     prefixes=("transformer.", ""),
     inputs_first=True,
     ignored=(r"h\.\d+\.attn\.(masked_)?bias", r"lm_head\.weight"),

@@ -236,6 +236,7 @@ LLAMA_FAMILY = Family(
     configuration=configuration,
     to_json=to_json,
     tensors=tensors,
+    tied=lambda config: (("model.embed_tokens.weight", "lm_head.weight"),),
     prefixes=("model.", "", "language_model.model.", "model.language_model."),
     ignored=(r"rotary_emb\.inv_freq", r"lm_head\.weight", r"(vision_tower|multi_modal_projector)\..*"),
 )

@@ -162,5 +162,6 @@ MARIAN_FAMILY = Family(
     configuration=configuration,
     to_json=to_json,
     tensors=tensors,
+    tied=lambda config: (tuple(f"{name}.weight" for name in (SHARED[-2:] if config.source_vocabulary else SHARED)),),
     ignored=(r"(en|de)coder\.embed_(positions|tokens)\.weight", r"lm_head\.weight"),
 )

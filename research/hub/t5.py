@@ -1,7 +1,8 @@
 """T5 in Hugging Face's form, version 1.0 and 1.1 (Raffel et al. 2020).
 
 In version 1.1 the head is not tied. Version 5 of the transformers library writes `tie_word_embeddings` as true all the
-same, and says it by `scale_decoder_outputs` instead: where either is false, the head is read from the file.
+same, and says it by `scale_decoder_outputs` instead: where either is false, the head is read from the file. Where that
+has none although `tie_word_embeddings` is true, the head is the embedding, not scaled.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ from research.hub.family import Family, Json, Shapes, Tensor, joined_heads, refu
 from research.models.layers.feed_forward import GATES, ActivationKind
 from research.models.t5 import T5
 
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 ACTIVATIONS: dict[str, ActivationKind] = {
     "relu": "relu",
     "gated-gelu": "geglu",
@@ -72,8 +74,7 @@ def to_json(config: T5, shapes: Shapes) -> dict[str, Any]:
 
 def tensors(config: T5) -> list[Tensor]:
     """Lists every parameter and what it is stored as; some files name the embedding after one of its users."""
-    names = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-    listed = [same("token_embedding", name) for name in names]
+    listed = [same("token_embedding", name) for name in EMBEDDINGS]
     if not config.tied:
         listed.append(transposed("head/kernel", "lm_head.weight"))
     for stack, depth in (("encoder", config.depth), ("decoder", config.decoder_depth or config.depth)):
@@ -118,6 +119,7 @@ T5_FAMILY = Family(
     configuration=configuration,
     to_json=to_json,
     tensors=tensors,
+    tied=lambda config: ((*EMBEDDINGS, "lm_head.weight"),),
     ignored=(
         r"(en|de)coder\.embed_tokens\.weight",
         r"lm_head\.weight",

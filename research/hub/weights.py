@@ -22,6 +22,7 @@ from research.core.errors import UserError
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TEMPORARY = ".unfinished-"  # what files are called until they are whole
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
+UNQUANTISED = "take the model that it was made from, in float32, float16 or bfloat16, or a .gguf file of it"
 LARGEST_HEADER = 1 << 25  # bytes; some 200,000 tensors
 ALIGNMENT = 64  # bytes; what the CPU backend of JAX asks of memory that it does not copy
 DTYPES: Mapping[str, np.dtype] = {
@@ -29,13 +30,21 @@ DTYPES: Mapping[str, np.dtype] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
     "I16": np.dtype("<i2"),
     "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
+    "C64": np.dtype("<c8"),
     "BOOL": np.dtype("?"),
 }
+WRAPPERS = ("_orig_mod.", "module.", "base_model.model.")  # torch.compile, DataParallel, PEFT
 
 
 @runtime_checkable
@@ -44,6 +53,9 @@ class Weights(Protocol):
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    @property
+    def dtypes(self) -> Mapping[str, np.dtype]: ...
 
     def read(self, name: str) -> np.ndarray: ...
 
@@ -66,6 +78,10 @@ class Safetensors:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: entry.shape for name, entry in self._entries.items()}
+
+    @property
+    def dtypes(self) -> dict[str, np.dtype]:
+        return {name: entry.dtype for name, entry in self._entries.items()}
 
     def read(self, name: str) -> np.ndarray:
         """Returns a tensor as a fresh array; raises UserError where the file has become shorter."""
@@ -109,11 +125,14 @@ def open_file(path: Path) -> Safetensors:
 
 
 def open_folder(folder: Path) -> Safetensors:
-    """Opens model.safetensors or the shards that its index names; raises UserError where they cannot be trusted."""
+    """Opens model.safetensors or the shards that its index names; raises UserError where they cannot be trusted.
+
+    What a wrapper has put before every name is left out.
+    """
     if (folder / SINGLE).exists():
-        return open_file(folder / SINGLE)
+        return Safetensors(_unwrapped(_entries(folder / SINGLE)))
     if (folder / INDEX).exists():
-        return Safetensors(_sharded(folder))
+        return Safetensors(_unwrapped(_sharded(folder)))
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES)
     if pickles:
         raise UserError(
@@ -121,6 +140,14 @@ def open_folder(folder: Path) -> Safetensors:
             f"model in safetensors, or convert it where you trust it."
         )
     raise UserError(f"{folder} has neither {SINGLE} nor {INDEX}: name a folder with a model in safetensors.")
+
+
+def _unwrapped(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """Returns the tensors without the names of wrappers, as long as all begin with the same one."""
+    for wrapper in WRAPPERS:
+        if entries and all(name.startswith(wrapper) for name in entries):
+            return _unwrapped({name.removeprefix(wrapper): entry for name, entry in entries.items()})
+    return entries
 
 
 def _sharded(folder: Path) -> dict[str, Entry]:
@@ -191,6 +218,8 @@ def _entry(path: Path, name: str, value: Any, base: int) -> tuple[Entry, int]:
         dtype, shape, (start, end) = value["dtype"], value["shape"], value["data_offsets"]
     except (KeyError, TypeError, ValueError):
         raise _corrupt(path, f"{name!r} does not have a dtype, a shape and two offsets") from None
+    if dtype in ("F4", "F6_E2M3", "F6_E3M2"):
+        raise UserError(f"{path} has {name!r} in the type {dtype}, which is quantised: {UNQUANTISED}.")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise _corrupt(path, f"{name!r} has the dtype {str(dtype)[:100]!r}, which is none of {', '.join(DTYPES)}")
     if not isinstance(shape, list) or len(shape) > 32 or not all(_is_count(each) for each in [*shape, start, end]):

@@ -96,7 +96,7 @@ def _whole_passes(model: Model, steps: Decoding) -> Decoding:
         logits = model.apply(params, {steps.tokens: text, **context})[0]
         return logits[rows, jnp.maximum(places, 0)], {WHOLE: text, **context}
 
-    return Decoding(init_cache, decode_step, steps.context, steps.tokens, unproven=steps)
+    return steps._replace(init_cache=init_cache, decode_step=decode_step, unproven=steps)
 
 
 def fastest(decoding: Decoding, params: Params) -> Decoding:

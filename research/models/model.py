@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 from research.core import trees
 from research.core.configs import config_protocol
 from research.core.shapes import Batch, Params, Spec, Tree
+from research.models.generation_rules import GenerationRules
 from research.models.layers.cache import CACHE, CachePositions
 
 # The collections that layers sow into in training; see `Sown`.
@@ -109,6 +110,8 @@ class Decoding(NamedTuple):
     decode_step: DecodeStep
     context: int = 0
     tokens: str = "inputs"
+    rules: GenerationRules = GenerationRules()
+    """what a published model's files say about the texts that it writes"""
     unproven: Any = None
     """a faster `Decoding`, which may differ from what `apply` gives; see `change_layer.fastest`"""
 

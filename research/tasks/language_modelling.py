@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Int, Key
 
@@ -65,7 +66,9 @@ class LanguageModelling:
         prompt = jnp.asarray(data.splits.get("validation", data.splits["train"])[0]["inputs"][:1])
 
         def write(params: Params, context: Context) -> str:
-            return tokenizer.decode(generate(fastest(decoding, params), params, context.key, prompt))
+            ids = np.asarray(generate(fastest(decoding, params), params, context.key, prompt))
+            ends = np.flatnonzero(np.isin(ids, decoding.rules.end))
+            return tokenizer.decode(ids[: ends[0]] if ends.size else ids)
 
         return Task(init, loss, predict, write)
 
@@ -95,7 +98,8 @@ def sample(
         further, anew = (lambda: read(cache, recent[-1:], slot)), (lambda: read(empty, recent, 0))
         fits = known + tokens - 1 <= length
         logits, cache, slot = further() if fits else jax.lax.cond(slot < length, further, anew)
-        token = jax.random.categorical(key, logits / temperature).astype(jnp.int32)
+        allowed = decoding.rules.restricted(logits, slot)  # after a prompt, so that none of them is the first
+        token = jax.random.categorical(key, allowed / temperature).astype(jnp.int32)
         return (cache, slot, jnp.append(recent[1:], token)), token
 
     cache = empty = decoding.init_cache(params, 1, length)

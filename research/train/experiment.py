@@ -17,7 +17,7 @@ from research.core import trees
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, check_batch, on_mesh, replicated
 from research.core.precision import ComputeType
-from research.core.shapes import Params
+from research.core.shapes import Params, Spec
 from research.core.streams import stream
 from research.data.dataset import Data, DataConfig
 from research.models.model import Model, ModelConfig
@@ -122,11 +122,11 @@ class Assembly(NamedTuple):
         if isinstance(model := self.experiment.model, StartsFromElsewhere):
             own = trees.flatten(jax.eval_shape(self.model.init, stream(seed, "init"), self.data.spec.batch))
             mine, places = (trees.select(tree, own.__contains__) for tree in (params, shardings))
-            loaded = model.start(mine, places, self.mesh)
+            loaded = model.start(mine, places, self.mesh, self.data.spec)
             params = trees.merge(loaded.params, trees.select(params, lambda path: path not in own))
             reports.append(loaded)
         if isinstance(task := self.experiment.task, StartsFromElsewhere):
-            reports.append(task.start(params, shardings, self.mesh))
+            reports.append(task.start(params, shardings, self.mesh, self.data.spec))
             params = _unshared(reports[-1].params)
         if reports:
             report(combined(params, reports))
@@ -153,8 +153,11 @@ def _unshared(params: Params) -> Params:
 class StartsFromElsewhere(Protocol):
     """The configuration of a model, or of a task, whose parameters are not all drawn: pretrained ones, a teacher's."""
 
-    def start(self, params: Params, shardings: Any, mesh: Mesh) -> LoadReport:
-        """Returns `params`, initial ones on their devices, with those from elsewhere in their places."""
+    def start(self, params: Params, shardings: Any, mesh: Mesh, spec: Spec) -> LoadReport:
+        """Returns `params`, initial ones on their devices, with those from elsewhere in their places.
+
+        `spec` is what the model was built for.
+        """
         ...
 
 

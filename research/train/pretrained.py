@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
@@ -20,7 +21,8 @@ from research.core.errors import UserError
 from research.core.shapes import Params, Spec
 from research.data.dataset import Tokenizer
 from research.data.text import tokenizers
-from research.hub.pretrained import describe, load_pretrained, load_tokenizer
+from research.hub.pretrained import Described, describe, load_pretrained, load_tokenizer, writing
+from research.models.generation_rules import GenerationRules
 from research.models.model import Model
 from research.models.wrappers.lora import BRANCH, LoRA, merged, with_lora
 from research.runs import checkpoints
@@ -36,13 +38,16 @@ class LoadReport(NamedTuple):
     """initialised, since the source has none"""
     left: Sequence[str]
     """in the source, and not needed"""
+    remarks: Sequence[str] = ()
+    """sentences for the user"""
 
 
 def combined(params: Params, reports: Sequence[LoadReport]) -> LoadReport:
     """Returns one report of parameters that came from several sources, one after another."""
     loaded = dict.fromkeys(path for report in reports for path in report.loaded)
     new = [path for report in reports for path in report.new if path not in loaded]
-    return LoadReport(params, list(loaded), new, left=[path for report in reports for path in report.left])
+    left = [name for report in reports for name in report.left]
+    return LoadReport(params, list(loaded), new, left, [remark for report in reports for remark in report.remarks])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,10 +88,10 @@ class PretrainedModel:
 
     def build(self, spec: Spec) -> Model:
         """Builds the model for `spec.size` labels or tokens; raises UserError where the source is no such model."""
-        config, count = self._described
+        described = self._described
         # A language model may have more ids than its tokenizer, for the sake of sizes.
-        outputs = spec.size if self.head else max(spec.size, count)
-        model = config.build(dataclasses.replace(spec, outputs=outputs))
+        outputs = spec.size if self.head else max(spec.size, described.outputs)
+        model = writing(described.config.build(dataclasses.replace(spec, outputs=outputs)), described.rules, outputs)
         return with_lora(model, self.lora) if self.lora.rank else model
 
     @property
@@ -97,32 +102,35 @@ class PretrainedModel:
     @property
     def vocabulary(self) -> int:
         """The token ids that the model knows."""
-        config, count = self._described
-        return getattr(config, "vocabulary", 0) or count
+        described = self._described
+        return getattr(described.config, "vocabulary", 0) or described.outputs
 
     @property
     def configuration(self) -> Any:
         """The configuration of the model itself; raises UserError where the source cannot be read."""
-        return self._described[0]
+        return self._described.config
 
     @functools.cached_property
-    def _described(self) -> tuple[Any, int]:
-        """The configuration, and the outputs that the source has; read once, as it may lie on the hub."""
+    def _described(self) -> Described:
+        """What the source says of its model, the configuration as asked for; read once, as it may lie on the hub."""
         if not self.source:
             raise UserError("Nothing says what to start from: give --model.source a folder, a hub name or a run.")
         if is_run(self.source):
-            config, count = self._of_run()
+            described = self._of_run()
         else:
-            config, count = describe(self.source, self.revision or None, self.head or None)
+            described = describe(self.source, self.revision or None, self.head or None)
+        config = described.config
         changes = {"head": self.head, "pooling": self.pooling, "pooler": self.pooler, "dropout": self.dropout}
         fields = {field.name for field in dataclasses.fields(config)}
         if self.head and "head" not in fields:
             raise UserError(f"A {type(config).__name__} has no choice of heads: leave out --model.head {self.head}.")
         changed = {name: value for name, value in changes.items() if name in fields and value != ""}
-        return dataclasses.replace(config, **changed), count
+        return described._replace(config=dataclasses.replace(config, **changed))
 
-    def start(self, params: Params, shardings: Any, mesh: Mesh) -> LoadReport:
+    def start(self, params: Params, shardings: Any, mesh: Mesh, spec: Spec) -> LoadReport:
         """Returns `params`, initial ones on their devices, with the source's in their places.
+
+        The outputs of a head that is kept are put in the order of the data's classes, by name.
 
         Raises:
             UserError: a parameter of the source has another shape.
@@ -137,6 +145,10 @@ class PretrainedModel:
                     f"Parameter {path!r} is of shape {list(values[path].shape)} in {self.source} and of "
                     f"{list(shapes[path].shape)} here: use the data's tokenizer that it was trained with."
                 )
+        order, remarks = self._order(spec, kept=any(path.startswith("head/") for path in values))
+        if order is not None:
+            heads = {path: leaf for path, leaf in values.items() if path.startswith("head/")}
+            values |= {path: jnp.take(leaf, order, axis=-1) for path, leaf in heads.items()}
 
         def choose(path: str, drawn: Array) -> Array:
             return jax.device_put(values[path], placed[path]) if path in values else drawn
@@ -150,7 +162,21 @@ class PretrainedModel:
             loaded=[path for path in shapes if path in values],
             new=new,
             left=[*left, *(path for path in values if path not in shapes)],
+            remarks=remarks,
         )
+
+    def _order(self, spec: Spec, *, kept: bool) -> tuple[np.ndarray | None, list[str]]:
+        """Returns the source's output of each class of the data, None where they are as they are, and a remark."""
+        theirs = [label.casefold() for label in self._described.labels]
+        ours = [label.casefold() for label in spec.labels]
+        if not (kept and theirs and len(ours) == spec.outputs and self.head in ("", "sequence", "token")):
+            return None, []
+        if sorted(theirs) == sorted(ours):
+            return (None, []) if theirs == ours else (np.array([theirs.index(label) for label in ours]), [])
+        names, found = (", ".join(each[:10]) for each in (self._described.labels, spec.labels))
+        return None, [
+            f"the head of {self.source} is kept, which was trained for the classes {names}; yours are {found}"
+        ]
 
     def _values(self, mesh: Mesh) -> tuple[dict[str, Any], Sequence[str]]:
         """Returns the source's parameters by path, and the names of what it has besides."""
@@ -166,14 +192,14 @@ class PretrainedModel:
         values = trees.flatten(loaded.params)
         return {path: leaf for path, leaf in values.items() if path not in loaded.new}, loaded.left
 
-    def _of_run(self) -> tuple[Any, int]:
+    def _of_run(self) -> Described:
         run = find(self.source)
         model, tokens = _model_of(run), int(read_record(run)["data"]["tokenizer"]["vocabulary"])
         if isinstance(model, PretrainedModel):
-            return model._described
+            return model._described._replace(labels=_labels_of(run))
         if "vocabulary" in {field.name for field in dataclasses.fields(model)} and not model.vocabulary:
             model = dataclasses.replace(model, vocabulary=tokens)
-        return model, tokens
+        return Described(model, tokens, GenerationRules(), _labels_of(run))
 
 
 def is_run(source: str) -> bool:
@@ -198,6 +224,10 @@ def resolved(config: Any) -> Any:
     parts = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     changed = {name: new for name, part in parts.items() if (new := resolved(part)) is not part}
     return dataclasses.replace(config, **changed) if changed else config
+
+
+def _labels_of(run: Path) -> tuple[str, ...]:
+    return tuple(read_record(run)["data"].get("class_names", ()))
 
 
 def _model_of(run: Path) -> Any:

@@ -59,6 +59,8 @@ def _record_loaded(log: RunLog, report: LoadReport) -> None:
     if processes.is_main_process():
         listed = [f"{len(names)} {name} ({', '.join(names[:4])})" for name, names in others.items() if names]
         print("; ".join([f"{len(report.loaded)} parameters loaded", *listed, "run.json names them all"]))
+        for remark in report.remarks:
+            print(remark)
 
 
 def _truncate(log: RunLog, periodic: bool) -> int | None:

@@ -178,7 +178,7 @@ class Distillation:
         rules = (*beside("teacher", student.sharding), *within("teacher", teacher.sharding))
         return Task(init, loss, predict, fixed=lambda path: path.startswith("teacher/"), sharding=rules)
 
-    def start(self, params, shardings, mesh) -> LoadReport:
+    def start(self, params, shardings, mesh, spec) -> LoadReport:
         """Puts the source's parameters in the teacher's place."""
         taught = jax.device_put(load_run(Path(self.source)).state.evaluated, shardings["teacher"])
         return LoadReport({**params, "teacher": taught}, loaded=list(trees.flatten(taught)), new=[], left=[])

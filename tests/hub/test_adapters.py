@@ -75,7 +75,7 @@ def test_an_adapter_brings_its_head(saved) -> None:
     folder, params = saved
     loaded = load_pretrained(folder)
     assert (loaded.outputs, loaded.config.head, loaded.new) == (3, "sequence", ())
-    assert describe(folder) == (loaded.config, 3)
+    assert describe(folder)[:2] == (loaded.config, 3)
     np.testing.assert_array_equal(loaded.params["head"]["kernel"], params["head"]["kernel"])
     np.testing.assert_array_equal(loaded.params["pooler"]["kernel"], params["pooler"]["kernel"])
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from tiny_run import ROOT
@@ -20,7 +21,7 @@ from research.core.trees import flatten
 from research.data.text.tokenizers import Bytes, TokenizerConfig
 from research.hub.families import FAMILIES
 from research.hub.pretrained import describe, load_pretrained, save_pretrained
-from research.hub.weights import INDEX, SINGLE
+from research.hub.weights import INDEX, SINGLE, open_folder, write_folder
 from research.models.bert import BERT
 from research.models.gpt import GPT
 from research.models.layers.rotary import Rotary
@@ -83,7 +84,7 @@ def test_a_saved_model_comes_back(tmp_path, name, limit):
     loaded = load_pretrained(tmp_path)
     rotary = {"window_rotary": Rotary()} if name == "qwen" else {}
     assert dataclasses.replace(loaded.config, **rotary) == config
-    assert describe(tmp_path) == (loaded.config, loaded.outputs)
+    assert describe(tmp_path)[:2] == (loaded.config, loaded.outputs)
     assert (loaded.outputs, loaded.new, loaded.left, loaded.tokenizer) == (VOCABULARY, (), (), None)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), loaded.params, params)
     assert jax.tree.structure(loaded.params) == jax.tree.structure(params)
@@ -318,3 +319,88 @@ def test_loading_peaks_at_no_more_than_a_fifth_above_the_parameters(tmp_path):
     found = load_elsewhere(tmp_path, devices=1)
     assert found["size"] >= 4.9e8
     assert found["peak"] <= 1.2 * found["size"]
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    """Replaces a folder's tensors, given as arrays by name."""
+    stored = open_folder(folder)
+    write_folder(folder, change({name: stored.read(name) for name in stored.shapes}).items(), 1 << 30)
+
+
+TIED = {
+    "gpt": ("transformer.wte.weight", "lm_head.weight"),
+    "llama": ("model.embed_tokens.weight", "lm_head.weight"),
+    "bert": ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+    "t5": ("shared.weight", "lm_head.weight"),
+    "marian": ("model.shared.weight", "lm_head.weight"),
+}
+
+
+@pytest.mark.parametrize("name", TIED)
+def test_a_tied_tensor_may_be_stored_under_either_name(name, tmp_path):
+    """Of two names for one tensor a file keeps the one that its writer met first; both, if equal, are fine as well."""
+    config, (embedding, head) = MODELS[name], TIED[name]
+    params = initial(config)
+    save_pretrained(tmp_path, config, params)
+    rewrite(tmp_path, lambda found: {head if each == embedding else each: array for each, array in found.items()})
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(tmp_path).params, params)
+    rewrite(tmp_path, lambda found: {**found, embedding: found[head]})
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(tmp_path).params, params)
+    rewrite(tmp_path, lambda found: {**found, head: found[head] + 1})
+    with pytest.raises(UserError, match=r"has .*weight and .*weight with other values: set tie_word_embeddings"):
+        load_pretrained(tmp_path)
+
+
+def test_an_untied_head_is_not_taken_from_the_embedding(tmp_path):
+    """Where config.json does not tie them, a file without a head is not whole."""
+    config = dataclasses.replace(LLAMA, tied=True)
+    save_pretrained(tmp_path, config, initial(config))
+    edit(tmp_path / "config.json", tie_word_embeddings=False)
+    with pytest.raises(UserError, match=r"lacks 1 tensors: lm_head.weight"):
+        load_pretrained(tmp_path)
+
+
+def test_a_t5_with_an_unscaled_tied_head_has_its_embedding_for_a_head(tmp_path):
+    """Version 5 of transformers says by scale_decoder_outputs that a tied head is not scaled."""
+    config = dataclasses.replace(MODELS["t5"], tied=False)
+    params = initial(config)
+    save_pretrained(tmp_path, config, params)
+    rewrite(tmp_path, lambda found: {name: array for name, array in found.items() if name != "lm_head.weight"})
+    edit(tmp_path / "config.json", tie_word_embeddings=True, scale_decoder_outputs=False)
+    loaded = load_pretrained(tmp_path).params
+    np.testing.assert_array_equal(loaded["head"]["kernel"], params["token_embedding"].T)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "_orig_mod.module.", "base_model.model."])
+def test_the_names_of_wrappers_are_left_out(wrapper, saved):
+    """As torch.compile, DistributedDataParallel and PEFT put them before every name."""
+    params = load_pretrained(saved).params
+    rewrite(saved, lambda found: {wrapper + name: array for name, array in found.items()})
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(saved).params, params)
+
+
+@pytest.mark.parametrize("field", [{"quantization_config": {"quant_method": "gptq"}}, {"compression_config": {"a": 1}}])
+def test_quantised_weights_are_refused_by_the_name_of_their_method(field, saved):
+    """Their integers are no weights; the sentence says what to take instead."""
+    edit(saved / "config.json", **field)
+    with pytest.raises(UserError, match=r"quantised by '(gptq|unknown)'.*take the model that it was made from"):
+        load_pretrained(saved)
+    with pytest.raises(UserError, match="quantised by"):
+        describe(saved)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint32, np.bool_])
+def test_whole_numbers_are_no_weights(dtype, saved):
+    """Also where config.json says nothing of a quantisation."""
+    rewrite(saved, lambda found: {name: array.astype(dtype) for name, array in found.items()})
+    with pytest.raises(UserError, match=f"in the type {np.dtype(dtype)}, no fractions, so its weights are quantised"):
+        load_pretrained(saved)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, np.float16, np.float64])
+def test_small_and_large_fractions_are_weights(dtype, saved):
+    """Types that hold fractions are read as what they are."""
+    params = load_pretrained(saved).params
+    rewrite(saved, lambda found: {name: array.astype(dtype) for name, array in found.items()})
+    expected = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype).astype(np.float32), params)
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(saved).params, expected)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from research.core.errors import UserError
 from research.hub.weights import DTYPES, INDEX, SINGLE, aligned, open_folder, write_folder
@@ -54,10 +55,16 @@ def test_the_library_reads_what_we_write(tmp_path, limit):
     write_folder(tmp_path, tensors().items(), limit)
     files = sorted(tmp_path.iterdir())
     assert (tmp_path / SINGLE in files) == (limit == 1 << 20)
-    merged = {name: array for path in files if path.suffix == ".safetensors" for name, array in load_file(path).items()}
+    merged: dict[str, Any] = {}
+    for path in (path for path in files if path.suffix == ".safetensors"):
+        with safe_open(path, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118, no mapping
+                eight_bits = file.get_slice(name).get_dtype().startswith("F8")  # which this library cannot give NumPy
+                merged[name] = None if eight_bits else file.get_tensor(name)
     assert merged.keys() == tensors().keys()
     for name, array in tensors().items():
-        np.testing.assert_array_equal(merged[name], array)
+        if merged[name] is not None:
+            np.testing.assert_array_equal(merged[name], array)
     assert_equal(open_folder(tmp_path), tensors())
     if limit == 200:
         assert all(path.stat().st_size < 200 + 1500 for path in files if path.suffix == ".safetensors")

@@ -110,7 +110,7 @@ class WithMomentum(TextClassification):
         rules = (*beside("momentum", sharding), *within("momentum", sharding))
         return task._replace(init=init, fixed=lambda path: path.startswith("momentum/"), sharding=rules)
 
-    def start(self, params, shardings, mesh) -> LoadReport:
+    def start(self, params, shardings, mesh, spec) -> LoadReport:
         """Puts the model's parameters, wherever they are from, in the copy's place."""
         copied = {name: branch for name, branch in params.items() if name != "momentum"}
         return LoadReport(
@@ -202,7 +202,7 @@ def test_another_vocabulary_is_refused(pretrained, table) -> None:
     wrong = {**params, "token_embedding": jnp.zeros((7, 16))}
     shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), wrong)
     with pytest.raises(UserError, match="'token_embedding' is of shape"):
-        experiment.model.start(wrong, shardings, pretrained.assembly.mesh)
+        experiment.model.start(wrong, shardings, pretrained.assembly.mesh, Spec(9))
 
 
 def test_what_low_rank_updates_have_learned_is_started_from(pretrained, table, tmp_path) -> None:

@@ -145,13 +145,14 @@ class PairedText:
 def boundary_ids(tokenizer: Any) -> tuple[int, int]:
     """Returns the ids that begin and end a target: by the special tokens that there are, as the models expect them.
 
-    T5 and Marian begin with padding, others with a token for it.
+    A published model may name the token that it begins with; T5 and Marian begin with padding, others with a token for
+    it.
 
     Raises:
         UserError: the tokenizer has no special tokens for it.
     """
     if isinstance(tokenizer, PairTokenizer):
-        starts = (tokenizer.special_id(role) for role in ("bos", "cls", "pad"))
+        starts = (tokenizer.special_id(role) for role in ("start", "bos", "cls", "pad"))
         ends = (tokenizer.special_id(role) for role in ("eos", "sep"))
         start, end = (next((each for each in ids if each is not None), None) for ids in (starts, ends))
         if start is not None and end is not None:
