@@ -4,16 +4,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from research.core.errors import UserError
 from research.data.sources import (
     SECTION,
-    read_image_folder,
     read_json_lines,
     read_records,
     read_table,
@@ -85,28 +82,6 @@ def test_tables_keep_columns_and_quoted_values(tmp_path: Path) -> None:
     assert read_table(written(tmp_path / "a.tsv", "a\tb\n1,5\t2\n")) == {"a": ["1,5"], "b": ["2"]}
 
 
-def picture(path: Path, colour: tuple[int, ...], size: tuple[int, int] = (6, 4), mode: str = "RGB") -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour if mode != "L" else colour[0]).save(path)
-
-
-def test_an_image_folder_gives_classes_by_name(tmp_path: Path) -> None:
-    """Classes are the sub-folders in order; images become RGB of one size; other files are passed over."""
-    picture(tmp_path / "dog/1.png", (10, 20, 30))
-    picture(tmp_path / "cat/deep/2.png", (7,), mode="L")
-    written(tmp_path / "cat/.hidden.png", "x")
-    written(tmp_path / "cat/notes.txt", "x")
-    images, labels, classes, names = read_image_folder(str(tmp_path), 3)
-    assert classes == ("cat", "dog") and names == ("cat/deep/2.png", "dog/1.png")
-    assert labels.tolist() == [0, 1] and images.shape == (2, 3, 3, 3) and images.dtype == np.uint8
-    assert (images[0] == 7).all() and (images[1] == [10, 20, 30]).all()
-
-
-def broken_png(path: Path) -> None:
-    picture(path, (1, 2, 3), size=(64, 64))
-    path.write_bytes(path.read_bytes()[:80])
-
-
 Case = Callable[[Path], object]
 BAD: dict[str, tuple[Case, str]] = {
     "no path": (lambda folder: read_text([]), "No data files were named"),
@@ -138,17 +113,6 @@ BAD: dict[str, tuple[Case, str]] = {
     "no column": (
         lambda folder: read_table_text(written(folder / "a.csv", "a,b\n1,2\n")),
         "no column 'text'; it has a, b",
-    ),
-    "no folder": (lambda folder: read_image_folder(str(folder / "none"), 4), "no folder"),
-    "no classes": (lambda folder: read_image_folder(str(folder), 4), "no sub-folders"),
-    "empty class": (lambda folder: ((folder / "cat").mkdir(), read_image_folder(str(folder), 4)), "cat has no images"),
-    "cut image": (
-        lambda folder: (broken_png(folder / "cat/1.png"), read_image_folder(str(folder), 4)),
-        "1.png cannot be decoded",
-    ),
-    "no image": (
-        lambda folder: (written(folder / "cat/1.png", "hello"), read_image_folder(str(folder), 4)),
-        "1.png cannot be decoded",
     ),
 }
 

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from research.core.errors import UserError
-from research.data import catalogue, sources
+from research.data import catalogue
 from research.data.dataset import Data, Rows
 from research.data.splitting import split_of
+from research.data.vision import image_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ class ImageData:
         return splits, tuple(facts["labels"][self.label]), facts
 
     def _read_folder(self) -> tuple[dict[str, Rows], tuple[str, ...], dict[str, Any]]:
-        images, labels, class_names, names = sources.read_image_folder(self.folder, self.size)
+        images, labels, class_names, names = image_files.read_image_folder(self.folder, self.size)
         digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
         return self._divide(_rows(images, labels), names), class_names, {"name": self.folder, "digest": digest}
 
@@ -112,7 +113,7 @@ def _image(number: int, raw: Any, shape: tuple[int, int, int]) -> np.ndarray:
     if isinstance(raw, str | Path):
         if not Path(raw).is_file():
             raise UserError(f"These data are images, and input {number}, {str(raw)!r}, names no file: give an image.")
-        return sources.read_image(Path(raw), shape)
+        return image_files.read_image(Path(raw), shape)
     if not isinstance(raw, np.ndarray) or raw.dtype != np.uint8 or raw.ndim not in (2, 3):
         found = f"{raw.dtype} {list(raw.shape)}" if isinstance(raw, np.ndarray) else type(raw).__name__
         raise UserError(
@@ -121,6 +122,6 @@ def _image(number: int, raw: Any, shape: tuple[int, int, int]) -> np.ndarray:
         )
     if raw.shape in (shape, shape[:2] if shape[2] == 1 else shape):
         return raw.reshape(shape)
-    if raw.ndim == 3 and raw.shape[2] not in sources.MODES:
+    if raw.ndim == 3 and raw.shape[2] not in image_files.MODES:
         raise UserError(f"The image {number} has {raw.shape[2]} channels: give 1 (grey), 3 (red, green, blue) or 4.")
-    return sources.fit_image(Image.fromarray(raw[..., 0] if raw.shape[2:] == (1,) else raw), shape)
+    return image_files.fit_image(Image.fromarray(raw[..., 0] if raw.shape[2:] == (1,) else raw), shape)
