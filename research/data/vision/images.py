@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from research.data import catalogue
 from research.data.dataset import Data, Rows
 from research.data.splitting import split_of
 from research.data.vision import image_files
+from research.data.vision.bit_depth import Ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +29,9 @@ class ImageData:
     """your own images: a folder with a sub-folder for each class"""
     size: int = 64
     """height and width that the images of a folder are brought to"""
+    window: tuple[float, float] | None = None
+    """lowest and highest value of images of a folder of more than 8 bits a channel, which become black and white; by
+    default 0 and the largest number of the bits in use in the data set, and of floating-point numbers 0 and 1"""
     image: str = "image"
     """the field that holds the image"""
     label: str = "label"
@@ -36,7 +41,11 @@ class ImageData:
 
     def build(self) -> Data:
         """Reads and splits; raises UserError for folders, fields and splits that cannot work."""
-        splits, class_names, facts = self._read_folder() if self.folder else self._read_dataset()
+        ranges = Ranges()
+        if self.folder:
+            splits, class_names, facts, ranges = self._read_folder()
+        else:
+            splits, class_names, facts = self._read_dataset()
         empty = [name for name, rows in splits.items() if not len(rows)]
         if empty:
             raise UserError(f"The {empty[0]} split has no images: give more, or change --data.validation-fraction.")
@@ -50,7 +59,7 @@ class ImageData:
             name: {"examples": len(rows), "classes": np.bincount(rows.arrays["labels"]).tolist()}
             for name, rows in splits.items()
         }
-        encode = partial(_encode, shape=train.shape[1:])
+        encode = partial(_encode, shape=train.shape[1:], ranges=ranges)
         return Data(splits=splits, outputs=len(class_names), class_names=class_names, summary=facts, encode=encode)
 
     def _read_dataset(self) -> tuple[dict[str, Rows], tuple[str, ...], dict[str, Any]]:
@@ -76,16 +85,23 @@ class ImageData:
                     "a folder with a sub-folder for each class and give --data.folder, which brings them to one size."
                 )
             images = np.stack([record[self.image] for record in records])
+            if images.dtype != np.uint8 or images.ndim != 4:
+                raise UserError(
+                    f"The field {self.image!r} of {self.dataset!r} holds {images.dtype} {list(images.shape[1:])}, not "
+                    "uint8 [height width channels]: write the images to a folder with a sub-folder for each class and "
+                    "give --data.folder, which brings them to 8 bits."
+                )
             splits[name] = _rows(images, np.array([record[self.label] for record in records], np.int32))
         if "validation" not in splits and self.validation_fraction:
             keys = [f"{self.dataset}/train/{index}" for index in range(len(splits["train"]))]
             splits = {**self._divide(splits["train"], keys), **{n: r for n, r in splits.items() if n != "train"}}
         return splits, tuple(facts["labels"][self.label]), facts
 
-    def _read_folder(self) -> tuple[dict[str, Rows], tuple[str, ...], dict[str, Any]]:
-        images, labels, class_names, names = image_files.read_image_folder(self.folder, self.size)
-        digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-        return self._divide(_rows(images, labels), names), class_names, {"name": self.folder, "digest": digest}
+    def _read_folder(self) -> tuple[dict[str, Rows], tuple[str, ...], dict[str, Any], Ranges]:
+        read = image_files.read_image_folder(self.folder, self.size, self.window)
+        digest = hashlib.sha256(read.images.tobytes() + read.labels.tobytes()).hexdigest()
+        facts = {"name": self.folder, "digest": digest, **read.facts}
+        return self._divide(_rows(read.images, read.labels), read.names), read.class_names, facts, read.ranges
 
     def _divide(self, rows: Rows, keys: Any) -> dict[str, Rows]:
         if not self.validation_fraction:
@@ -103,17 +119,18 @@ def _rows(images: np.ndarray, labels: np.ndarray) -> Rows:
     return Rows({"inputs": images, "labels": labels})
 
 
-def _encode(raw: Sequence[Any], shape: tuple[int, int, int]) -> Rows:
+def _encode(raw: Sequence[Any], shape: tuple[int, int, int], ranges: Ranges) -> Rows:
     """Returns the rows of images given as arrays or as paths of files."""
-    return Rows({"inputs": np.stack([_image(number, image, shape) for number, image in enumerate(raw, start=1)])})
+    images = [_image(number, image, shape, ranges) for number, image in enumerate(raw, start=1)]
+    return Rows({"inputs": np.stack(images)})
 
 
-def _image(number: int, raw: Any, shape: tuple[int, int, int]) -> np.ndarray:
-    """Returns an image [height width channels] of the shape of the training images."""
+def _image(number: int, raw: Any, shape: tuple[int, int, int], ranges: Ranges) -> np.ndarray:
+    """Returns an image [height width channels] of the shape and range of the training images."""
     if isinstance(raw, str | Path):
-        if not Path(raw).is_file():
+        if not os.path.exists(raw):  # noqa: PTH110 (Path.exists fails for names that are too long)
             raise UserError(f"These data are images, and input {number}, {str(raw)!r}, names no file: give an image.")
-        return image_files.read_image(Path(raw), shape)
+        return image_files.read_image(Path(raw), shape, ranges)
     if not isinstance(raw, np.ndarray) or raw.dtype != np.uint8 or raw.ndim not in (2, 3):
         found = f"{raw.dtype} {list(raw.shape)}" if isinstance(raw, np.ndarray) else type(raw).__name__
         raise UserError(

@@ -28,7 +28,7 @@ def test_an_image_folder_gives_classes_by_name(tmp_path: Path) -> None:
     picture(tmp_path / "cat/deep/2.png", (7,), mode="L")
     written(tmp_path / "cat/.hidden.png", "x")
     written(tmp_path / "cat/notes.txt", "x")
-    images, labels, classes, names = read_image_folder(str(tmp_path), 3)
+    images, labels, classes, names, *_ = read_image_folder(str(tmp_path), 3)
     assert classes == ("cat", "dog") and names == ("cat/deep/2.png", "dog/1.png")
     assert labels.tolist() == [0, 1] and images.shape == (2, 3, 3, 3) and images.dtype == np.uint8
     assert (images[0] == 7).all() and (images[1] == [10, 20, 30]).all()
