@@ -26,8 +26,8 @@ DARK = 16
 class Ranges:
     """The values that become 0 and 255."""
 
-    integers: Range = (0, 65535)
-    floats: Range = (0, 1)
+    integers: Range = (0.0, 65535.0)
+    floats: Range = (0.0, 1.0)
     cut: bool = False
     """values beyond become 0 and 255 too; otherwise they are refused"""
 
@@ -77,14 +77,14 @@ def check_window(window: Range | None) -> None:
 def ranges_of(images: Sequence[Deep], window: Range | None) -> Ranges:
     """Returns the ranges of a data set: the window, or 0 to the largest number of the bits in use, and 0 to 1.
 
-    >>> scan = Deep("scan.png", np.zeros((1, 1), np.float32), 0, 3000, True, False)
+    >>> scan = Deep("scan.png", np.zeros((1, 1), np.float32), 0.0, 3000.0, True, False)
     >>> ranges_of([scan], None).integers
-    (0, 4095)
+    (0.0, 4095.0)
     """
     if window is not None:
         return Ranges(window, window, cut=True)
     integers = [int(image.highest) for image in images if image.integers]
-    return Ranges((0, 2 ** max(8, max(integers).bit_length()) - 1)) if integers else Ranges()
+    return Ranges((0.0, 2.0 ** max(8, max(integers).bit_length()) - 1)) if integers else Ranges()
 
 
 def to_8_bits(image: Deep, ranges: Ranges) -> UInt8[np.ndarray, "height width"]:

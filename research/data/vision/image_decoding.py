@@ -4,11 +4,12 @@
 bits, and refuse everything else with one sentence that names the file. `image_files` scales what they return.
 """
 
+import io
 import os
 import stat
 import warnings
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
@@ -16,7 +17,8 @@ from research.core.errors import UserError
 
 # Those that photographs, scans and data sets come in; none starts another program or refers to other files.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
-MAX_PIXELS = 178_956_970  # of a file; Pillow refuses more as well
+MAX_PIXELS = 110_000_000  # of a file: phones take 108 million, and some decoders need 16 bytes for each
+MAX_SIDE = 65_535  # pixels, as in JPEG; Pillow's time for very long rows grows with the square of their length
 MAX_BYTES = 2**31  # of a file
 WHITE_IS = 262  # the tag of TIFF that says whether 0 is white: 0 for yes
 TURNS = {  # by the orientation of EXIF, tag 0x0112
@@ -71,7 +73,7 @@ def decode_file(path: Path) -> Decoded:
         raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from None
 
 
-def decode(file: BinaryIO, name: str) -> Decoded:
+def decode(file: io.BufferedReader | io.BytesIO, name: str) -> Decoded:
     """Decodes the first image of a file; a name for messages.
 
     Raises:
@@ -101,9 +103,11 @@ def decode(file: BinaryIO, name: str) -> Decoded:
 
 
 def _check_pixels(size: tuple[int, int], name: str) -> None:
-    width, height = size
-    if width * height > MAX_PIXELS or not width * height:
-        raise UserError(f"{name} has {width} x {height} pixels: give an image of at most {MAX_PIXELS:,}, or remove it.")
+    if not (min(size) > 0 and max(size) <= MAX_SIDE and size[0] * size[1] <= MAX_PIXELS):
+        raise UserError(
+            f"{name} has {size[0]} x {size[1]} pixels, and may have {MAX_PIXELS:,}, and {MAX_SIDE:,} on a side: "
+            "make it smaller, or remove it."
+        )
 
 
 def _upright(image: Image.Image) -> Image.Image:

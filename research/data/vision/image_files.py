@@ -81,6 +81,7 @@ def _image_paths(folder: Path, passed_over: Counter[str]) -> list[Path]:
     try:
         for place, folders, files in os.walk(folder, onerror=_raise):
             folders[:] = [name for name in folders if not name.startswith(".")]
+            others.update("link to a folder" for name in folders if Path(place, name).is_symlink())  # may be a loop
             for path in (Path(place, name) for name in files if not name.startswith(".")):
                 if path.suffix.lower() in SUFFIXES:
                     check_file(path)
@@ -101,7 +102,9 @@ def _raise(error: OSError) -> None:
 
 
 def _listed(suffixes: Counter[str]) -> str:
-    kinds = ", ".join(f"{suffix or 'none'!r} {count}" for suffix, count in suffixes.most_common(5))
+    kinds = ", ".join(
+        f"{suffix!r} {count}" for suffix, count in sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))[:5]
+    )
     return kinds + (", ..." if len(suffixes) > 5 else "")
 
 

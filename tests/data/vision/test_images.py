@@ -80,3 +80,11 @@ def test_a_field_that_a_data_set_lacks_is_named(monkeypatch):
     use_data_set(monkeypatch, {"train": records(3)})
     with pytest.raises(UserError, match=r"no field 'picture' but image, label: name the right ones"):
         ImageData("any", image="picture").build()
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4, 1), np.uint16), np.zeros((4, 4, 1), np.float32), np.uint8(3)])
+def test_images_of_a_data_set_that_are_not_of_8_bits_are_refused(monkeypatch, image):
+    """With what the field holds, and what to do."""
+    use_data_set(monkeypatch, {"train": [{"image": image, "label": 0}] * 3})
+    with pytest.raises(UserError, match=r"The field 'image' of 'any' holds .*, not uint8 \[height width channels\]"):
+        ImageData("any").build()
