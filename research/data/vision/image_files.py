@@ -57,13 +57,9 @@ def read_image_folder(folder: str, size: int, window: bit_depth.Range | None = N
     Raises:
         UserError: the folder or a class is missing or empty, an image cannot be decoded, or memory does not suffice.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise UserError(f"There is no folder {folder}; give one that holds a sub-folder of images for each class.")
     bit_depth.check_window(window)
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not classes:
-        raise UserError(f"{folder} has no sub-folders; put the images of each class into a sub-folder named after it.")
+    root = Path(folder)
+    classes = _class_names(root)
     passed_over: Counter[str] = Counter()
     paths = [_image_paths(root / name, passed_over) for name in classes]
     if passed_over:
@@ -73,6 +69,18 @@ def read_image_folder(folder: str, size: int, window: bit_depth.Range | None = N
     images, ranges, facts = _read_all(every, size, window, folder)
     names = tuple(path.relative_to(root).as_posix() for path in every)
     return ImageFolder(images, labels, tuple(classes), names, ranges, facts)
+
+
+def _class_names(root: Path) -> list[str]:
+    try:
+        if not os.path.isdir(root):  # noqa: PTH112 (Path.is_dir fails for names that are too long)
+            raise UserError(f"There is no folder {root}; give one that holds a sub-folder of images for each class.")
+        classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{root} cannot be read ({error.strerror}); check its permissions.") from None
+    if not classes:
+        raise UserError(f"{root} has no sub-folders; put the images of each class into a sub-folder named after it.")
+    return classes
 
 
 def _image_paths(folder: Path, passed_over: Counter[str]) -> list[Path]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+
+from research.data.vision.image_decoding import decode
 
 RAW = Path(__file__).parent / "raw"
 CATEGORIES = (
@@ -64,8 +65,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             next(table)
             for key, line in enumerate(table):
                 file, name, category, subcategory, short_names = line.rstrip("\n").split("\t")
-                with Image.open(io.BytesIO(pictures.read(file))) as picture:
-                    image = np.asarray(picture.convert("RGBA"))
+                image = np.asarray(decode(io.BytesIO(pictures.read(file)), file).image.convert("RGBA"))
                 yield (
                     key,
                     {
