@@ -4,6 +4,22 @@ Raise `UserError` where the cause lies with the input (an option, a file, a data
 one sentence that says what was wrong, what was found and what to do. Anything else is a bug and keeps its trace.
 """
 
+from collections.abc import Iterable
+from itertools import islice
+
 
 class UserError(Exception):
     """An error the user can fix; its text is the whole message."""
+
+
+def listed(names: Iterable[object], limit: int = 10) -> str:
+    """Returns names for a message: the first ten, each cut to 60 printable characters, and "..." where more follow.
+
+    >>> listed(["age", "a\\nb"])
+    'age, a\\\\nb'
+    """
+    first = list(islice(names, limit + 1))
+    shown = [
+        "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(name)[:60]) for name in first[:limit]
+    ]
+    return ", ".join([*shown, *(["..."] if len(first) > limit else [])]) or "none"

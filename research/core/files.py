@@ -1,14 +1,49 @@
-"""Files that survive a crash or a full disk: replaced atomically, or JSON lines appended whole."""
+"""Files that survive a crash or a full disk, replaced atomically or appended whole; and safe reading of any path."""
 
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from research.core.errors import UserError
+
+
+def regular_size(path: str | Path) -> int:
+    """Returns the bytes of a regular file without opening it; a pipe or a device would be read for ever.
+
+    Raises:
+        UserError: there is no such file, its name cannot be one, or it is a folder, a pipe or a device.
+    """
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{shown(path)} cannot be read ({reason}): name a file that exists.") from None
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+        raise UserError(f"{shown(path)} is {what}, not a regular file: name a file, or save its content as one.")
+    return found.st_size
+
+
+def read_bytes(path: str | Path, limit: int) -> bytes:
+    """Returns the content of a regular file of at most `limit` bytes; raises UserError for any other."""
+    if (size := regular_size(path)) > limit:
+        raise UserError(f"{shown(path)} has {size:,} bytes, more than the {limit:,} that such a file may have.")
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit)
+    except OSError as error:
+        raise UserError(f"{shown(path)} cannot be read ({error.strerror}): check its permissions.") from None
+
+
+def shown(path: str | Path) -> str:
+    """Returns a path for a message: shortened in its middle where it is very long, control characters escaped."""
+    name = "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(path))
+    return name if len(name) <= 300 else f"{name[:200]}...{name[-80:]}"
 
 
 def write_atomic(path: Path, text: str) -> None:

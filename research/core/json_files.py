@@ -1,0 +1,90 @@
+"""The one reader of JSON that others wrote: strict, of bounded depth and size, and a sentence for what is wrong.
+
+`json.loads` takes NaN and repeated keys, and ends in a RecursionError or a ValueError for deep nesting and long numbers.
+`parse_json` refuses them all with a `UserError` that names the place; `read_json` reads a whole file.
+"""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from research.core.errors import UserError
+from research.core.files import read_bytes
+
+MAX_DEPTH = 100  # far below the interpreter's own limit, so that what was read can also be written
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(text: str, place: str, *, nan_is_none: bool = False) -> Any:
+    """Returns the value of a JSON text (RFC 8259).
+
+    Args:
+        text: one JSON value, with any white space around it.
+        place: where it stands, such as a file and a line, for messages.
+        nan_is_none: NaN, which Python writes for a missing number, is None instead of refused.
+
+    Raises:
+        UserError: the text is not JSON, nests deeper than 100 levels, repeats a key, has a number that is no finite
+            one or has thousands of digits, or half of a surrogate pair.
+
+    >>> parse_json('{"loss": 1.5}', "line 1")
+    {'loss': 1.5}
+    """
+    if text.startswith("\ufeff"):
+        text = text[1:]
+
+    def constant(name: str) -> None:
+        if not nan_is_none or name != "NaN":
+            raise UserError(f"{place}: JSON has no number {name}; write null where the number is missing.")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise UserError(f"{place}: the key {twice[:80]!r} stands twice in one object; keep one of them.")
+        return found
+
+    try:
+        value = json.loads(text, parse_constant=constant, object_pairs_hook=unique)
+    except RecursionError:
+        raise _too_deep(place) from None
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise UserError(f"{place}: not JSON ({error.msg} at {line}column {error.colno}); fix it there.") from None
+    except ValueError:  # of int(), which takes no more digits
+        raise UserError(f"{place}: a whole number has thousands of digits; write it as text, in quotes.") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH:  # else it cannot be as deep
+        _check_depth(value, place)
+    if SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{place}: the text holds half of a surrogate pair (\\ud800 to \\udfff); fix its escapes."
+            ) from None
+    return value
+
+
+def read_json(path: Path, limit_bytes: int) -> Any:
+    """Returns the value of a JSON file in UTF-8; raises UserError as `parse_json` and `read_bytes` do."""
+    content = read_bytes(path, limit_bytes)
+    try:
+        return parse_json(content.decode(), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte 0x{content[error.start]:02x} at offset {error.start}).") from None
+
+
+def _check_depth(value: Any, place: str) -> None:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [child for children in inner for child in children if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise _too_deep(place)
+
+
+def _too_deep(place: str) -> UserError:
+    return UserError(f"{place}: the JSON nests deeper than {MAX_DEPTH} levels; make it flatter.")
