@@ -42,7 +42,7 @@ class Options:
     row: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """a row of a table, 'column=value,column=value'; again for another"""
     table: str = ""
-    """a table, .csv or .tsv with a header, or JSON lines, besides"""
+    """a table, such as CSV with a header, JSON lines or Parquet, besides"""
     logits: bool = False
     """print the logits instead of probabilities"""
     best: bool = False

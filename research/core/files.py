@@ -19,7 +19,7 @@ def regular_size(path: str | Path) -> int:
         UserError: there is no such file, its name cannot be one, or it is a folder, a pipe or a device.
     """
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{shown(path)} cannot be read ({reason}): name a file that exists.") from None
@@ -42,7 +42,9 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
 
 def shown(path: str | Path) -> str:
     """Returns a path for a message: shortened in its middle where it is very long, control characters escaped."""
-    name = "".join(character if character.isprintable() else repr(character)[1:-1] for character in str(path))
+    name = str(path)
+    if not name.isprintable():
+        name = "".join(each if each.isprintable() else repr(each)[1:-1] for each in name)
     return name if len(name) <= 300 else f"{name[:200]}...{name[-80:]}"
 
 

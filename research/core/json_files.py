@@ -1,7 +1,8 @@
 """The one reader of JSON that others wrote: strict, of bounded depth and size, and a sentence for what is wrong.
 
-`json.loads` takes NaN and repeated keys, and ends in a RecursionError or a ValueError for deep nesting and long numbers.
-`parse_json` refuses them all with a `UserError` that names the place; `read_json` reads a whole file.
+`json.loads` takes NaN and repeated keys, and ends in a RecursionError or a ValueError for deep
+nesting and long numbers. `parse_json` refuses them all with a `UserError` that names the place; `read_json` reads a
+whole file.
 """
 
 import json

@@ -32,7 +32,7 @@ class ChatData:
     dataset: str = ""
     """a data set of the catalogue, to be used with `question` and `answer`; not read where files are given"""
     train: tuple[str, ...] = ()
-    """your files or globs of JSON lines: {"messages": [{"role": "user", "content": "..."}, ...]}"""
+    """your files or globs, JSON or Parquet: {"messages": [{"role": "user", "content": "..."}, ...]}"""
     validation: tuple[str, ...] = ()
     """your files to validate on; without them a fraction of the lines is held out"""
     preferences: bool = False

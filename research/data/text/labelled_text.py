@@ -39,7 +39,7 @@ class LabelledText:
     dataset: str = "sentences"
     """a data set of the catalogue; not read where files are given"""
     train: tuple[str, ...] = ()
-    """your own files or globs: .csv, .tsv or .jsonl"""
+    """your own files or globs: CSV, JSON, Parquet or Arrow, also compressed"""
     validation: tuple[str, ...] = ()
     """your own files to validate on; without them a fraction of the groups is held out"""
     test: tuple[str, ...] = ()

@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 
-from research.core.errors import UserError
+from research.core.errors import UserError, listed
 from research.data.text.text_records import Record
 
 
@@ -71,7 +71,7 @@ def _filled(option: str, template: str, record: Record) -> str:
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"--data.{option} {template!r} cannot be filled ({type(error).__name__}: {error}): put columns in braces; "
-            f"there are {', '.join(record)}."
+            f"there are {listed(record)}."
         ) from None
 
 

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int32
 
-from research.core.errors import UserError
+from research.core.errors import UserError, listed
 from research.data import catalogue, sources, splitting
 from research.data.cleaning.cleaning import Cleaning, Document, StepReport, clean, content_group
 from research.data.dataset import Data, Records, Tokenizer
+from research.data.sources.formats import Format, format_of
 from research.data.synthetic import made_up_sentences
 from research.data.text.packing import Windows, pack_documents
 from research.data.text.tokenizers import TokenizerConfig, load
@@ -36,7 +37,7 @@ class Part:
 
     def digest(self) -> str:
         """Returns the SHA-256 of a file, "" for records, whose data set has its own."""
-        return hashlib.sha256(Path(self.source).read_bytes()).hexdigest() if self.records is None else ""
+        return "" if self.records is not None else sources.digests([Path(self.source)])[self.source]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class TextData:
     prepared: str = ""
     """a folder that research.data.text.prepare_beam wrote; only `length` and `packing` are read beside it"""
     train: tuple[str, ...] = ()
-    """your own files or globs: text, .jsonl, .csv or .tsv"""
+    """your own files or globs: text, JSON, CSV, Parquet or Arrow, also compressed"""
     validation: tuple[str, ...] = ()
     """your own files to validate on; without them a fraction of the training files' groups is held out"""
     text: str = "text"
@@ -141,7 +142,7 @@ class TextData:
             Part(side, str(path))
             for side, paths in sides.items()
             if paths
-            for path in sorted(sources.matching_files(paths), key=_kind)
+            for path in sorted(sources.matching_files(paths), key=self._rank)
         ]
 
     def facts(
@@ -165,19 +166,23 @@ class TextData:
             found = zip(part.records, catalogue.read(records, part.records), strict=True)
             return [self._document(part.source, index, record) for index, record in found]
         group = self.group[0] if len(self.group) == 1 else ""
-        match _kind(part.source):
-            case 0:
-                return sources.read_json_lines([part.source], self.text, group)
-            case 1:
-                return sources.read_table_text(part.source, self.text, group)
+        return sources.read_documents([part.source], self.text, group)
+
+    def _rank(self, path: Path) -> int:
+        """Returns the place of a file's format in the order of the documents: JSON, tables, any other text."""
+        match format_of(path, (self.text,)):
+            case Format.JSON_LINES | Format.JSON_ARRAY:
+                return 0
+            case Format.TEXT:
+                return 2
             case _:
-                return sources.read_text([part.source])
+                return 1
 
     def _document(self, split: str, index: int, record: Mapping[str, Any]) -> Document:
         missing = [field for field in (self.text, *self.group) if field not in record]
         if missing:
             raise UserError(
-                f"The records of {self.dataset!r} have no field {missing[0]!r}, they have {', '.join(record)}: name "
+                f"The records of {self.dataset!r} have no field {missing[0]!r}, they have {listed(record)}: name "
                 "the right ones with --data.text and --data.group."
             )
         text = _string(record[self.text])
@@ -242,12 +247,6 @@ def _tokens_in(path: Path, digest: str) -> list[Tokens]:
 
 def _joined(documents: Sequence[Tokens], separator: Tokens) -> Tokens:
     return np.concatenate([ids for document in documents for ids in (separator, document)][1:])
-
-
-def _kind(path: str | Path) -> int:
-    """Returns the place of a file's kind in the order of the documents: JSON lines, tables, any other text."""
-    kinds = ((".jsonl", ".ndjson"), (".csv", ".tsv"))
-    return next((place for place, suffixes in enumerate(kinds) if str(path).lower().endswith(suffixes)), len(kinds))
 
 
 def _string(value: Any) -> str:

@@ -4,14 +4,13 @@
 two splits stays only in the one that measures.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from research.core.errors import UserError
+from research.core.errors import UserError, listed
 from research.data import catalogue, sources, splitting
 from research.data.cleaning.cleaning import Document, content_group
 from research.data.synthetic import made_up_sentences
@@ -40,11 +39,7 @@ def read_splits(dataset: str, own: Mapping[str, Sequence[str]]) -> tuple[Splits,
         }, facts
     if "train" not in given:
         raise UserError("Files to validate or test on need training files beside them: give --data.train as well.")
-    digests = {
-        str(path): hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        for paths in given.values()
-        for path in sources.matching_files(paths)
-    }
+    digests = sources.digests([path for paths in given.values() for path in sources.matching_files(paths)])
     splits: Splits = {split: [record for _, record in sources.read_records(paths)] for split, paths in given.items()}
     return splits, {"name": "your files", "files": digests}
 
@@ -80,7 +75,7 @@ def check_columns(
             for option, column in columns.items():
                 if record.get(column) is None:
                     raise UserError(
-                        f"Record {number} of the {split} split has no {column!r}, it has {', '.join(record)}: name the "
+                        f"Record {number} of the {split} split has no {column!r}, it has {listed(record)}: name the "
                         f"right column with --data.{option}."
                     )
                 value = record[column]
