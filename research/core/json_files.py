@@ -18,13 +18,14 @@ MAX_DEPTH = 100  # far below the interpreter's own limit, so that what was read 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def parse_json(text: str, place: str, *, nan_is_none: bool = False) -> Any:
+def parse_json(text: str, place: str, *, nan_is_none: bool = False, remedy: str = "fix it there") -> Any:
     """Returns the value of a JSON text (RFC 8259).
 
     Args:
         text: one JSON value, with any white space around it.
         place: where it stands, such as a file and a line, for messages.
         nan_is_none: NaN, which Python writes for a missing number, is None instead of refused.
+        remedy: what to do where the text is no JSON.
 
     Raises:
         UserError: the text is not JSON, nests deeper than 100 levels, repeats a key, has a number that is no finite
@@ -53,7 +54,7 @@ def parse_json(text: str, place: str, *, nan_is_none: bool = False) -> Any:
         raise _too_deep(place) from None
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise UserError(f"{place}: not JSON ({error.msg} at {line}column {error.colno}); fix it there.") from None
+        raise UserError(f"{place}: not JSON ({error.msg} at {line}column {error.colno}); {remedy}.") from None
     except ValueError:  # of int(), which takes no more digits
         raise UserError(f"{place}: a whole number has thousands of digits; write it as text, in quotes.") from None
     if text.count("[") + text.count("{") > MAX_DEPTH:  # else it cannot be as deep

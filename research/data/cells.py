@@ -105,7 +105,8 @@ def class_names(labels: Iterable[Any]) -> dict[Hashable, str]:
     spellings: dict[Hashable, set[str]] = {}
     for label in labels:
         spellings.setdefault(meaning(label), set()).add(str(label).strip())
-    return {
-        each: next(iter(names)) if len(names) == 1 else f"{each:g}" if isinstance(each, float) else f"{each:d}"
-        for each, names in spellings.items()
-    }
+    return {each: next(iter(names)) if len(names) == 1 else _number_name(each) for each, names in spellings.items()}
+
+
+def _number_name(number: Any) -> str:
+    return str(int(number)) if isinstance(number, int) or number.is_integer() else repr(number)

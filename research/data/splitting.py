@@ -23,7 +23,7 @@ def split_of(group: str, fractions: Mapping[str, float], salt: str = "") -> str:
     Raises:
         UserError: the fractions are negative or do not sum to 1.
     """
-    if any(fraction < 0 for fraction in fractions.values()) or abs(sum(fractions.values()) - 1) > 1e-6:
+    if not (all(fraction >= 0 for fraction in fractions.values()) and abs(sum(fractions.values()) - 1) <= 1e-6):
         raise UserError(f"The split fractions are {dict(fractions)}; give fractions of at least 0 that sum to 1.")
     digest = hashlib.sha256(f"{salt}\0{group}".encode()).digest()
     point = int.from_bytes(digest[:8]) / 2**64

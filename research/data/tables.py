@@ -2,19 +2,28 @@
 
 import csv
 import dataclasses
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from research.core.errors import UserError
+from research.core.errors import UserError, listed
 from research.data import catalogue, sources
+from research.data.cells import class_names, is_date, is_missing, is_number, meaning
 from research.data.dataset import Data, Rows
 from research.data.splitting import split_of
+from research.data.table_columns import (
+    MAX_CATEGORIES,
+    CategoryColumn,
+    Column,
+    LeftOut,
+    encode,
+    fit,
+    kind_of,
+    targets_of,
+)
 
 Table = Mapping[str, Sequence[Any]]
 
@@ -23,14 +32,15 @@ Table = Mapping[str, Sequence[Any]]
 class TableData:
     """Which table, and what to predict from it.
 
-    Numbers are standardised, categories become one feature each, both by the training rows alone; a category that
-    they do not have is all zeros.
+    Numbers and dates are standardised, categories become one feature each, both by the training rows alone; a category
+    that they do not have is all zeros. A missing number is the training rows' median, and where those lack some, a
+    feature more says so; a missing category is a category. Columns of nearly as many categories as rows are left out.
     """
 
     dataset: str = "adult"
     """a data set of the catalogue; not read where a file is given"""
     train: str = ""
-    """your own table, .csv or .tsv with a header"""
+    """your own table: CSV, JSON, Parquet or Arrow, also compressed; or several by a pattern"""
     test: str = ""
     """your own table to test on"""
     target: str = "label"
@@ -47,36 +57,37 @@ class TableData:
     def build(self) -> Data:
         """Reads, splits, encodes; raises UserError for columns and values that cannot work."""
         tables, facts = self._read()
-        tables = {**self._divide(tables["train"]), **{name: t for name, t in tables.items() if name != "train"}}
-        train = tables["train"]
         self._check_columns(tables)
-        columns = [name for name in train if name != self.target and name not in self.ignore]
-        categories = {name: _categories(name, train[name]) for name in columns}
-        numbers = [name for name in columns if categories[name] is None]
-        scales = {name: self._scale(name, train[name]) for name in numbers}
-        classes = () if self.kind == "numbers" else tuple(sorted(set(map(str, train[self.target]))))
-        if self.kind == "binary" and len(classes) != 2:
-            raise UserError(f"The target {self.target!r} has {len(classes)} values, not 2: set --data.kind classes.")
-        features = partial(self._features, categories, scales)
+        for split, table in tables.items():
+            self._check_target(split, table[self.target])
+        tables = {**self._divide(tables["train"]), **{name: t for name, t in tables.items() if name != "train"}}
+        columns, left_out = self._fit(tables["train"])
+        classes = self._classes(tables["train"][self.target])
+        names = tuple(sorted(set(classes.values())))
         splits = {
-            split: Rows({"inputs": features(table), **self._targets(split, table[self.target], classes)})
+            split: Rows({"inputs": _features(columns, table), **self._targets(split, table[self.target], classes)})
             for split, table in tables.items()
         }
         facts["splits"] = {name: {"examples": len(rows)} for name, rows in splits.items()}
-        facts["columns"] = {name: "number" if kinds is None else len(kinds) for name, kinds in categories.items()}
-        facts["class_names"] = list(classes)
-        outputs = len(classes) if self.kind == "classes" else 1
+        facts["columns"] = {column.name: _description(column) for column in columns}
+        facts["class_names"] = list(names)
+        if left_out:
+            facts["left_out"] = left_out
+        outputs = len(names) if self.kind == "classes" else 1
 
-        def encode(raw: Sequence[Any]) -> Rows:
-            return Rows({"inputs": features(_table_of(raw, categories))})
+        def encode_rows(raw: Sequence[Any]) -> Rows:
+            return Rows({"inputs": _features(columns, _table_of(raw, columns))})
 
-        return Data(splits=splits, outputs=outputs, class_names=classes, summary=facts, encode=encode)
+        return Data(splits=splits, outputs=outputs, class_names=names, summary=facts, encode=encode_rows)
 
     def _read(self) -> tuple[dict[str, Table], dict[str, Any]]:
         if self.train:
             paths = {"train": self.train, **({"test": self.test} if self.test else {})}
             own: dict[str, Table] = {name: sources.read_table(path) for name, path in paths.items()}
-            digests = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths.values()}
+            digests: dict[str, str] = {}
+            for path in paths.values():
+                found = sources.digests(sources.matching_files([path]))
+                digests |= found if len(found) > 1 else {path: next(iter(found.values()))}
             return own, {"name": "your files", "files": digests}
         tables: dict[str, Table] = {}
         for split, source in catalogue.load(self.dataset).items():
@@ -102,55 +113,68 @@ class TableData:
             print(f"{self.train} has no column {', '.join(map(repr, absent))}, passed over", file=sys.stderr)
         for name in (self.target, *(() if self.train else absent)):
             if name not in tables["train"]:
-                raise UserError(f"There is no column {name!r}: the table has {', '.join(tables['train'])}.")
+                raise UserError(f"There is no column {name!r}: the table has {listed(tables['train'])}.")
         for split, table in tables.items():
             if missing := [name for name in tables["train"] if name not in table and name not in self.ignore]:
-                raise UserError(f"The {split} rows have no column {missing[0]!r}: they have {', '.join(table)}.")
+                raise UserError(f"The {split} rows have no column {missing[0]!r}: they have {listed(table)}.")
 
-    def _scale(self, name: str, values: Sequence[Any]) -> tuple[float, float]:
-        numbers = self._numbers(name, values)
-        return float(numbers.mean()), float(numbers.std()) or 1.0
+    def _check_target(self, split: str, values: Sequence[Any]) -> None:
+        for row, value in enumerate(values, start=1):
+            if is_missing(value):
+                raise UserError(
+                    f"Row {row} of the {split} rows has {value!r} in the target {self.target!r}, which stands for no "
+                    "value: fill it in (a class needs another name), or remove the row."
+                )
+            if self.kind == "numbers" and not is_number(value):
+                raise UserError(
+                    f"Row {row} of the {split} rows has {str(value)[:80]!r} in the target {self.target!r}, not a "
+                    "number: fix it, or set --data.kind classes."
+                )
 
-    def _numbers(self, name: str, values: Sequence[Any]) -> np.ndarray:
-        try:
-            numbers = np.array(values, np.float64)
-        except ValueError as error:
-            raise UserError(f"The column {name!r} holds numbers in the training rows, elsewhere: {error}.") from None
-        if name in self.logarithm:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                numbers = np.log1p(numbers)
-        if not np.isfinite(numbers).all():
+    def _fit(self, train: Table) -> tuple[list[Column], dict[str, str]]:
+        """Returns the columns that become features, and why others do not."""
+        columns: list[Column] = []
+        left_out: dict[str, str] = {}
+        for name in train:
+            if name == self.target or name in self.ignore:
+                continue
+            match fit(name, train[name], logarithm=name in self.logarithm):
+                case LeftOut(name=name, reason=reason):
+                    left_out[name] = reason
+                    print(f"the column {name!r} is left out: it {reason}", file=sys.stderr)
+                case column:
+                    columns.append(column)
+        if not columns:
             raise UserError(
-                f"The column {name!r} has values that are not finite numbers, or not above -1 for --data.logarithm: "
-                "fix them, or leave the column out with --data.ignore."
+                f"No column is left to predict {self.target!r} from: "
+                + (
+                    "; ".join(f"{name!r} {reason}" for name, reason in [*left_out.items()][:1])
+                    or "ignore fewer columns."
+                )
             )
-        return numbers
+        return columns, left_out
 
-    def _features(
-        self,
-        categories: Mapping[str, Sequence[str] | None],
-        scales: Mapping[str, tuple[float, float]],
-        table: Table,
-    ) -> np.ndarray:
-        """Returns the features [rows features] of all columns."""
-        parts = [self._encode(name, table[name], kinds, scales.get(name)) for name, kinds in categories.items()]
-        return np.concatenate(parts, 1)
-
-    def _encode(
-        self, name: str, values: Sequence[Any], kinds: Sequence[str] | None, scale: tuple[float, float] | None
-    ) -> np.ndarray:
-        """Returns the features [rows features] of one column."""
-        if scale is not None:
-            return ((self._numbers(name, values)[:, None] - scale[0]) / scale[1]).astype(np.float32)
-        return (np.array(values, str)[:, None] == np.array(kinds, str)).astype(np.float32)
-
-    def _targets(self, split: str, values: Sequence[Any], classes: Sequence[str]) -> dict[str, np.ndarray]:
+    def _classes(self, values: Sequence[Any]) -> dict[Any, str]:
+        """Returns the names of the classes by their meaning; none where the target is a number."""
         if self.kind == "numbers":
-            return {"targets": self._numbers(self.target, values)[:, None].astype(np.float32)}
-        unknown = sorted(set(map(str, values)) - set(classes))
-        if unknown:
+            return {}
+        classes = class_names(values)
+        if self.kind == "binary" and len(classes) != 2:
+            raise UserError(f"The target {self.target!r} has {len(classes)} values, not 2: set --data.kind classes.")
+        if len(classes) > MAX_CATEGORIES:
+            raise UserError(
+                f"The target {self.target!r} has {len(classes):,} classes, more than {MAX_CATEGORIES:,}: set "
+                "--data.kind numbers where they are numbers, or join classes."
+            )
+        return classes
+
+    def _targets(self, split: str, values: Sequence[Any], classes: Mapping[Any, str]) -> dict[str, np.ndarray]:
+        if self.kind == "numbers":
+            return {"targets": targets_of(self.target, values)}
+        places = {name: place for place, name in enumerate(sorted(set(classes.values())))}
+        if unknown := sorted(str(value) for value in values if meaning(value) not in classes):
             raise UserError(f"The {split} rows have the class {unknown[0]!r}, which the training rows do not have.")
-        return {"labels": np.array([classes.index(str(value)) for value in values], np.int32)}
+        return {"labels": np.array([places[classes[meaning(value)]] for value in values], np.int32)}
 
     def small(self, folder: Path) -> "TableData":
         """Returns the same of short tables that it writes into the folder: numbers, a category, and the target."""
@@ -170,46 +194,41 @@ class TableData:
         return dataclasses.replace(self, train=str(folder / "train.csv"), test=str(folder / "test.csv"))
 
 
-def _categories(name: str, values: Sequence[Any]) -> tuple[str, ...] | None:
-    """The distinct values of a column, or None where all are numbers; raises UserError where nearly all are."""
-    others = [value for value in values if not _is_number(value)]
-    if not others:
-        return None
-    if len(others) < len(values) / 2:
-        raise UserError(
-            f"The column {name!r} holds numbers but for {len(others)} values such as {others[0]!r}: fill them in, "
-            f"or add --data.ignore {name}."
-        )
-    return tuple(sorted(set(map(str, values))))
+def _features(columns: Sequence[Column], table: Table) -> np.ndarray:
+    """Returns the features [rows features] of all columns."""
+    return np.concatenate([encode(column, table[column.name]) for column in columns], 1)
 
 
-def _table_of(raw: Sequence[Any], categories: Mapping[str, Sequence[str] | None]) -> Table:
+def _description(column: Column) -> str | int:
+    if isinstance(column, CategoryColumn):
+        return len(column.kinds)
+    return ("date" if column.dates else "number") + (", some missing" if column.has_missing else "")
+
+
+def _table_of(raw: Sequence[Any], columns: Sequence[Column]) -> Table:
     """Returns the columns of rows given one by one; raises UserError where a row cannot be one of these data."""
     for number, row in enumerate(raw, start=1):
         if not isinstance(row, Mapping):
             raise UserError(
                 f"These data are rows of a table, and input {number} is not: give the value of every column, by name."
             )
-        for name, kinds in categories.items():
-            if name not in row:
-                raise UserError(f"Row {number} has no column {name!r}: it needs {', '.join(categories)}.")
-            if kinds is None and not _is_number(row[name]):
-                raise UserError(f"Row {number} has {row[name]!r} in the column {name!r}: give a number.")
-            if kinds is not None and str(row[name]) not in kinds:
-                known = ", ".join(kinds[:10]) + (", ..." if len(kinds) > 10 else "")
-                raise UserError(
-                    f"Row {number} has {row[name]!r} in the column {name!r}, which no training row has: give one of "
-                    f"{known}."
-                )
-    return {name: [row[name] for row in raw] for name in categories}
+        for column in columns:
+            if column.name not in row:
+                needed = listed(each.name for each in columns)
+                raise UserError(f"Row {number} has no column {column.name!r}: it needs {needed}.")
+            _check_value(number, column, row[column.name])
+    return {column.name: [row[column.name] for row in raw] for column in columns}
 
 
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+def _check_value(row: int, column: Column, value: Any) -> None:
+    if is_missing(value):
+        return
+    found = f"Row {row} has {str(value)[:80]!r} in the column {column.name!r}"
+    if isinstance(column, CategoryColumn):
+        if kind_of(column, value) not in column.kinds:
+            raise UserError(f"{found}, which no training row has: give one of {listed(column.kinds)}.")
+    elif not (is_date if column.dates else is_number)(value):
+        raise UserError(f"{found}: give {'a date such as 2024-05-31' if column.dates else 'a number'}.")
 
 
 def _plain(value: Any) -> Any:

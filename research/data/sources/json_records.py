@@ -18,7 +18,8 @@ def json_lines(path: Path) -> Iterator[tuple[str, Record]]:
     for number, line in enumerate(text_of(path).split("\n"), start=1):  # other line ends belong to texts
         if line.strip():
             place = f"{name}:{number}"
-            yield place, _object(parse_json(line, place, nan_is_none=True), place, "one JSON object on each line")
+            value = parse_json(line, place, nan_is_none=True, remedy="give one JSON object on each line")
+            yield place, _object(value, place, "one JSON object on each line")
 
 
 def json_array(path: Path) -> Iterator[tuple[str, Record]]:

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from research.core.errors import UserError
+from research.core.errors import UserError, listed
+from research.data.cells import class_names, is_number, meaning, number_of
 from research.data.dataset import Data, Rows
 from research.data.text.text_examples import Example, encode_answer, encode_text, encode_words, rows_of
 from research.data.text.text_records import (
@@ -137,10 +138,12 @@ class LabelledText:
             return {split: list(map(self._without_label, of)) for split, of in splits.items()}, (), 0
         if self.kind in ("numbers", "pairs"):
             return self._relabelled(splits, self._number), (), 0
+        if self.kind != "words":
+            self._check_single(splits)
         if self.kind == "threshold":
-            if not all(map(_is_number, train)) or len({float(value) for value in train}) <= 2:
-                note = f"the labels {self.label!r} are no scores, and taken as classes: {', '.join(_names(train)[:5])}"
-                print(note, file=sys.stderr)
+            if not all(map(_is_finite, train)) or len({float(value) for value in train}) <= 2:
+                found = listed(_names(class_names(train).values()), 5)
+                print(f"the labels {self.label!r} are no scores, and taken as classes: {found}", file=sys.stderr)
             else:
                 before = sum(map(len, splits.values()))
                 splits = {split: [each for each in of if self._is_clear(each)] for split, of in splits.items()}
@@ -156,19 +159,29 @@ class LabelledText:
                         f"{self.threshold:g}: set --data.margin to less, or give that split more texts."
                     )
                 return splits, TWO_CLASSES, before - sum(map(len, splits.values()))
-        names = _names([tag for tags in train for tag in _words(tags)] if self.kind == "words" else train)
+        classes = class_names([tag for tags in train for tag in _words(tags)] if self.kind == "words" else train)
+        names = _names(classes.values())
         if len(names) < 2:
             raise UserError(f"All training labels {self.label!r} are {names[0]!r}: name another column.")
         numbers = {name: number for number, name in enumerate(names)}
 
         def number(label: Any) -> int:
-            if str(label) not in numbers:
-                raise UserError(f"The label {label!r} is not among the training labels, {', '.join(names[:10])}.")
-            return numbers[str(label)]
+            if meaning(label) not in classes:
+                raise UserError(f"The label {label!r} is not among the training labels, {listed(names)}.")
+            return numbers[classes[meaning(label)]]
 
         if self.kind == "words":
             return self._relabelled(splits, lambda tags: [number(tag) for tag in _words(tags)]), names, 0
         return self._relabelled(splits, number), names, 0
+
+    def _check_single(self, splits: Splits) -> None:
+        for split, records in splits.items():
+            for number, record in enumerate(records, start=1):
+                if isinstance(label := record.get(self.label), list | dict):
+                    raise UserError(
+                        f"Record {number} of the {split} split has {str(label)[:80]!r} in {self.label!r}, a "
+                        f"{type(label).__name__}: give one class, or set --data.kind words where each word has one."
+                    )
 
     def _relabelled(self, splits: Splits, change: Any) -> Splits:
         return {
@@ -180,7 +193,7 @@ class LabelledText:
         return {column: value for column, value in record.items() if column != self.label}
 
     def _number(self, value: Any) -> float:
-        if not _is_number(value):
+        if not _is_finite(value):
             raise UserError(f"The label {value!r} in {self.label!r} is no finite number: fix it, or set --data.kind.")
         return float(value)
 
@@ -262,11 +275,8 @@ def _words(value: Any) -> list[str]:
 def _names(labels: Iterable[Any]) -> tuple[str, ...]:
     """Returns the names of classes in order: of their numbers where all are numbers, else of their letters."""
     names = {str(label) for label in labels}
-    return tuple(sorted(names, key=float) if all(map(_is_number, names)) else sorted(names))
+    return tuple(sorted(names, key=float) if all(map(_is_finite, names)) else sorted(names))
 
 
-def _is_number(value: Any) -> bool:
-    try:
-        return math.isfinite(float(value))
-    except (TypeError, ValueError):
-        return False
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(number_of(value))
