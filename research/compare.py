@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from research.core import command_line, files
+from research.core import command_line
 from research.core.errors import UserError
+from research.core.files import make_folder, write_atomic
+from research.core.terminal import console, printable, say
 from research.report import record_tables, result_tables
 from research.report.curves import comparison_charts
 from research.report.page import render
@@ -67,8 +69,9 @@ def main() -> None:
         raise UserError(f"A comparison needs two to 26 runs, and {len(folders)} was given: name RUN RUN ...")
     runs = [read(letter, folder) for letter, folder in zip(string.ascii_uppercase, folders, strict=False)]
     comparison = compare(runs)
-    show(Console(), runs, comparison)
-    print(f"page: {write_page(options.output, runs, comparison)}")
+    page = write_page(options.output, runs, comparison)
+    show(console(), runs, comparison)
+    say(f"page: {page}")
 
 
 def read(letter: str, folder: Path) -> Run:
@@ -77,8 +80,8 @@ def read(letter: str, folder: Path) -> Run:
         letter=letter,
         place=record_tables.place(folder),
         record=directory.read_record(folder),
-        entries=list(files.read_lines(folder / directory.METRICS)),
-        chain=list(files.read_lines(folder / directory.CHAIN)),
+        entries=directory.read_metrics(folder),
+        chain=directory.read_chain(folder),
     )
 
 
@@ -130,33 +133,31 @@ def _chain_sentence(first: Run, other: Run) -> str:
     return f"{pair} are identical in the {shorter:,} steps that both have."
 
 
-def show(console: Console, runs: Sequence[Run], comparison: Comparison) -> None:
+def show(shown: Console, runs: Sequence[Run], comparison: Comparison) -> None:
     """Prints the comparison."""
     letters = [run.letter for run in runs]
     for run in runs:
-        console.print(
-            f"[bold]{run.letter}[/bold]  {escape(run.place)}  {escape(str(run.record.get('status')))}", highlight=False
-        )
-    _print_table(console, "Runs", letters, comparison.facts, "")
-    _print_table(console, "Configuration", letters, comparison.config, "no field differs")
+        shown.print(Text.assemble((run.letter, "bold"), printable(f"  {run.place}  {run.record['status']}")))
+    _print_table(shown, "Runs", letters, comparison.facts, "")
+    _print_table(shown, "Configuration", letters, comparison.config, "no field differs")
     for split, rows in comparison.results:
-        _print_table(console, f"Results on the {split} split", letters, [(row.metric, row.cells) for row in rows], "")
-    _print_table(console, "Environment", letters, comparison.environment, "nothing differs")
+        _print_table(shown, f"Results on the {split} split", letters, [(row.metric, row.cells) for row in rows], "")
+    _print_table(shown, "Environment", letters, comparison.environment, "nothing differs")
     for sentence in comparison.chains:
-        console.print(sentence, highlight=False)
+        shown.print(sentence)
 
 
-def _print_table(console: Console, title: str, letters: list[str], rows: Sequence[Difference], nothing: str) -> None:
+def _print_table(shown: Console, title: str, letters: list[str], rows: Sequence[Difference], nothing: str) -> None:
     if not rows:
-        console.print(f"{title}: {nothing}")
+        shown.print(f"{title}: {nothing}")
         return
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=title, title_justify="left")
     table.add_column("", overflow="fold")
     for letter in letters:
         table.add_column(letter, justify="right", overflow="fold")
     for name, cells in rows:
-        table.add_row(escape(name), *(escape(cell) for cell in cells))
-    console.print(table)
+        table.add_row(name, *cells)
+    shown.print(table)
 
 
 def write_page(path: Path, runs: Sequence[Run], comparison: Comparison) -> Path:
@@ -171,11 +172,8 @@ def write_page(path: Path, runs: Sequence[Run], comparison: Comparison) -> Path:
         comparison=comparison,
         chart_list=comparison_charts({run.letter: run.entries for run in runs}),
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with --output.") from None
+    make_folder(path.parent)
+    write_atomic(path, page)
     return path
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from research.core import command_line
 from research.core.errors import UserError
+from research.core.terminal import console
 from research.data.sources import read_records
 from research.runs.directory import find
 from research.train.predictions import predict_inputs
@@ -57,14 +57,12 @@ def main() -> None:
     names = run.assembly.data.class_names
     numbered = [f"prediction {number}" for number in range(1, outputs.shape[1] + 1)]
     columns = names or (numbered if len(numbered) > 1 else ["prediction"])
-    table = Table("input", *(escape(name) for name in columns))
+    table = Table("input", *columns)
     for (name, _), numbers in zip(inputs, outputs, strict=True):
         best = numbers.argmax() if names else -1
-        cells = [
-            f"[bold]{number:.4f}[/bold]" if place == best else f"{number:.4f}" for place, number in enumerate(numbers)
-        ]
-        table.add_row(escape(name), *cells)
-    Console().print(table)
+        cells = [Text(f"{number:.4f}", "bold" if place == best else "") for place, number in enumerate(numbers)]
+        table.add_row(name, *cells)
+    console().print(table)
 
 
 def named_inputs(options: Options) -> Named:

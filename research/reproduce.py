@@ -14,11 +14,11 @@ import tyro
 
 from research.core import command_line, configs
 from research.core.errors import UserError
-from research.core.files import read_lines
+from research.core.terminal import say
 from research.runs.chain import first_difference
-from research.runs.directory import CHAIN, find, read_record
+from research.runs.directory import find, read_chain, read_record, required
 from research.runtime import backend
-from research.train.run import train
+from research.train.run import recorded_experiment, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,20 +37,22 @@ def main() -> None:
     record = read_record(folder)
     if record["status"] != "finished":
         raise UserError(f"{folder} is {record['status']}, not finished: finish it with --resume first.")
+    required(record, folder, "environment", "params_sha256")
     _use_thread_pool(record["environment"]["thread_pool"])
-    again = train(configs.from_json(record["config"]), name=record["name"], root=options.runs)
+    chain = read_chain(folder)
+    again = train(recorded_experiment(record, folder), name=record["name"], root=options.runs)
     if again.record["status"] != "finished":
         raise UserError(
             f"The second run stopped at step {int(again.state.step)}; resume it, then use research.compare."
         )
-    difference = first_difference(list(read_lines(folder / CHAIN)), list(read_lines(again.folder / CHAIN)))
+    difference = first_difference(chain, read_chain(again.folder))
     if difference is None and again.record["params_sha256"] == record["params_sha256"]:
-        print(f"identical: {again.record['params_sha256']} ({folder} and {again.folder})")
+        say(f"identical: {again.record['params_sha256']} ({folder} and {again.folder})")
         return
     step, parts = difference or (int(again.state.step), ["params"])
-    print(f"different from step {step} on, first in: {', '.join(parts)} ({folder} and {again.folder})")
+    say(f"different from step {step} on, first in: {', '.join(parts)} ({folder} and {again.folder})")
     for name, (old, new) in environment_differences(record, dict(again.record)).items():
-        print(f"  {name}: {old} then, {new} now")
+        say(f"  {name}: {old} then, {new} now")
     sys.exit(1)
 
 

@@ -1,9 +1,12 @@
 """The command line: typed options from frozen dataclasses, and one sentence for a user's mistake.
 
 `parse` turns a configuration into options (`--model.depth 6`), `run` calls a program's main function and turns
-`UserError` into a message on standard error and exit code 2. Every stage and every experiment starts here.
+`UserError` into a message on standard error and exit code 2. Every stage and every experiment starts here; so does what
+becomes of an output that is closed, full, or knows only some characters.
 """
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -12,6 +15,7 @@ import tyro
 
 from research.core.errors import UserError
 from research.core.renames import renamed_option
+from research.core.terminal import note
 
 T = TypeVar("T")
 
@@ -28,16 +32,56 @@ def parse(cls: type[T], default: T | None = None, *, description: str = "", args
     return tyro.cli(cls, description=description, args=args, **options)
 
 
+# What a system may refuse of a file that is named rightly, or that a user has named wrongly.
+REFUSALS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO),
+}
+BROKEN_PIPE = 141  # the exit code that shells give to a program whose reader has gone: 128 + SIGPIPE
+
+
 def run(main: Callable[[], None]) -> None:
-    """Runs a program; a `UserError` ends it with one sentence and exit code 2, Ctrl-C with 130, as shells expect."""
+    """Runs a program; a `UserError` ends it with one sentence and exit code 2, Ctrl-C with 130, as shells expect.
+
+    So does what the system refuses: a file that may not be read or written, a name that is too long. Where the reader
+    of the output has gone the program ends in silence. Characters that the output does not know are escaped.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        main()
+        try:
+            main()
+        finally:
+            _flush()
     except UserError as error:
         _fail(str(error), 2)
+    except BrokenPipeError:
+        sys.exit(BROKEN_PIPE)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        name = "standard output" if error.filename is None else os.fsdecode(error.filename)
+        _fail(f"{name} cannot be read or written ({error.strerror}): name another, or change what is there.", 2)
+    except UnicodeEncodeError as error:
+        if error.reason != "surrogates not allowed":
+            raise
+        _fail(f"{error.object[:60]!r} is not UTF-8, as text has to be here: write it in UTF-8.", 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
 
 
+def _flush() -> None:
+    """Writes what waits for standard output now, and where that fails nothing at the end of the interpreter."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise
+
+
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    note(f"error: {message}")
     sys.exit(code)

@@ -51,13 +51,16 @@ def shown(path: str | Path) -> str:
 def write_atomic(path: Path, text: str) -> None:
     """Replaces `path` by `text` so that a reader, or a crash, sees the old file or the new one.
 
+    A name that is not UTF-8 has halves of surrogate pairs in `text`: they are written as JSON escapes them.
+
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
     temporary = path.with_name(path.name + ".tmp")
-    with _writing(path):
+    with writing(path):
         try:
-            with open(temporary, "w", encoding="utf-8") as file:
+            temporary.unlink(missing_ok=True)  # a pipe or a link in the way would be written into
+            with open(temporary, "x", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -67,8 +70,15 @@ def write_atomic(path: Path, text: str) -> None:
             raise
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, where it is not there; raises UserError where it cannot be made."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the system says of a file that cannot be written into one sentence."""
     try:
         yield
     except OSError as error:
@@ -90,38 +100,12 @@ def finite(value: Any) -> Any:
 def append_lines(path: Path, entries: Sequence[Mapping[str, Any]]) -> None:
     """Appends JSON lines, all or none; raises UserError where they cannot be written."""
     lines = "".join(json.dumps(finite(entry), ensure_ascii=False) + "\n" for entry in entries)
-    with _writing(path), open(path, "ab", buffering=0) as file:
+    with writing(path), open(path, "ab", buffering=0) as file:
         before = file.tell()
         try:
-            left = memoryview(lines.encode())
+            left = memoryview(lines.encode(errors="backslashreplace"))
             while left:
                 left = left[file.write(left) :]
         except OSError:
             file.truncate(before)  # a line cut short would spoil the next
             raise
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the JSON lines of a file; a last line cut short by a crash is passed over."""
-    if not path.exists():
-        return
-    with open(path, "rb") as file:  # as bytes, since a crash may cut a character as well
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
-
-
-def truncate_after(path: Path, step: int) -> None:
-    """Keeps the lines up to and including `step`, so that a resumed run continues its files without a seam.
-
-    Lines are in the order of their steps. What is cut needs no space, so that a full disk does not matter.
-    """
-    if not path.exists():
-        return
-    with open(path, "r+b") as file:
-        kept = 0
-        for line in file:
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                break
-            kept += len(line)
-        file.truncate(kept)

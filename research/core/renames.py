@@ -99,7 +99,7 @@ def upgraded(config: Any) -> Any:
     fields = {field: upgraded(value) for field, value in config.items()}
     if "type" not in fields:
         return fields
-    if fields["type"] == EVALUATOR and fields.get("metrics") in EVALUATORS:
+    if fields["type"] == EVALUATOR and str(fields.get("metrics")) in EVALUATORS:
         kind, best = EVALUATORS[fields.pop("metrics")]
         return {**fields, "type": kind, "best": best}
     module, _, name = str(fields["type"]).rpartition(".")
@@ -114,7 +114,7 @@ def _with_trained_head(fields: dict[str, Any]) -> dict[str, Any]:
     In older versions multipliers of the learning rate froze the rest.
     """
     model, optimizer = fields.get("model"), fields.get("optimizer")
-    if not (isinstance(model, dict) and isinstance(optimizer, dict) and "lora" in model):
+    if not (isinstance(model, dict) and isinstance(optimizer, dict) and isinstance(model.get("lora"), dict)):
         return fields
     if optimizer.get("lr_multipliers") != HEAD_MULTIPLIERS:
         return fields

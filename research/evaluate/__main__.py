@@ -10,14 +10,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from rich.console import Console
 
 from research.core import command_line, trees
 from research.core.errors import UserError
-from research.core.files import finite, write_atomic
+from research.core.files import finite, make_folder, write_atomic
+from research.core.terminal import console, say
 from research.evaluate.results_table import results_table
 from research.runs.directory import find
-from research.train.run import load_run
+from research.train.evaluation import plain
+from research.train.run import built_evaluations, load_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,20 +43,17 @@ def main() -> None:
         evaluators = [dataclasses.replace(evaluators[0], split=options.split)]
     step = int(run.state.step)
     results = {}
-    for evaluator in evaluators:
-        evaluation = evaluator.build(
-            run.assembly.task, run.assembly.data, run.assembly.mesh, run.assembly.experiment.seed
-        )
-        results[evaluation.name] = evaluation.measure(run.state.evaluated)
-        rows = {f"{run.record['name']} at step {step}": results[evaluation.name], **evaluation.baselines()}
-        Console().print(results_table(f"{evaluation.name} split", rows))
-    (run.folder / "evaluate").mkdir(exist_ok=True)
+    for evaluation in built_evaluations(run.assembly, evaluators):
+        results[evaluation.name] = plain(evaluation.measure(run.state.evaluated))
+        rows = {f"{run.record['name']} at step {step}": results[evaluation.name], **plain(evaluation.baselines())}
+        console().print(results_table(f"{evaluation.name} split", rows))
+    make_folder(run.folder / "evaluate")
     path = run.folder / "evaluate" / f"{step:08d}{'-' if options.split else ''}{options.split}.json"
     write_atomic(path, json.dumps({"step": step, "metrics": finite(results)}, indent=1) + "\n")
     recorded = run.record.get("metrics", {})
     if step == run.assembly.experiment.steps and not options.split and recorded:
-        print(_verdict(finite(results), recorded))
-    print(f"written to {path}")
+        say(_verdict(finite(results), recorded))
+    say(f"written to {path}")
 
 
 def _verdict(results: Any, recorded: Any) -> str:

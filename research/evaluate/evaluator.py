@@ -40,6 +40,8 @@ class EvaluatedSplit:
     """examples evaluated, from the start of the split (0: all)"""
     best: Best = ("loss", "min")
     """the metric that decides which checkpoint is the best, and whether its lowest (min) or highest (max) value is"""
+    name: str | None = dataclasses.field(default=None, kw_only=True)
+    """where a split has several evaluators: what this one's results are called, after the split"""
 
 
 def build_evaluation(

@@ -34,7 +34,7 @@ def export_adapter(run: Run, folder: str, base: str = "", *, tokenizer: bool = T
             f"The adapter would change {config.source}, which PEFT cannot load: export that with --format hf, and give "
             "the folder or its name on the hub with --base."
         )
-    trained = trees.flatten(run.state.params).keys() | set(run.record["pretrained"]["new"])
+    trained = trees.flatten(run.state.params).keys() | set(run.record.get("pretrained", {}).get("new", ()))
     save_adapter(
         folder,
         config.configuration,

@@ -4,8 +4,9 @@ import ast
 import importlib.util
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
+
+from research.core.terminal import console
 
 
 def experiments_folder() -> Path:
@@ -32,4 +33,4 @@ def show_experiments() -> None:
     table = Table("experiment", "what it does", title="python -m experiments.NAME [--help]")
     for name in modules():
         table.add_row(name, summary(name))
-    Console().print(table)
+    console().print(table)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from research.core import command_line
+from research.core.terminal import console, say
 from research.evaluate.results_table import results_table
 from research.launch.attention_maps import picture_attention
 from research.launch.image_predictions import write_image_predictions
@@ -74,13 +74,13 @@ def _launch(config: Experiment, name: str, description: str) -> None:
 
 def _conclude(run: Run, name: str) -> None:
     """Prints the results beside the baselines, and writes the report."""
-    console = Console()
+    report = write_report(run.folder)  # first: the output may be closed or full
     if run.record["status"] == "interrupted":
-        console.print(f"Interrupted at step {int(run.state.step)}, saved: add --resume to the command to continue.")
-        console.print(f"report so far: {write_report(run.folder)}", soft_wrap=True)
+        say(f"Interrupted at step {int(run.state.step)}, saved: add --resume to the command to continue.")
+        say(f"report so far: {report}")
         return
     for split, results in run.record["metrics"].items():
-        rows = {name: results, **run.record["baselines"][split]}
-        console.print(results_table(f"{split} split", rows))
-    console.print(f"parameters SHA-256: {run.record['params_sha256']}", soft_wrap=True)
-    console.print(f"report: {write_report(run.folder)}", soft_wrap=True)
+        rows = {name: results, **run.record["baselines"].get(split, {})}
+        console().print(results_table(f"{split} split", rows))
+    say(f"parameters SHA-256: {run.record['params_sha256']}")
+    say(f"report: {report}")

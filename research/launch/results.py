@@ -14,7 +14,7 @@ from research.core import command_line
 from research.core.errors import UserError
 from research.core.files import write_atomic
 from research.launch.discovery import experiments_folder, modules
-from research.runs.directory import all_runs, read_record
+from research.runs.directory import all_runs, read_record, required
 
 TABLE = experiments_folder() / "RESULTS.md"
 HEADER = """# Results
@@ -53,9 +53,11 @@ def run_experiment(name: str) -> list[list[str]]:
         raise UserError(f"The experiment {name} expects no number, for it is not trained here: leave it out.")
     if subprocess.run([sys.executable, "-m", f"experiments.{name}"]).returncode:
         raise UserError(f"The experiment {name} failed: see its message above.")
-    record = read_record([run for run in all_runs(Path("runs")) if run.parent.name == name][-1])
+    run = [run for run in all_runs(Path("runs")) if run.parent.name == name][-1]
+    record = read_record(run)
     if record["status"] != "finished":
         raise UserError(f"The experiment {name} is {record['status']}, not finished: start make results again.")
+    required(record, run, "environment", "metrics", "params_sha256")
     environment = record["environment"]
     machine = f"{environment['thread_pool']} threads, {environment['devices']['kind']}"
     seconds = sum(took for stage, took in record["stages"].items() if stage != "first_step")  # part of "train"

@@ -15,12 +15,12 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from research.core import command_line
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig
+from research.core.terminal import console
 from research.launch.discovery import modules
 from research.runtime import backend
 from research.train import exact
@@ -58,7 +58,7 @@ def main() -> None:
     table = Table("mesh", "step")
     for name, ratio in zip(names, ratios, strict=True):
         table.add_row(name, f"{ratio:.2f}")
-    Console().print(table)
+    console().print(table)
     print(f"one device: {np.median(seconds[:, 0]) * 1000:.1f} ms a step; times are ratios to it")
 
 

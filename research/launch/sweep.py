@@ -30,16 +30,16 @@ from typing import Any, NamedTuple
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from research.core import command_line, configs
 from research.core.errors import UserError
-from research.core.files import read_lines
 from research.core.renames import OPTIONS
+from research.core.terminal import console, printable, say
 from research.launch import launcher
 from research.launch.discovery import modules
 from research.report.sweep_page import PAGE, GridPoint, SeedRun, Sweep, split_tables, terminal_table, write_page
-from research.runs.directory import METRICS, all_runs, read_record
+from research.runs.directory import all_runs, read_metrics, readable
 from research.runs.record import changed_fields, computes
 from research.runtime.supervisor import signals
 from research.train.experiment import Experiment
@@ -82,16 +82,16 @@ def main() -> None:
     if options.print:
         print_commands(options, jobs)
         return
-    console = Console(highlight=False, soft_wrap=True)
-    stopped, failed = (False, []) if options.report else run_jobs(console, options, jobs)
+    shown = console()
+    stopped, failed = (False, []) if options.report else run_jobs(shown, options, jobs)
     sweep = collect(options, tuple(grid), jobs)
     for table in split_tables(sweep):
-        console.print(terminal_table(sweep, table), soft_wrap=False)
-    console.print(f"{sweep.progress}.")
+        shown.print(terminal_table(sweep, table))
+    say(f"{sweep.progress}.")
     if sweep.runs:
-        console.print(f"page: {write_page(options.runs / options.name / PAGE, sweep)}")
+        say(f"page: {write_page(options.runs / options.name / PAGE, sweep)}")
     if stopped:
-        console.print(f"Stopped; the same command continues: {escape(sweep.command)}")
+        say(f"Stopped; the same command continues: {sweep.command}")
     if failed:
         raise UserError(
             f"{len(failed)} of {len(jobs)} jobs failed ({'; '.join(failed)}): see their messages above; the same "
@@ -185,7 +185,7 @@ def _nearest(name: str, names: Sequence[str]) -> str:
 def read_runs(options: Options) -> list[Recorded]:
     """Returns the folders and the records of all runs of the experiment, the newest first."""
     folders = [folder for folder in all_runs(options.runs) if folder.parent.name == options.name]
-    return [(folder, read_record(folder)) for folder in reversed(folders)]
+    return list(readable(reversed(folders)))
 
 
 def find_run(job: Job, runs: Sequence[Recorded]) -> Recorded | None:
@@ -213,7 +213,7 @@ def print_commands(options: Options, jobs: Sequence[Job]) -> None:
             print("python", shlex.join(command_of(options, job, resume=found is not None)))
 
 
-def run_jobs(console: Console, options: Options, jobs: Sequence[Job]) -> tuple[bool, list[str]]:
+def run_jobs(shown: Console, options: Options, jobs: Sequence[Job]) -> tuple[bool, list[str]]:
     """Runs what has not finished, in order; returns whether it was stopped, and the names of the jobs that failed.
 
     A job that fails, as one that diverges does, does not keep the others from running.
@@ -226,7 +226,8 @@ def run_jobs(console: Console, options: Options, jobs: Sequence[Job]) -> tuple[b
             if is_finished(found):
                 continue
             what = "begins" if found is None else f"continues {found[0]}"
-            console.print(f"[bold]job {number} of {len(jobs)}[/bold]: {escape(job.label)}, {escape(what)}")
+            job_title = (f"job {number} of {len(jobs)}", "bold")
+            shown.print(Text.assemble(job_title, printable(f": {job.label}, {what}")), soft_wrap=True)
             code = run_command([sys.executable, *command_of(options, job, resume=found is not None)], received)
             runs = read_runs(options)
             # A job that ends well without having finished was interrupted, and has saved.
@@ -257,7 +258,7 @@ def collect(options: Options, fields: tuple[str, ...], jobs: Sequence[Job]) -> S
     points: dict[tuple[str, ...], dict[int, SeedRun | None]] = {}
     for job in jobs:
         found = find_run(job, runs)
-        run = None if found is None else SeedRun(*found, list(read_lines(found[0] / METRICS)))
+        run = None if found is None else SeedRun(*found, read_metrics(found[0]))
         points.setdefault(job.values, {})[job.seed] = run
     command = shlex.join(
         ["python", "-m", "research.launch.sweep", *(word for word in sys.argv[1:] if word != "--report")]

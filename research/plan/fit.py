@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from research.core import configs
 from research.core.errors import UserError
@@ -140,10 +141,10 @@ def show_memory(experiments: Sequence[Experiment], data: Data, limit: float, con
     console.print(_table(experiments, memories, limit))
     for experiment, memory in zip(experiments, memories, strict=True):
         if memory.total > limit:
-            console.print(f"\n[bold]On {_devices(experiment)}[/bold]", highlight=False)
+            console.print(f"\nOn {_devices(experiment)}", style="bold")
             for text in _advice(experiment, data, memory, limit):
-                console.print(text, highlight=False, soft_wrap=True)
-    console.print(f"\n{NOTE}", style="dim", highlight=False)
+                console.print(text, soft_wrap=True)
+    console.print(f"\n{NOTE}", style="dim")
 
 
 def _table(experiments: Sequence[Experiment], memories: Sequence[Memory], limit: float) -> Table:
@@ -155,7 +156,7 @@ def _table(experiments: Sequence[Experiment], memories: Sequence[Memory], limit:
         if any(sizes) or name != "average":
             table.add_row(label, *map(_gigabytes, sizes), end_section=name == "working")
     table.add_row("total", *(_gigabytes(memory.total) for memory in memories))
-    fits = ("[green]yes[/green]" if memory.total <= limit else "[red]no[/red]" for memory in memories)
+    fits = (Text("yes", "green") if memory.total <= limit else Text("no", "red") for memory in memories)
     table.add_row(f"fits {limit / 1e9:g} GB", *fits)
     return table
 

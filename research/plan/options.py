@@ -7,9 +7,9 @@ alone, so that it may be asked for on a login node.
 import dataclasses
 
 import jax
-from rich.console import Console
 
 from research.core.errors import UserError
+from research.core.terminal import console
 from research.plan.fit import device_count, on_devices, show_memory
 from research.plan.sharding import show_sharding
 from research.train.experiment import Experiment, assemble
@@ -47,12 +47,12 @@ class Explanation:
         one_copy = dataclasses.replace(experiment, mesh=dataclasses.replace(mesh, data=mesh.data or 1))
         experiments = [on_devices(one_copy, count) for count in self.devices] or [one_copy]
         imitate_devices(max(map(device_count, experiments)))
-        data, console = experiment.data.build(), Console()
+        data, shown = experiment.data.build(), console()
         if self.plan_sharding:
             for each in experiments:
-                show_sharding(assemble(each, data), console)
+                show_sharding(assemble(each, data), shown)
         if self.plan_memory:
-            show_memory(experiments, data, self.device_memory * 1e9, console)
+            show_memory(experiments, data, self.device_memory * 1e9, shown)
 
 
 def imitate_devices(count: int) -> None:

@@ -14,6 +14,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from research.core import trees
 from research.plan.diagrams import draw_blocks, draw_mesh
@@ -95,7 +96,7 @@ def show_sharding(assembly: Assembly, console: Console) -> None:
     table.add_column("bytes per device", justify="right")
     for line in lines:
         shape = " x ".join(map(str, line.shape))
-        spec = spec_text(line.sharding, len(line.shape)) + (" [red](!)" if line.replicated_axes else "")
+        spec = Text.assemble(spec_text(line.sharding, len(line.shape)), (" (!)" if line.replicated_axes else "", "red"))
         times = "" if line.count == 1 else f"{line.count} of "
         table.add_row(line.path, times + shape, spec, bytes_text(line.bytes_per_device))
     state = trees.abstract_like(assembly.state, assembly.shardings)
@@ -109,13 +110,13 @@ def show_sharding(assembly: Assembly, console: Console) -> None:
     console.print(table)
     for line in lines:
         for sentence in line.replicated_axes:
-            console.print(f"[red](!)[/red] {line.path}: {sentence}", highlight=False, soft_wrap=True)
+            console.print(Text.assemble(("(!)", "red"), f" {line.path}: {sentence}"), soft_wrap=True)
     _show_pictures(assembly, lines, console)
 
 
 def _show_pictures(assembly: Assembly, lines: list[Line], console: Console) -> None:
     def show(title: str, picture: str) -> None:
-        console.print(f"\n[bold]{title}[/bold]\n{picture}", highlight=False, soft_wrap=True)
+        console.print(Text.assemble("\n", (title, "bold"), f"\n{picture}"), soft_wrap=True)
 
     mesh = assembly.mesh
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items() if size > 1) or "one device"

@@ -5,6 +5,7 @@ import dataclasses
 import tyro
 
 from research.core import command_line
+from research.core.terminal import say
 from research.report.html import write_report
 from research.runs import directory
 
@@ -20,7 +21,7 @@ class Options:
 def main() -> None:
     """Writes the report and prints where it is."""
     options = command_line.parse(Options, description=__doc__ or "")
-    print(f"report: {write_report(directory.find(options.run))}")
+    say(f"report: {write_report(directory.find(options.run))}")
 
 
 if __name__ == "__main__":

@@ -4,18 +4,18 @@ Called at the end of every run and by `python -m research.report RUN`. It reads 
 that it works for unfinished and failed runs, and for runs made elsewhere.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from research.core.files import read_lines, write_atomic
+from research.core.files import write_atomic
 from research.report import record_tables, result_tables
 from research.report.curves import run_charts
 from research.report.model_card import model_card
 from research.report.page import render
 from research.report.samples_shown import samples
-from research.runs.directory import ATTENTION, METRICS, PREDICTIONS, read_record
+from research.runs import schema
+from research.runs.directory import ATTENTION, PREDICTIONS, read_metrics, read_record, read_shown
 
 REPORT = "report.html"
 CARD = "MODEL_CARD.md"
@@ -25,16 +25,17 @@ def write_report(run: Path) -> Path:
     """Writes `report.html` and `MODEL_CARD.md` into a run directory; returns the path of the page.
 
     Raises:
-        UserError: there is no run, or its record cannot be read.
+        UserError: there is no run, a file of it cannot be read, or the pages cannot be written.
     """
-    write_atomic(run / CARD, model_card(run))
-    write_atomic(run / REPORT, report(run))
+    card, page = model_card(run), report(run)
+    write_atomic(run / CARD, card)
+    write_atomic(run / REPORT, page)
     return run / REPORT
 
 
 def report(run: Path) -> str:
     """Returns the page of a run."""
-    record, entries = read_record(run), list(read_lines(run / METRICS))
+    record, entries = read_record(run), read_metrics(run)
     found, step = result_tables.results_of(record, entries)
     baselines = record.get("baselines", {})
     split = main_split(found)
@@ -56,8 +57,8 @@ def report(run: Path) -> str:
         tables=[_result_table(record, name, found[name], class_names) for name in found],
         charts_of_run=run_charts(entries, baseline, record_tables.marked_events(record), best=best[0]),
         samples=samples(run, entries),
-        pictures=_saved(run / PREDICTIONS),
-        attention=_saved(run / ATTENTION),
+        pictures=read_shown(run, PREDICTIONS, schema.PICTURES),
+        attention=read_shown(run, ATTENTION, schema.ATTENTION),
         data=record.get("data", {}),
         data_name=record_tables.data_name(record),
         description=str(record.get("data", {}).get("description") or "").partition("\n\n"),
@@ -99,7 +100,3 @@ def _result_table(record: Mapping[str, Any], split: str, found: Mapping[str, Any
         "matrix": result_tables.matrix_rows(matrix, names),
         "confusions": result_tables.confusions(matrix, names),
     }
-
-
-def _saved(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -6,10 +6,9 @@ The sections are those of Mitchell et al., "Model Cards for Model Reporting" (20
 import json
 from pathlib import Path
 
-from research.core.files import read_lines
 from research.report import record_tables, result_tables
 from research.report.page import render
-from research.runs.directory import METRICS, read_record
+from research.runs.directory import read_metrics, read_record
 
 TASKS = {
     "language modelling": ("text-generation", "continue text, one token at a time"),
@@ -21,7 +20,7 @@ TASKS = {
 
 def model_card(run: Path) -> str:
     """Returns the card as Markdown; raises UserError where the record cannot be read."""
-    record, entries = read_record(run), list(read_lines(run / METRICS))
+    record, entries = read_record(run), read_metrics(run)
     found, step = result_tables.results_of(record, entries)
     tag, ability = TASKS.get(record_tables.task_of(record), ("", "do what its training data show"))
     tables = [

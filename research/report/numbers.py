@@ -12,10 +12,10 @@ def metric(value: Any) -> str:
     """Formats a result to four decimals, or to four digits where it is large or tiny; "–" for what is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "–"
-    if not math.isfinite(value):
-        return str(value)
     if isinstance(value, int):
         return f"{value:,}"
+    if not math.isfinite(value):
+        return str(value)
     size = abs(value)
     if size and (size < 1e-3 or size >= 1e6):
         return _exponent(f"{value:.3e}")

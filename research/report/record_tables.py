@@ -91,7 +91,7 @@ def headline_rows(record: Record) -> Rows:
         ("steps", _count(config.get("steps"))),
         ("device", f"{devices['count']} × {devices['kind']}" if devices else None),
         ("waiting for data", None if wait is None else numbers.share(wait)),
-        ("skipped steps", _count(sum(event["count"] for event in events_of(record, "skip")) or None)),
+        ("skipped steps", _count(sum(event.get("count", 1) for event in events_of(record, "skip")) or None)),
         ("rollbacks", _count(len(events_of(record, "rollback")) or None)),
     ]
     return [(name, str(value)) for name, value in candidates if value not in (None, "")]

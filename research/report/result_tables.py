@@ -63,9 +63,15 @@ def best_of(record: Record, split: str) -> tuple[str, str]:
     The lowest loss, where the configuration names none.
     """
     evaluators = record.get("config", {}).get("evaluators", ())
-    found = (evaluator["best"] for evaluator in evaluators if evaluator.get("split") == split and "best" in evaluator)
+    found = (each["best"] for each in evaluators if "best" in each and _evaluation_name(each) == split)
     metric, direction = next(found, LOSS)
     return metric, direction
+
+
+def _evaluation_name(evaluator: Mapping[str, Any]) -> str:
+    """Returns what the results of a recorded evaluator are called, as `research.train.evaluation` calls them."""
+    split, name = evaluator.get("split"), evaluator.get("name")
+    return f"{split}/{name}" if name else str(split)
 
 
 def higher_is_better(metric: str, best: tuple[str, str] = LOSS) -> bool:
@@ -85,7 +91,9 @@ def results_of(record: Record, entries: Sequence[Results]) -> tuple[dict[str, Re
 
 def scalars(results: Results) -> dict[str, numbers.Number]:
     """Returns the metrics that are single numbers."""
-    return {name: value for name, value in results.items() if isinstance(value, int | float)}
+    return {
+        name: value for name, value in results.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
 
 
 def rows(columns: Sequence[Results], best: tuple[str, str] = LOSS) -> list[Row]:
@@ -109,7 +117,7 @@ def main_metric(results: Results, best: tuple[str, str] = LOSS) -> str | None:
     Beside a loss that decides, a reader looks for a score of written texts or the accuracy of a classifier (not that of
     a language model).
     """
-    if best[0] != "loss" and best[0] in results:
+    if best[0] != "loss" and best[0] in scalars(results):
         return best[0]
     known = [name for name in scalars(results) if name != "accuracy" or "perplexity" not in results]
     return next((name for name in MAIN if name in known), next(iter(known), None))

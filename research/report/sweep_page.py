@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.markup import escape
 from rich.table import Table
 
 from research.core.files import write_atomic
@@ -155,7 +154,7 @@ def mean_and_error(values: Sequence[float]) -> Cell:
 def choice(sweep: Sweep) -> Choice | None:
     """Ranks the points by what the runs' evaluator of the split that decides calls best; None without results."""
     records = [run.record for point in sweep.points for run in point.finished]
-    split = judged_split(split for record in records for split in record["metrics"])
+    split = judged_split(split for record in records for split in record.get("metrics", {}))
     if split is None:
         return None
     metric, direction = result_tables.best_of(records[0], split)
@@ -169,13 +168,15 @@ def split_tables(sweep: Sweep) -> list[ResultTable]:
     """Returns the table of every evaluated split; the best of several points is the same in all."""
     judged = choice(sweep)
     best = judged.ranking[0] if judged and len(judged.ranking) > 1 else None
-    splits = dict.fromkeys(split for point in sweep.points for run in point.finished for split in run.record["metrics"])
+    splits = dict.fromkeys(
+        split for point in sweep.points for run in point.finished for split in run.record.get("metrics", {})
+    )
     return [_table(sweep, split, best) for split in splits]
 
 
 def _table(sweep: Sweep, split: str, best: GridPoint | None) -> ResultTable:
     records = [run.record for point in sweep.points for run in point.finished]
-    found = [record["metrics"].get(split, {}) for record in records]
+    found = [record.get("metrics", {}).get(split, {}) for record in records]
     # Micro averages of one label an example all equal the accuracy.
     metrics = dict.fromkeys(
         name for result in found for name in result_tables.scalars(result) if not name.endswith("_micro")
@@ -187,7 +188,7 @@ def _table(sweep: Sweep, split: str, best: GridPoint | None) -> ResultTable:
 
 
 def _cell(point: GridPoint, split: str, metric: str) -> Cell | None:
-    found = [result_tables.scalars(run.record["metrics"].get(split, {})) for run in point.finished]
+    found = [result_tables.scalars(run.record.get("metrics", {}).get(split, {})) for run in point.finished]
     values = [float(result[metric]) for result in found if metric in result]
     return mean_and_error(values) if values else None
 
@@ -196,14 +197,14 @@ def terminal_table(sweep: Sweep, table: ResultTable) -> Table:
     """Returns a table of results for the terminal; a star marks the best point."""
     shown = Table(title=f"{table.split} split: {caption(sweep)}", title_justify="left")
     for field in sweep.short_fields:
-        shown.add_column(escape(field), overflow="fold")
+        shown.add_column(field, overflow="fold")
     shown.add_column("seeds", justify="right")
     for metric in table.metrics:
-        shown.add_column(escape(result_tables.name_of(metric)), justify="right")
+        shown.add_column(result_tables.name_of(metric), justify="right")
     for point, cells in table.rows:
         best = point is table.best
         texts = [*point.values, point.seeds + " *" * best, *("–" if cell is None else str(cell) for cell in cells)]
-        shown.add_row(*map(escape, texts), style="bold" if best else None)
+        shown.add_row(*texts, style="bold" if best else None)
     return shown
 
 

@@ -20,7 +20,9 @@ from orbax.checkpoint import v1 as orbax
 
 from research.core import trees
 from research.core.errors import UserError
-from research.core.files import write_atomic
+from research.core.files import read_bytes, regular_size, write_atomic
+from research.core.json_files import LIMIT_BYTES, parse_json
+from research.runs import schema
 from research.runtime import processes
 
 FIXED = "fixed"  # the folder, beside those of the steps, of what no step changes
@@ -39,6 +41,8 @@ class Saver:
         self.report = report
         self.saved: int | None = None
         """the step last saved, completely"""
+        self.cause = ""
+        """of the last failure"""
         # Orbax logs, with a trace from each of its threads, the very errors that it raises; `report` says them once.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -63,14 +67,14 @@ class Saver:
         # One process that cannot write would keep the others waiting for minutes: a full disk is foreseen.
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) if jax.process_count() > 1 else 0
         if size and processes.broadcast_from_first(shutil.disk_usage(self.folder).free < size):
-            self.report(f"checkpoint of step {step} failed (its {size:,} bytes are not free); training goes on")
+            self.failed(step, f"its {size:,} bytes are not free")
             return
         if processes.is_main_process():
             _remove(path)
         try:
             response = orbax.save_async(path, state)
         except (OSError, ValueError) as error:
-            self.report(f"checkpoint of step {step} failed ({error}); training goes on")
+            self.failed(step, _first_line(error))
             return
         self._pending = self._thread.submit(self._finish, response, path, {"step": step, **metadata})
 
@@ -84,7 +88,13 @@ class Saver:
             return
         self._pending = None
         if error is not None:
-            self.report(f"a checkpoint could not be written ({error}); training goes on and will try again")
+            self.cause = _first_line(error)
+            self.report(f"a checkpoint could not be written ({self.cause}); training goes on and will try again")
+
+    def failed(self, step: int, cause: str) -> None:
+        """Reports that the checkpoint of a step is not written, and why."""
+        self.cause = cause
+        self.report(f"checkpoint of step {step} failed ({cause}); training goes on")
 
     def _finish(self, response: Any, path: Path, metadata: dict[str, Any]) -> None:
         try:
@@ -117,6 +127,10 @@ class Saver:
         kept |= {path for path in manifests if int(path.name) == top}
         for path in manifests.keys() - kept:
             _remove(path)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).partition("\n")[0]
 
 
 def newest_good(folder: Path, report: Callable[[str], None], *, periodic: bool = False) -> int | None:
@@ -238,7 +252,8 @@ def _form(leaf: Any) -> str:
 
 
 def _checkpoint_paths(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.absolute().glob("[0-9]*") if path.name.isdigit()) if folder.exists() else []
+    found = folder.absolute().glob("[0-9]*") if folder.exists() else ()
+    return sorted(path for path in found if path.name.isascii() and path.name.isdecimal())
 
 
 def _manifest_path(path: Path) -> Path:
@@ -252,17 +267,25 @@ def _canonical(manifest: Mapping[str, Any]) -> str:
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
+    place = _manifest_path(path)
     try:
-        text = _manifest_path(path).read_text(encoding="utf-8")
-        manifest = json.loads(text.split("\n")[0])
-    except (OSError, ValueError):
+        text = read_bytes(place, LIMIT_BYTES).decode()
+        manifest = parse_json(text.partition("\n")[0], str(place), own=True)
+        schema.check(manifest, schema.MANIFEST, place)
+    except (UserError, UnicodeDecodeError):
         return None
     return manifest if text == _canonical(manifest) else None
 
 
 def _file_digests(path: Path) -> dict[str, str]:
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return {str(file.relative_to(path)): _file_digest(file) for file in files}
+
+
+def _file_digest(path: Path) -> str:
+    regular_size(path)
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _problem(path: Path) -> str | None:

@@ -5,14 +5,18 @@ states, `samples/` the images and clips that the model made on the way. Files ar
 whole; a stage adds files and never edits another's.
 """
 
+import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from research.core.errors import UserError
 from research.core.files import write_atomic
+from research.core.json_files import read_json, read_lines
 from research.core.renames import upgraded
+from research.core.terminal import note
+from research.runs import schema
 
 RECORD = "run.json"
 METRICS = "metrics.jsonl"
@@ -33,25 +37,74 @@ def read_record(run: Path) -> dict[str, Any]:
     """Reads `run.json`, the configuration of an older one in today's names.
 
     Raises:
-        UserError: there is none, or it is no record.
+        UserError: there is none, or it is no record: names the field that is wrong.
     """
-    try:
-        record = json.loads((run / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{run} has no {RECORD}: name a run directory, such as runs/gpt_austen/ID, or 'latest'."
-        ) from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{run / RECORD} cannot be read ({error}): restore it from a copy or train again.") from None
-    missing = [name for name in ("name", "status", "config") if not isinstance(record, dict) or name not in record]
-    if missing:
-        raise UserError(f"{run / RECORD} is damaged, it has no {missing[0]!r}: restore it from a copy or train again.")
+    path = run / RECORD
+    if not path.exists() and not path.is_symlink():
+        raise UserError(f"{run} has no {RECORD}: name a run directory, such as runs/gpt_austen/ID, or 'latest'.")
+    record = read_json(path, own=True)
+    schema.check(record, schema.RECORD, path)
     return {**record, "config": upgraded(record["config"])}
 
 
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Reads the lines of `metrics.jsonl`; raises UserError where one is damaged."""
+    return _checked_lines(run / METRICS, schema.entry)
+
+
+def read_chain(run: Path) -> list[dict[str, Any]]:
+    """Reads the entries of `chain.jsonl`; raises UserError where one is damaged."""
+    return _checked_lines(run / CHAIN, schema.CHAIN_ENTRY)
+
+
+def _checked_lines(path: Path, form: schema.Form) -> list[dict[str, Any]]:
+    lines = list(read_lines(path))
+    for number, line in enumerate(lines, start=1):
+        schema.check(line, form, f"{path}, line {number}")
+    return lines
+
+
+def read_shown(run: Path, name: str, form: schema.Form) -> dict[str, Any] | None:
+    """Reads what the report shows beside the record, None where there is none; raises UserError where it is damaged."""
+    path = run / name
+    if not path.exists() and not path.is_symlink():
+        return None
+    value = read_json(path, own=True)
+    schema.check(value, form, path)
+    return value
+
+
+def required(record: Mapping[str, Any], run: Path, *names: str) -> None:
+    """Raises UserError where a record lacks what a finished run has."""
+    if missing := [name for name in names if name not in record]:
+        raise UserError(f"{run / RECORD} has no {missing[0]!r}: restore it from a copy or train again.")
+
+
 def all_runs(root: Path) -> list[Path]:
-    """Returns every run directory under `root`, oldest first."""
-    return sorted((record.parent for record in root.glob(f"*/*/{RECORD}")), key=lambda run: run.name)
+    """Returns every run directory under `root`, oldest first.
+
+    IDs begin with the time. Those that a wrong clock dates in the future come first, so that the newest is none of them
+    while there are others.
+    """
+    tomorrow = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+    limit = tomorrow.strftime("%Y%m%d-%H%M%S")
+    runs = (record.parent for record in root.glob(f"*/*/{RECORD}"))
+    return sorted(runs, key=lambda run: (not _is_after(run.name, limit), run.name))
+
+
+def _is_after(run_id: str, limit: str) -> bool:
+    return run_id[:8].isdecimal() and run_id > limit
+
+
+def readable(runs: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yields the runs with their records, and says which are passed over since theirs cannot be read."""
+    for run in runs:
+        try:
+            record = read_record(run)
+        except UserError as error:
+            note(f"{run} is passed over: {error}")
+        else:
+            yield run, record
 
 
 def find(run: str, root: Path = Path("runs")) -> Path:
@@ -64,14 +117,15 @@ def find(run: str, root: Path = Path("runs")) -> Path:
         runs = all_runs(root)
         if not runs:
             raise UserError(f"There is no run under {root}/: train one first, for example with 'make run'.")
+        if ahead := [each for each in runs if each.name > runs[-1].name]:
+            note(f"latest is {runs[-1]}: {ahead[-1]} is dated in the future, and passed over")
         return runs[-1]
     path = Path(run)
-    if not (path / RECORD).exists():
-        finished = [
-            each for each in all_runs(path.parent) if each.parent == path and read_record(each)["status"] == "finished"
-        ]
-        if finished:
-            return finished[-1]
+    if not (path / RECORD).exists() and not (path / RECORD).is_symlink():
+        own = (each for each in reversed(all_runs(path.parent)) if each.parent == path)
+        finished = (folder for folder, record in readable(own) if record["status"] == "finished")
+        if (newest := next(finished, None)) is not None:
+            return newest
         near = ", ".join(str(known) for known in all_runs(root)[-3:]) or "none yet"
         raise UserError(f"{run!r} is not a run directory (no {RECORD} in it); the newest runs are: {near}.")
     return path

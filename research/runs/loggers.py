@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from research.core.errors import UserError
+from research.core.terminal import console, note
 
 Logger = Callable[[Mapping[str, Any]], Any]
 
@@ -22,8 +21,9 @@ class Terminal:
     """The live progress bar, and lines above it; plain lines where the output is not a terminal."""
 
     def __init__(self, steps: int, start: int, run: Path):
-        self.console = Console()
-        columns = ("step", BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
+        self.console = console()
+        status = TextColumn("{task.fields[status]}", markup=False)
+        columns = ("step", BarColumn(bar_width=24), MofNCompleteColumn(), status)
         self._progress = Progress(
             *columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal
         )
@@ -38,24 +38,36 @@ class Terminal:
         self._progress.stop()
 
     def __call__(self, entry: Mapping[str, Any]) -> None:
-        """Shows an entry: training moves the bar, evaluations and samples are printed above it."""
+        """Shows an entry: training moves the bar, evaluations and samples are printed above it.
+
+        Where the output is closed or full, training goes on without it.
+        """
+        if self.console.quiet:
+            return
+        try:
+            self._show(entry)
+        except (OSError, SystemExit):  # Rich ends a program whose reader has gone
+            self.console.quiet = True
+            note("standard output cannot be written: training goes on without it")
+
+    def _show(self, entry: Mapping[str, Any]) -> None:
         match entry["kind"]:
             case "train":
                 status = f"loss {entry['loss']:.4f}  {entry['rate']:,.0f} {entry['unit']}/s"
                 self._progress.update(self._task, completed=entry["step"], status=status)
                 if not self.console.is_terminal:
                     left = f"{entry['seconds_left']:.0f} s left"
-                    self.console.print(f"step {entry['step']}/{self._steps}  {status}  {left}", highlight=False)
+                    self.console.print(f"step {entry['step']}/{self._steps}  {status}  {left}")
             case "compiled":
                 self.console.print(f"first step after {entry['seconds']:.1f} s, most of them for compilation")
             case "evaluation":
                 numbers = "  ".join(f"{name} {value:.4f}" for name, value in scalars(entry).items())
-                self.console.print(f"step {entry['step']}  {entry['name']}: {numbers}", highlight=False)
+                self.console.print(f"step {entry['step']}  {entry['name']}: {numbers}")
             case "sample":
                 self.console.rule(f"step {entry['step']} writes", align="left", style="dim")
                 files = [entry["images"]] if "images" in entry else entry.get("audio", [])
                 shown = "\n".join(str(self._run / file) for file in files) if files else entry["text"]
-                self.console.print(escape(shown), highlight=False, soft_wrap=bool(files))
+                self.console.print(shown, soft_wrap=bool(files))
                 self.console.rule(style="dim")
 
 

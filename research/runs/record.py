@@ -19,8 +19,11 @@ from typing import Any
 
 from research.core import configs
 from research.core.errors import UserError
-from research.core.files import append_lines, truncate_after
-from research.runs.directory import CHAIN, CHECKPOINTS, METRICS, all_runs, read_record, write_record
+from research.core.files import append_lines
+from research.core.json_files import truncate_after
+from research.core.terminal import note
+from research.runs.directory import CHAIN, CHECKPOINTS, METRICS, all_runs, read_record, readable, write_record
+from research.runs.schema import is_plain_name
 from research.runtime import backend, processes
 
 # Fields that change how a run is watched, but not what it computes: free to differ when it is resumed. So is the mesh,
@@ -79,7 +82,7 @@ class RunLog:
             self.unwritten[file] = [*kept, *lines]
             if not kept:
                 what = f"{self.folder / file} cannot be written: free space there"
-                print(f"{what}; training goes on, and the lines wait until then", file=sys.stderr, flush=True)
+                note(f"{what}; training goes on, and the lines wait until then")
         return file not in self.unwritten
 
     def spent(self, stage: str, seconds: float) -> None:
@@ -96,8 +99,15 @@ class RunLog:
         """Records something a reader of the report must know, and prints it to standard error."""
         self.record["events"].append({"step": step, "time": now(), "kind": kind, "message": message, **metadata})
         if self.lock is not None:
-            print(f"step {step}: {message}", file=sys.stderr, flush=True)
+            note(f"step {step}: {message}")
         self.try_save()
+
+    def failed_evaluation(self, step: int, name: str, error: Exception) -> None:
+        """Records that an evaluator has failed, once for each way to fail."""
+        cause = f"{type(error).__name__}: {error}"
+        message = f"the evaluation {name} failed ({cause}): training goes on without its results"
+        if not any(event["message"] == message for event in self.record["events"]):
+            self.event(step, message, kind="evaluation")
 
 
 def now() -> str:
@@ -120,6 +130,8 @@ def open_on_main_process(opening: Callable[[], RunLog]) -> RunLog:
 
 def open_new(name: str, experiment: Any, root: Path, run_id: str, metadata: Mapping[str, Any]) -> RunLog:
     """Creates `root/NAME/ID/` with `metadata` in its record; raises UserError where that cannot be written."""
+    if not (is_plain_name(name) and is_plain_name(run_id)):
+        raise UserError(f"A run cannot be kept in {name!r}/{run_id!r}: give it a plain name without '/'.")
     folder = root / name / run_id
     record = {
         "format": FORMAT,
@@ -161,8 +173,7 @@ def newest_unfinished(name: str, experiment: Any, root: Path, run_id: str | None
         UserError: there is none; the newest unfinished run computes something else (says which fields differ).
     """
     runs = [run for run in all_runs(root) if run.parent.name == name and run_id in (None, run.name)]
-    records = ((run, read_record(run)) for run in reversed(runs))
-    unfinished = (run for run in records if run[1]["status"] != "finished")
+    unfinished = (run for run in readable(reversed(runs)) if run[1]["status"] != "finished")
     newest = next(unfinished, None)
     if newest is None:
         raise UserError(f"There is no unfinished run of {name} under {root}/ to resume: start one without --resume.")
@@ -190,15 +201,16 @@ def open_unfinished(name: str, experiment: Any, root: Path, run_id: str | None =
     if read_record(folder) != record:
         log.close()
         raise UserError(f"Another process has just trained {folder} further: repeat the command.")
+    record = {"stages": {}, "events": [], "resumes": [], "data": {}, **record}
     record["status"] = "running"
     record.pop("error", None)
-    return log
+    return dataclasses.replace(log, record=record)
 
 
 def note_resumption(log: RunLog, step: int) -> None:
     """Records that a run goes on from `step`, and which of the conditions that its bits may depend on have changed."""
     here = {"git": _git(), "environment": backend.describe()}
-    moved = configs.differences({part: log.record[part] for part in here}, here)
+    moved = configs.differences({part: log.record.get(part) for part in here}, here)
     log.record.update(here)
     log.record["resumes"].append({"step": step, "time": now()})
     if moved:
@@ -220,7 +232,10 @@ def changed_fields(record: Mapping[str, Any], experiment: Any) -> dict[str, tupl
 
 def _lock(folder: Path) -> int:
     """Locks a run and returns the open file that holds the lock; raises UserError where another process trains it."""
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}): free it, or choose another run.") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -62,7 +62,8 @@ def ending_at_once(sentence: str) -> Iterator[None]:
 
     def end() -> None:
         if processes.is_main_process():
-            print(sentence, flush=True)
+            with contextlib.suppress(OSError):
+                print(sentence, flush=True)
         supervisor.show_cursor()
         os._exit(processes.STOPPED if supervisor.supervised() else 0)
 

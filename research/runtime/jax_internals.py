@@ -36,6 +36,25 @@ def keep_running_without_peers() -> None:
     _set_option("jax_enable_preemption_service", False)
 
 
+def keep_collectives_on_loopback(address: str) -> None:
+    """Lets the processors of this machine's processes exchange data over `address` alone, from the next backend on.
+
+    To be called in a distributed session, before a backend starts.
+    """
+    # By itself the backend listens on the address that the host's own name stands for, which others may reach. Only
+    # the factory of the backend takes another; a collectives implementation that a user has chosen stays.
+    if jax.config.values.get("jax_cpu_collectives_implementation", "gloo") != "gloo":
+        return
+    make_client = _private("xla_bridge", "make_cpu_client")
+    make_collectives = _attribute(_private("lib", "_jax"), "make_gloo_tcp_collectives")
+    client, _ = coordination_client()
+
+    def make() -> Any:
+        return make_client(collectives=make_collectives(distributed_client=client, hostname=address))
+
+    _private("xla_bridge", "register_backend_factory")("cpu", make, priority=0, fail_quietly=False)
+
+
 def is_gc_callback(code: CodeType) -> bool:
     """Returns whether this is the code of the function that JAX has the garbage collector call."""
     # An exception raised there, by a signal handler for one, is only printed and then lost.

@@ -22,6 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from research.core.errors import UserError
+from research.core.terminal import note
 from research.runtime import jax_internals
 
 # Exit codes of a process.
@@ -30,6 +31,7 @@ USER_ERROR = 2  # a user's mistake
 LOST = 75  # another process is lost
 STOPPED = 76  # for a supervisor alone: a signal has ended the process, with nothing to save
 
+LOOPBACK = "127.0.0.1"  # where the processes of a run on one machine meet
 PEER_TIMEOUT_SECONDS = 10  # without a heartbeat, after which the coordination service counts a process as lost
 INITIALIZATION_TIMEOUT_SECONDS = 120  # in which all processes must have connected
 END_TIMEOUT_SECONDS = 3600  # in which all processes must have come to the end, once one has
@@ -44,13 +46,13 @@ class Processes:
     """
 
     coordinator: str = ""
-    """HOST:PORT at which the others reach process 0"""
+    """HOST:PORT at which the others reach process 0; to be reachable from a private network alone, as it has no key"""
     processes: int = 0
     """processes in all, on all machines (0: as the cluster says, else one)"""
     process: int = -1
     """number of this process, from 0 (-1: as the cluster says)"""
     local_processes: int = 0
-    """start so many processes on this machine, with one accelerator each where there are any"""
+    """start so many processes on this machine, which no other reaches, with one accelerator each where there are any"""
     restarts: int = 0
     """how often to start again, from the last good checkpoint, after losing a process"""
 
@@ -186,15 +188,19 @@ def _initialize(info: ProcessInfo) -> _Session:
         UserError: nothing says where they meet.
     """
     # What the runtime prints to standard output is no result of the program's: only `sys.stdout` writes there now.
-    printed, nowhere = os.fdopen(os.dup(1), "w"), os.open(os.devnull, os.O_WRONLY)
+    how = {"encoding": sys.stdout.encoding, "errors": sys.stdout.errors}
+    printed, nowhere = os.fdopen(os.dup(1), "w", **how), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     jax_internals.keep_running_without_peers()
+    # Whoever reaches the coordinator can end the run: where all processes are on this machine, nobody else does.
+    is_local = info.coordinator.startswith(f"{LOOPBACK}:")
     try:
         jax.distributed.initialize(
             info.coordinator or None,
             info.count,
             info.index if info.index >= 0 else None,
             cluster_detection_method="deactivate" if info.coordinator else None,
+            coordinator_bind_address=info.coordinator if is_local else None,
             initialization_timeout=INITIALIZATION_TIMEOUT_SECONDS,
             heartbeat_timeout_seconds=PEER_TIMEOUT_SECONDS,
         )
@@ -204,6 +210,8 @@ def _initialize(info: ProcessInfo) -> _Session:
         where = f" at {info.coordinator}" if info.coordinator else ""
         within = f"within {INITIALIZATION_TIMEOUT_SECONDS} s ({error})"
         _exit(LOST, f"the {info.count} processes have not met{where} {within}")
+    if is_local:
+        jax_internals.keep_collectives_on_loopback(LOOPBACK)
     client, index = jax_internals.coordination_client()
     sys.stdout = os.fdopen(nowhere, "w") if index else printed  # the first process prints for all
     name = f"process {index} of {info.count} ({socket.gethostname()}, pid {os.getpid()})"
@@ -276,7 +284,7 @@ def _wait_for_peers(session: _Session) -> None:
 def _exit(code: int, message: str = "") -> NoReturn:
     """Ends the process at once: its main thread may hang in a computation that waits for a lost process."""
     if message:
-        print(f"error: {message}", file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+        note(f"error: {message}")
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
     os._exit(code)

@@ -19,7 +19,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from research.runtime.processes import LOST, ProcessInfo
+from research.core.terminal import note
+from research.runtime.processes import LOOPBACK, LOST, ProcessInfo
 from research.runtime.supervisor_state import Observation, Phase, SupervisorState, WorkerStatus, transition
 
 VARIABLE = "ONTOGENY_WORKER"  # the environment variable that holds the message to a worker
@@ -108,7 +109,7 @@ def _enter(
         case Phase.RESTARTING | Phase.ENDED:
             _kill(workers)
             if state.message:
-                print(state.message, file=sys.stderr, flush=True)
+                note(state.message)
             return []
     return workers
 
@@ -117,8 +118,8 @@ def _start(infos: Sequence[ProcessInfo], run_id: str) -> list["_Worker"]:
     """Starts the processes; those of this machine alone get a free port as their coordinator's."""
     if len(infos) == 1:
         return [_Worker(infos[0], run_id, alone=True)]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    with socket.create_server((LOOPBACK, 0)) as free:
+        coordinator = f"{LOOPBACK}:{free.getsockname()[1]}"
     return [_Worker(dataclasses.replace(info, coordinator=coordinator), run_id, alone=False) for info in infos]
 
 
@@ -137,12 +138,13 @@ class _Worker:
         os.set_blocking(self.pipe, False)
         os.set_blocking(theirs, False)
         message = {"info": dataclasses.asdict(info), "run_id": run_id, "pipe": theirs}
-        local = {} if alone else {"JAX_LOCAL_DEVICE_IDS": str(info.index)}  # of accelerators
+        # Of accelerators, and where they exchange data: over this machine's own interface, which no other reaches.
+        own = {"NCCL_SOCKET_IFNAME": "lo", **os.environ, "JAX_LOCAL_DEVICE_IDS": str(info.index)}
         # The runtime's own account of a lost process is long, and says less than ours.
         quiet = {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3")}
         self.process = subprocess.Popen(
             [sys.executable, *sys.orig_argv[1:]],
-            env={**os.environ, **quiet, **local, VARIABLE: json.dumps(message)},
+            env={**(os.environ if alone else own), **quiet, VARIABLE: json.dumps(message)},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -163,7 +165,8 @@ class _Worker:
         for line in lines:
             self._has_lost_first |= LOST_FIRST in line
             if not self._has_lost_first:
-                print(prefix + line, end="", file=sys.stderr, flush=True)
+                with contextlib.suppress(OSError):
+                    print(prefix + line, end="", file=sys.stderr, flush=True)
 
     def observe(self, paused: float) -> WorkerStatus:
         """Reads the heartbeats since the last call; `paused` seconds of it the supervisor itself was not running."""

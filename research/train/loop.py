@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from research.core import trees
@@ -28,7 +29,7 @@ from research.runs.sample_files import write_sample
 from research.runtime import processes
 from research.runtime.interruption import StopRequested, interruption
 from research.tasks.task import Context
-from research.train.evaluation import score
+from research.train.evaluation import plain, score
 from research.train.experiment import Assembly, Experiment
 from research.train.monitor import Monitor
 from research.train.recovery import SpikeError, TooManySkipsError
@@ -242,16 +243,25 @@ def _on_periods(session: _Session, state: State, *, stopping: bool) -> bool:
 
 
 def _evaluate(session: _Session, state: State) -> dict[str, Mapping[str, Any]] | None:
-    """Returns the results of all evaluators, which are logged; None where a signal came before the last."""
+    """Returns the results of all evaluators, which are logged; None where a signal came before the last.
+
+    One that fails has none, and an event in the record.
+    """
 
     def check_for_signal() -> None:
         if session.stop_requested and session.stop_requested():
             raise _EvaluationCutShortError
 
-    try:
-        results = {name: evaluate(state.evaluated, check_for_signal) for name, evaluate in session.evaluators.items()}
-    except _EvaluationCutShortError:
-        return None
+    results = {}
+    for name, evaluate in session.evaluators.items():
+        try:
+            results[name] = plain(evaluate(state.evaluated, check_for_signal))
+        except _EvaluationCutShortError:
+            return None
+        except Exception as error:  # an evaluator is anyone's code, and its failure no reason to lose the training
+            if jax.process_count() > 1:
+                raise  # the others wait for this one
+            session.log.failed_evaluation(session.monitor.step, name, error)
     for name, result in results.items():
         session.monitor.emit({"step": session.monitor.step, "kind": "evaluation", "name": name, **result})
     return results
@@ -268,7 +278,7 @@ def _save(session: _Session, state: State, results: Mapping[str, Mapping[str, An
     """Saves the state, once the hash chain up to it is on disk; `results` is None where evaluation was cut short."""
     monitor, saver = session.monitor, session.saver
     if not processes.broadcast_from_first(monitor.write_chain()):
-        saver.report(f"checkpoint of step {monitor.step} failed (the disk is full); training goes on")
+        saver.failed(monitor.step, f"the lines of {session.log.folder} before it cannot be written; free space there")
         return
     monitor.record_time()
     metadata = {
@@ -286,6 +296,6 @@ def _check_saved(session: _Session) -> None:
     saver.wait()
     if processes.broadcast_from_first(saver.saved) != step:
         raise UserError(
-            f"The last checkpoint, of step {step}, could not be written to {saver.folder}: free space there and "
-            "add --resume to the command, which continues from the newest one."
+            f"The last checkpoint, of step {step}, could not be written to {saver.folder} ({saver.cause}): put that "
+            "right and add --resume to the command, which continues from the newest one."
         )

@@ -186,11 +186,11 @@ class Monitor:
         recovery, count = self._assembly.experiment.recovery, self.history.skipped
         events = self._log.record["events"]
         last: dict[str, Any] = events[-1] if events else {}
-        if last.get("kind") != "skip" or self.step > last["last"] + recovery.window:
+        if last.get("kind") != "skip" or self.step > last.get("last", last["step"]) + recovery.window:
             message = "the loss or the gradient is not finite: the step is skipped"
             self._log.event(self.step, message, kind="skip", last=self.step, count=1)
-        elif self.step > last["last"]:
-            last.update(last=self.step, count=last["count"] + 1)
+        elif self.step > last.get("last", last["step"]):
+            last.update(last=self.step, count=last.get("count", 1) + 1)
             last["message"] = f"{last['count']} steps up to {self.step:,} are skipped: loss or gradient not finite"
             self._log.try_save()
         if count > recovery.skips:

@@ -19,6 +19,7 @@ from jaxtyping import Array
 from research.core import configs, trees
 from research.core.errors import UserError
 from research.core.shapes import Params, Spec
+from research.core.terminal import note
 from research.data.dataset import Tokenizer
 from research.data.text import tokenizers
 from research.hub.pretrained import Described, describe, load_pretrained, load_tokenizer, writing
@@ -182,7 +183,7 @@ class PretrainedModel:
         """Returns the source's parameters by path, and the names of what it has besides."""
         if is_run(self.source):
             run = find(self.source)
-            step = checkpoints.newest_good(run / CHECKPOINTS, print)
+            step = checkpoints.newest_good(run / CHECKPOINTS, note)
             if step is None:
                 raise UserError(f"{self.source} has no good checkpoint to start from: train it first.")
             params, model = checkpoints.load_params(run / CHECKPOINTS, step), _model_of(run)
@@ -194,9 +195,15 @@ class PretrainedModel:
 
     def _of_run(self) -> Described:
         run = find(self.source)
-        model, tokens = _model_of(run), int(read_record(run)["data"]["tokenizer"]["vocabulary"])
+        model, tokenizer = _model_of(run), read_record(run).get("data", {}).get("tokenizer") or {}
         if isinstance(model, PretrainedModel):
-            return model._described._replace(labels=_labels_of(run))
+            try:
+                return model._described._replace(labels=_labels_of(run))
+            except RecursionError:
+                raise UserError(f"{self.source} starts from a run that starts from it: name another source.") from None
+        if "vocabulary" not in tokenizer:
+            raise UserError(f"{self.source} has no tokenizer, so that its model reads no text: name another run.")
+        tokens = int(tokenizer["vocabulary"])
         if "vocabulary" in {field.name for field in dataclasses.fields(model)} and not model.vocabulary:
             model = dataclasses.replace(model, vocabulary=tokens)
         return Described(model, tokens, GenerationRules(), _labels_of(run))
@@ -227,8 +234,11 @@ def resolved(config: Any) -> Any:
 
 
 def _labels_of(run: Path) -> tuple[str, ...]:
-    return tuple(read_record(run)["data"].get("class_names", ()))
+    return tuple(read_record(run).get("data", {}).get("class_names", ()))
 
 
 def _model_of(run: Path) -> Any:
-    return configs.from_json(read_record(run)["config"]).model
+    model = getattr(configs.from_json(read_record(run)["config"]), "model", None)
+    if not dataclasses.is_dataclass(model):
+        raise UserError(f"{run / RECORD} names no model: restore it from a copy, or name another run.")
+    return model

@@ -7,9 +7,10 @@ from functools import partial
 from typing import NamedTuple
 
 from research.core import trees
-from research.core.files import read_lines
+from research.core.errors import UserError
+from research.core.terminal import say
 from research.runs import chain, checkpoints
-from research.runs.directory import CHAIN, CHECKPOINTS
+from research.runs.directory import CHECKPOINTS, read_chain
 from research.runs.record import RunLog
 from research.runtime import processes
 from research.train.experiment import Assembly
@@ -44,6 +45,8 @@ def newest_checkpoint(assembly: Assembly, log: RunLog, *, periodic: bool = False
         return ResumePoint(state, chain.START, History())
     abstract = trees.abstract_like(assembly.state, assembly.shardings)
     changing, metadata = checkpoints.load(folder, step, abstract.changing, verified=True)
+    if not {"chain", "history"} <= metadata.keys():
+        raise UserError(f"The checkpoint of step {step} in {folder} does not say where training goes on: train again.")
     state = restored(changing, checkpoints.load_fixed(folder, abstract.fixed))
     if processes.is_main_process() and _last_chain_value(log) != metadata["chain"]:
         message = "the hash chain on disk has lost entries, from which later comparisons will differ"
@@ -58,9 +61,9 @@ def _record_loaded(log: RunLog, report: LoadReport) -> None:
     log.record["pretrained"] = {"loaded": len(report.loaded), **others, "sha256": trees.digest(report.params)}
     if processes.is_main_process():
         listed = [f"{len(names)} {name} ({', '.join(names[:4])})" for name, names in others.items() if names]
-        print("; ".join([f"{len(report.loaded)} parameters loaded", *listed, "run.json names them all"]))
+        say("; ".join([f"{len(report.loaded)} parameters loaded", *listed, "run.json names them all"]))
         for remark in report.remarks:
-            print(remark)
+            say(remark)
 
 
 def _truncate(log: RunLog, periodic: bool) -> int | None:
@@ -76,4 +79,4 @@ def _truncate(log: RunLog, periodic: bool) -> int | None:
 
 def _last_chain_value(log: RunLog) -> str | None:
     """Returns the chain value of the last entry on disk."""
-    return next((entry["chain"] for entry in reversed(list(read_lines(log.folder / CHAIN)))), None)
+    return next((entry["chain"] for entry in reversed(read_chain(log.folder))), None)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -16,15 +15,16 @@ import numpy as np
 
 from research.core import configs, trees
 from research.core.errors import UserError
-from research.core.files import read_lines
 from research.core.mesh import MeshConfig, check_batch
+from research.core.terminal import note
 from research.models.flops import layer_table
 from research.runs import chain, checkpoints
-from research.runs.directory import CHAIN, CHECKPOINTS, METRICS, RECORD, read_record
+from research.runs.directory import CHECKPOINTS, METRICS, RECORD, read_chain, read_metrics, read_record
 from research.runs.loggers import Logger, Terminal, last_results, open_loggers
 from research.runs.record import RunLog, new_id, note_resumption, now, open_new, open_on_main_process, open_unfinished
 from research.runtime import backend, processes
 from research.train import exact
+from research.train.evaluation import Evaluation, EvaluatorConfig, evaluation_names, plain
 from research.train.experiment import Assembly, Experiment, assemble
 from research.train.loop import fit
 from research.train.pretrained import resolved
@@ -104,7 +104,11 @@ def train(
 
 
 def _train(
-    assembly: Assembly, evaluations: Sequence[Any], log: RunLog, extra: tuple[Logger, ...], stop_after: int | None
+    assembly: Assembly,
+    evaluations: Sequence[Evaluation],
+    log: RunLog,
+    extra: tuple[Logger, ...],
+    stop_after: int | None,
 ) -> Run:
     experiment = assembly.experiment
     if assembly.data.tokenizer is not None and processes.is_main_process():
@@ -132,18 +136,29 @@ def _train(
     log.record.update(status="finished", finished=now(), params_sha256=trees.digest(state.merged))
     if processes.is_main_process():
         with _timed(partial(log.spent, "baselines")):
-            log.record["baselines"] = {evaluation.name: evaluation.baselines() for evaluation in evaluations}
+            log.record["baselines"] = _baselines(evaluations, log)
         _finish(log)
     return Run(log.folder, assembly, state, log.record)
 
 
+def _baselines(evaluations: Sequence[Evaluation], log: RunLog) -> dict[str, Any]:
+    """Returns the baselines by evaluation; those that fail are an event, as the training is done."""
+    found = {}
+    for evaluation in evaluations:
+        try:
+            found[evaluation.name] = plain(evaluation.baselines())
+        except Exception as error:  # anyone's code
+            log.failed_evaluation(log.record["config"]["steps"], evaluation.name, error)
+    return found
+
+
 def _finish(log: RunLog) -> None:
-    log.record["metrics"] = last_results(read_lines(log.folder / METRICS))
-    log.record["chain"] = list(read_lines(log.folder / CHAIN))[-1]["chain"]
+    log.record["metrics"] = last_results(read_metrics(log.folder))
+    log.record["chain"] = read_chain(log.folder)[-1]["chain"]
     log.save()
 
 
-def _evaluations(assembly: Assembly) -> list[Any]:
+def _evaluations(assembly: Assembly) -> list[Evaluation]:
     """Builds the evaluators; says whose split the data lack, and refuses to go on without any."""
     present = assembly.evaluators
     absent = {evaluator.split for evaluator in assembly.experiment.evaluators} - set(assembly.data.splits)
@@ -153,11 +168,15 @@ def _evaluations(assembly: Assembly) -> list[Any]:
             "of them with --evaluators.0.split."
         )
     for split in sorted(absent):
-        print(f"the data have no {split} split, which is not evaluated", file=sys.stderr)
-    if len({evaluator.split for evaluator in present}) < len(present):
-        raise UserError("Two evaluators have the same split: give each a split of its own.")
-    seed = assembly.experiment.seed
-    return [evaluator.build(assembly.task, assembly.data, assembly.mesh, seed) for evaluator in present]
+        note(f"the data have no {split} split, which is not evaluated")
+    return built_evaluations(assembly, present)
+
+
+def built_evaluations(assembly: Assembly, evaluators: Sequence[EvaluatorConfig]) -> list[Evaluation]:
+    """Builds evaluators, each under its name; raises UserError where two have the same, or one does not fit."""
+    names, parts = evaluation_names(evaluators), (assembly.task, assembly.data, assembly.mesh)
+    built = [evaluator.build(*parts, assembly.experiment.seed) for evaluator in evaluators]
+    return [evaluation._replace(name=name) for name, evaluation in zip(names, built, strict=True)]
 
 
 def _record_cut_statistics(log: RunLog, assembly: Assembly) -> None:
@@ -207,6 +226,14 @@ def _fitting_here(experiment: Experiment) -> Experiment:
     return experiment
 
 
+def recorded_experiment(record: Mapping[str, Any], folder: Path) -> Experiment:
+    """Returns the configuration of a record; raises UserError where it cannot be rebuilt here, or is another's."""
+    experiment = configs.from_json(record["config"])
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"{folder / RECORD} holds the configuration of no experiment, but {type(experiment).__name__}.")
+    return experiment
+
+
 def load_run(folder: Path, *, best: bool = False) -> Run:
     """Rebuilds a run from its directory: data, functions, and the state of its newest (or best) good checkpoint.
 
@@ -217,13 +244,13 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
     """
     backend.start()
     record = read_record(folder)
-    experiment = _fitting_here(configs.from_json(record["config"]))
+    experiment = _fitting_here(recorded_experiment(record, folder))
     assembly = assemble(experiment, experiment.data.build())
     kept = folder / CHECKPOINTS
     step = checkpoints.best(kept) if best else None
     found_good = step is None
     if step is None:
-        step = checkpoints.newest_good(kept, lambda text: print(text, file=sys.stderr))
+        step = checkpoints.newest_good(kept, note)
     if step is None:
         raise UserError(f"{folder} has no good checkpoint: train it further with --resume, or train again.")
     state = _evaluated_state(assembly, kept, step, verified=found_good, old=record.get("format") == 1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_run import Program, only_run, record, steps_noted, wait_for_step
 
-from research.core.files import read_lines
+from research.core.json_files import read_lines
 from research.runs import checkpoints
 from research.runs.directory import CHAIN, METRICS
 

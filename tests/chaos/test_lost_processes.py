@@ -16,7 +16,7 @@ import pytest
 from tiny_run import Program, only_run, steps_noted, wait_for_step, workers
 from tiny_run import record as read_record
 
-from research.core.files import read_lines
+from research.core.json_files import read_lines
 from research.report.html import REPORT
 from research.runs.directory import CHAIN, METRICS, RECORD
 

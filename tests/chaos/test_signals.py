@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny_run import NOVEL, Program, only_run, options, record, run_module, steps_noted, wait_for_step
 
-from research.core.files import read_lines
+from research.core.json_files import read_lines
 from research.runs import checkpoints
 from research.runs.directory import METRICS
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from research import train
-from research.core.files import read_lines
+from research.core.json_files import read_lines
 from research.runs.directory import CHAIN
 
 name, folder = sys.argv[1:]

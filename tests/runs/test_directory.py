@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research.core.errors import UserError
-from research.core.files import append_lines, read_lines, truncate_after, write_atomic
+from research.core.files import append_lines, write_atomic
+from research.core.json_files import read_lines, truncate_after
 from research.runs import directory
 from research.runs.directory import all_runs, find, read_record, write_record
 
@@ -100,5 +101,5 @@ def test_a_missing_or_damaged_record_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"has no run\.json: name a run directory"):
         read_record(tmp_path)
     (tmp_path / directory.RECORD).write_text(json.dumps({"a": 1})[:-1])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="not JSON"):
         read_record(tmp_path)

@@ -14,7 +14,7 @@ from tiny_run import Program, run_module
 
 from research.core import trees
 from research.core.configs import from_json
-from research.core.files import read_lines
+from research.core.json_files import read_lines
 from research.runs.chain import first_difference
 from research.runs.directory import CHAIN, read_record
 from research.train.run import load_run, train

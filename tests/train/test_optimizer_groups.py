@@ -10,7 +10,7 @@ from test_optimizers import PARAMS, gradients, trained
 from research.core import command_line
 from research.core.configs import from_json, to_json
 from research.core.errors import UserError
-from research.core.files import read_lines
+from research.core.json_files import read_lines
 from research.data.synthetic import CloudData
 from research.models.mlp import MLP
 from research.report.curves import comparison_charts, run_charts

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from experiments.mlp_schedule_free import ScheduleFree
 from research.core import trees
 from research.core.errors import UserError
-from research.core.files import read_lines
+from research.core.json_files import read_lines
 from research.core.mesh import MeshConfig
 from research.runs.directory import METRICS
 from research.train import optimizer_groups, optimizers

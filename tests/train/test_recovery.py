@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from research.core import trees
 from research.core.errors import UserError
-from research.core.files import read_lines
+from research.core.json_files import read_lines
 from research.data.dataset import Data, Rows
 from research.data.shuffle import shuffled
 from research.data.synthetic import LineData

@@ -9,7 +9,7 @@ import pytest
 
 from research.core import trees
 from research.core.errors import UserError
-from research.core.files import read_lines
+from research.core.json_files import read_lines
 from research.runs import checkpoints
 from research.runs.chain import PARTS
 from research.runs.directory import CHAIN, METRICS, read_record, write_record

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from research.core.files import read_lines
+from research.core.json_files import read_lines
 from research.data.synthetic import LineData
 from research.models.mlp import MLP
 from research.report.html import report
