@@ -13,6 +13,7 @@ from typing import Any
 from research.core.errors import UserError
 
 Form = Callable[[Any, str], None]
+LONGEST_TYPE = 200  # characters of the name of a class
 LARGEST = 2**63  # a larger whole number counts nothing here, and may be too large for a floating one
 
 
@@ -42,9 +43,12 @@ def check(value: Any, form: Form, place: object) -> None:
 
 
 def _refuse(value: Any, at: str, expected: str) -> None:
+    raise _MismatchError(f"{_short(at or 'it')} should be {expected}, and is {_short(value)}")
+
+
+def _short(value: Any) -> str:
     shown = repr(value)
-    shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
-    raise _MismatchError(f"{at!r} should be {expected}, and is {shown}" if at else f"{expected} is missing")
+    return shown if len(shown) <= 80 else f"{shown[:80]}..."
 
 
 def text(value: Any, at: str) -> None:
@@ -121,7 +125,7 @@ def fields(*required: str, **known: Form) -> Form:
             _refuse(value, at, "an object")
         for field in required:
             if field not in value:
-                raise _MismatchError(f"{at!r} has no {field!r}" if at else f"it has no {field!r}")
+                raise _MismatchError(f"{_short(at or 'it')} has no {field!r}")
         for field in value.keys() & known.keys():
             known[field](value[field], f"{at}.{field}" if at else field)
 
@@ -177,8 +181,8 @@ def _typed(value: Any, at: str) -> None:
     if isinstance(value, list):
         value = dict(enumerate(value))
     for field, item in value.items() if isinstance(value, dict) else ():
-        if field == "type":
-            text(item, f"{at}.type")
+        if field == "type" and not (isinstance(item, str) and len(item) <= LONGEST_TYPE):
+            _refuse(item, f"{at}.type", "the name of a class")
         _typed(item, f"{at}.{field}")
 
 

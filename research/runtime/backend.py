@@ -8,6 +8,9 @@ import functools
 import importlib.metadata
 import os
 import platform
+import shutil
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +19,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.core.errors import UserError
+from research.core.terminal import note
 from research.runtime.jax_internals import backends_are_initialized
 
+MIN_FREE_BYTES = 2**26  # on the disk of the compilation cache; programs take some megabytes each
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "tokenizers", "numpy")
 
 
 def cache_folder() -> Path:
-    """Where prepared data and compiled programs are kept: `$ONTOGENY_CACHE`, else the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("ONTOGENY_CACHE") or Path(base) / "ontogeny")
+    """Where prepared data and compiled programs are kept: `$ONTOGENY_CACHE`, else the user's cache folder.
+
+    A user without a home gets a folder for this process alone, as others could write into one that they know.
+    """
+    if named := os.environ.get("ONTOGENY_CACHE"):
+        return Path(named)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "ontogeny"
+    try:
+        return Path.home() / ".cache" / "ontogeny"
+    except RuntimeError:
+        return _folder_of_this_process()
+
+
+@functools.cache
+def _folder_of_this_process() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="ontogeny-"))
+    note(f"there is no home folder: what is prepared and compiled goes to {folder}; name a lasting one, ONTOGENY_CACHE")
+    return folder
 
 
 def start(threads: int = 0) -> None:
@@ -35,9 +56,28 @@ def start(threads: int = 0) -> None:
     """
     if threads and not backends_are_initialized():
         os.environ["NPROC"] = str(threads)
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    folder = cache_folder() / "xla"
+    if problem := _problem(folder):
+        note(f"{folder} {problem}: programs are compiled each time; name another place with ONTOGENY_CACHE")
+        jax.config.update("jax_compilation_cache_dir", None)
+    else:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    # A disk that fills up later makes compilation slower, and JAX warns once for each program.
+    warnings.filterwarnings("ignore", message="Error (writing|reading) persistent compilation cache")
     self_test()
+
+
+@functools.cache
+def _problem(folder: Path) -> str:
+    """Returns why nothing can be cached in a folder, "" where it can: asked once a process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return f"cannot be written ({error.strerror})"
+    return "" if free >= MIN_FREE_BYTES else f"has only {free:,} bytes free"
 
 
 @functools.cache
