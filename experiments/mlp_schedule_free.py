@@ -7,11 +7,13 @@ two cores.
 """
 
 import dataclasses
+from typing import Annotated
 
 import optax
 import optax.contrib
 
 from experiments import mlp_adult
+from research.core.ranges import AtLeast0, Below1, Range
 from research.core.shapes import Params
 from research.launch.launcher import launch
 from research.train.optimizers import OptimizerConfig
@@ -22,11 +24,11 @@ from research.train.schedules import Schedule
 class ScheduleFree(OptimizerConfig):
     """Schedule-free AdamW (Defazio et al. 2024). Evaluation, samples and exports use x, the average of its iterates."""
 
-    learning_rate: float = 2.5e-3
+    learning_rate: Annotated[float, Range(0, 1e6)] = 2.5e-3
     """the highest; the schedule should be constant after its warm-up"""
-    b1: float = 0.9
+    b1: Below1 = 0.9
     """gradients are taken at b1 x + (1 - b1) z, with z the iterates of AdamW without momentum"""
-    weight_decay: float = 0.0
+    weight_decay: AtLeast0 = 0.0
 
     def build(self, steps: int, params: Params, schedule: Schedule) -> optax.GradientTransformation:
         """Returns optax's own, at the logged learning rate."""

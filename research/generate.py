@@ -16,10 +16,11 @@ import tyro
 
 from research.core import command_line, streams
 from research.core.errors import UserError
+from research.core.ranges import Range, Seed
 from research.core.shapes import Params
 from research.data.text.paired_text import boundary_ids
 from research.data.text.tokenizers import Subwords
-from research.decoding.beam_search import Beam, make_beam_search
+from research.decoding.beam_search import MOST_BEAMS, Beam, LengthPenalty, make_beam_search
 from research.decoding.loop import ENDED, Generate, Text, Tokens, make_generate
 from research.decoding.sampling import Sampling
 from research.hub.pretrained import load_pretrained
@@ -42,16 +43,16 @@ class Options:
     """a run directory, 'latest', a folder or .gguf file of a published model, or its name on the Hugging Face hub"""
     prompt: Annotated[str, tyro.conf.Positional] = "\n"
     """what the text begins with; for translation and the like, what is to be translated"""
-    tokens: int = 200
+    tokens: Annotated[int, Range(1, 2**20)] = 200
     """the most tokens to add"""
-    samples: int = 1
+    samples: Annotated[int, Range(1, 1024)] = 1
     """how many texts"""
-    seed: int = 0
+    seed: Seed = 0
     stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """a string before which a text ends; again for another"""
-    beams: int = 0
+    beams: Annotated[int, Range(0, MOST_BEAMS)] = 0
     """search for the likeliest text with so many beams instead of drawing one"""
-    length_penalty: float = 1.0
+    length_penalty: LengthPenalty = 1.0
     """of the beams: a text's score is its log-probability over its length to this power"""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling(temperature=0.8)
 
@@ -84,8 +85,6 @@ class TextGenerator(NamedTuple):
 
 def main() -> None:
     options = command_line.parse(Options, description=__doc__ or "")
-    if min(options.tokens, options.samples) < 1:
-        raise UserError("There is nothing to write: give --tokens and --samples of 1 or more.")
     if options.beams and (options.samples > 1 or options.stop):
         raise UserError("A beam search finds one text, and knows no stop strings: leave out --samples and --stop.")
     language = load_language(options.model)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from research.core import ranges
 from research.core.errors import UserError
 from research.core.renames import renamed_option
 from research.core.terminal import note
@@ -21,7 +22,13 @@ T = TypeVar("T")
 
 
 def parse(cls: type[T], default: T | None = None, *, description: str = "", args: Sequence[str] | None = None) -> T:
-    """Parses the command line into `cls`; an unknown or ill-typed option exits with code 2 and the nearest name."""
+    """Parses the command line into `cls`, and checks every value before anything is done with it.
+
+    An unknown or ill-typed option exits with code 2 and the nearest name.
+
+    Raises:
+        UserError: a value is out of the range of its field.
+    """
     arguments = sys.argv[1:] if args is None else args
     if old := renamed_option(arguments, cls if default is None else default):
         _fail(f"{old[0]} is now called {old[1]}: give that instead.", 2)
@@ -29,7 +36,7 @@ def parse(cls: type[T], default: T | None = None, *, description: str = "", args
     options: dict[str, Any] = {"config": (tyro.conf.AvoidSubcommands,)}
     if default is not None:
         options["default"] = default
-    return tyro.cli(cls, description=description, args=args, **options)
+    return ranges.check(tyro.cli(cls, description=description, args=args, **options))
 
 
 # What a system may refuse of a file that is named rightly, or that a user has named wrongly.

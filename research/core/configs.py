@@ -1,7 +1,8 @@
 """Configurations as JSON and back: frozen dataclasses that name their own type.
 
 `run.json` stores what ran as plain JSON; `from_json` rebuilds the very dataclasses, and imports nothing but
-dataclasses of this project, so that reading a stranger's run cannot run a stranger's code.
+dataclasses of this project, so that reading a stranger's run cannot run a stranger's code, and no value whose type or
+range is not that of its field.
 """
 
 import dataclasses
@@ -10,9 +11,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from research.core import ranges
 from research.core.errors import UserError
 
 PACKAGES = ("research", "experiments")
+DEEPEST = 30  # parts of a configuration inside one another
 
 
 C = TypeVar("C", bound=type)
@@ -54,22 +57,36 @@ def to_json(config: Any) -> Any:
     raise TypeError(f"a configuration holds dataclasses, tuples, numbers and strings, not {type(config).__name__}")
 
 
-def from_json(value: Any) -> Any:
-    """Inverse of `to_json`; raises UserError where a named class or field does not exist here."""
+def from_json(value: Any, field: str = "") -> Any:
+    """Inverse of `to_json`.
+
+    Args:
+        value: a configuration in its JSON form.
+        field: where it stands in another one, such as `model.lora`.
+
+    Raises:
+        UserError: a named class or field does not exist here, or a value has another type than its field or is out of
+            its range.
+    """
+    if field.count(".") > DEEPEST:
+        raise UserError(f"The recorded configuration has {DEEPEST} parts inside one another: restore it from a copy.")
     if isinstance(value, list):
-        return tuple(from_json(item) for item in value)
+        return tuple(from_json(item, f"{field}.{index}") for index, item in enumerate(value))
     if not isinstance(value, dict):
         return value
     cls = _resolve(value.get("type", ""))
-    fields = {name: from_json(item) for name, item in value.items() if name != "type"}
-    unknown = fields.keys() - {field.name for field in dataclasses.fields(cls)}
+    fields = {
+        name: from_json(item, f"{field}.{name}" if field else name) for name, item in value.items() if name != "type"
+    }
+    unknown = fields.keys() - {each.name for each in dataclasses.fields(cls)}
     if unknown:
         raise UserError(
             f"The recorded configuration gives {value['type']} the fields {sorted(unknown)}, which it does not have "
             "here; use the version of this project that wrote the run."
         )
+    ranges.check_fields(cls, fields, _recorded, within=field)
     try:
-        return cls(**fields)
+        return ranges.check(cls(**fields), _recorded, within=field)
     except TypeError as error:
         raise UserError(
             f"The recorded configuration does not fill {value['type']} ({error}); use the version of this project "
@@ -77,8 +94,12 @@ def from_json(value: Any) -> Any:
         ) from None
 
 
-def _resolve(name: str) -> Any:
-    module, _, cls_name = name.rpartition(".")
+def _recorded(field: str) -> str:
+    return f"The field {field!r} of the recorded configuration"
+
+
+def _resolve(name: Any) -> Any:
+    module, _, cls_name = name.rpartition(".") if isinstance(name, str) else ("", "", "")
     if module.split(".")[0] not in PACKAGES:
         raise UserError(
             f"The recorded configuration names the type {name!r}; only types of {' and '.join(PACKAGES)} are rebuilt: "
@@ -86,7 +107,7 @@ def _resolve(name: str) -> Any:
         )
     try:
         cls = getattr(importlib.import_module(module), cls_name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"The recorded configuration names {name!r}, which is not in this project ({error}).") from None
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise UserError(f"The recorded configuration names {name!r}, which is not a configuration class.")

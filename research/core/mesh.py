@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -19,26 +19,28 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from research.core import trees
 from research.core.errors import UserError
+from research.core.ranges import Range
 
 AXES = ("data", "fsdp", "expert", "context", "tensor")  # the last ones talk most: neighbouring devices
 BATCH_AXES = ("data", "fsdp", "expert")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Devices = Annotated[int, Range(1, 2**20)]
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """Devices along each axis."""
 
-    data: int = 0
+    data: Annotated[int, Range(0, 2**20)] = 0
     """copies of the model, each with its share of the batch (0: all devices that the other axes leave)"""
-    fsdp: int = 1
+    fsdp: Devices = 1
     """devices that share the parameters, gradients and optimizer state of one copy, and its share of the batch"""
-    expert: int = 1
+    expert: Devices = 1
     """devices that share the experts of a mixture, and the batch"""
-    context: int = 1
+    context: Devices = 1
     """devices that share the positions of each sequence"""
-    tensor: int = 1
+    tensor: Devices = 1
     """devices that share the features of each large product, and the heads of each attention"""
 
     def build(self, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -2,9 +2,11 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
+from research.core.ranges import AtLeast0, Finite, Length, Range, Seed, Vocabulary
 from research.data.dataset import Data, Rows
 from research.data.text.packing import Windows
 
@@ -13,16 +15,18 @@ WORDS = (
     "the a and to of with they she he one two old young good bad house river letter sister friend king captain "
     "sees finds writes loves likes walks near under happy proud quick"
 ).split()
+Examples = Annotated[int, Range(1, 10**7)]
+Features = Annotated[int, Range(1, 10**5)]
 
 
 @dataclasses.dataclass(frozen=True)
 class LineData:
     """Inputs of standard normal features; the target is their sum plus a little normal noise."""
 
-    examples: int = 100
-    features: int = 2
-    noise: float = 0.01
-    seed: int = 0
+    examples: Examples = 100
+    features: Features = 2
+    noise: AtLeast0 = 0.01
+    seed: Seed = 0
 
     def build(self) -> Data:
         """Draws the examples; validation is drawn apart from training."""
@@ -44,14 +48,14 @@ class LineData:
 class CloudData:
     """Normal clouds, one for each class, around centres drawn once."""
 
-    examples: int = 100
+    examples: Examples = 100
     """of each class"""
-    features: int = 100
-    stds: tuple[float, ...] = (0.1, 0.2)
+    features: Features = 100
+    stds: tuple[AtLeast0, ...] = (0.1, 0.2)
     """standard deviation of each class's cloud"""
-    centres: tuple[float, ...] = (0.0, 0.0)
+    centres: tuple[Finite, ...] = (0.0, 0.0)
     """coordinate, the same along every feature, of each cloud's centre"""
-    seed: int = 0
+    seed: Seed = 0
 
     def build(self) -> Data:
         """Draws the examples; validation is drawn apart from training."""
@@ -78,10 +82,10 @@ class CloudData:
 class NoiseData:
     """Uniform random inputs with random labels: nothing to learn but by heart, so only the training loss can fall."""
 
-    examples: int = 1000
-    features: int = 100
-    classes: int = 10
-    seed: int = 0
+    examples: Examples = 1000
+    features: Features = 100
+    classes: Vocabulary = 10
+    seed: Seed = 0
 
     def build(self) -> Data:
         """Draws the training examples; there is nothing to validate."""
@@ -101,12 +105,12 @@ class NoiseData:
 class TokenData:
     """Uniform random tokens, for questions of speed and memory: there is nothing to learn but that they are uniform."""
 
-    vocabulary: int = 32000
-    length: int = 64
+    vocabulary: Vocabulary = 32000
+    length: Length = 64
     """tokens in a row"""
-    examples: int = 64
+    examples: Examples = 64
     """rows of each split"""
-    seed: int = 0
+    seed: Seed = 0
 
     def build(self) -> Data:
         """Draws a stream of tokens for each split; a token counts as one character."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from research.core.errors import UserError, listed
+from research.core.ranges import Below1
 from research.data import catalogue, sources
 from research.data.cells import class_names, is_date, is_missing, is_number, meaning
 from research.data.dataset import Data, Rows
@@ -51,7 +52,7 @@ class TableData:
     """columns not to use; names that your own table does not have are passed over"""
     logarithm: tuple[str, ...] = ()
     """columns of numbers above -1 that span orders of magnitude, taken as log(1 + x); names as above"""
-    validation_fraction: float = 0.1
+    validation_fraction: Below1 = 0.1
     """fraction of the training rows held out, by a hash of their content"""
 
     def build(self) -> Data:

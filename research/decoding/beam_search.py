@@ -8,28 +8,31 @@ caches are reordered with them.
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from research.core.errors import UserError
+from research.core import ranges
+from research.core.ranges import Range
 from research.core.shapes import Params
 from research.decoding.loop import UNIT, Tokens, make_read
 from research.models.generation_rules import GenerationRules
 from research.models.model import Decoding
 
 LOW = -1e9
+MOST_BEAMS = 1000
+LengthPenalty = Annotated[float, Range(-100, 100)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Beam:
     """How many beams the search keeps, and when it ends."""
 
-    beams: int = 4
-    length_penalty: float = 1.0
+    beams: Annotated[int, Range(1, MOST_BEAMS)] = 4
+    length_penalty: LengthPenalty = 1.0
     """a text's score is its log-probability over its length to this power"""
     stop: Literal["full", "hopeless", "never"] = "hopeless"
     """end when there are enough finished texts; when no unfinished one would score higher at its present length; or
@@ -80,8 +83,7 @@ def make_beam_search(decoding: Decoding, beam: Beam = Beam()) -> Callable[..., l
         [1, 3] 0.24
         [2, 3] 0.36
     """
-    if beam.beams < 1:
-        raise UserError(f"A search cannot keep {beam.beams} beams: give 1 or more.")
+    ranges.check(beam)
     decoding.rules.check_obeyed(penalty=False)
     read = make_read(decoding, UNIT)
     extend = jax.jit(partial(_extend, beam, decoding.rules), static_argnames=("tokens", "end"))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32, Key
 
+from research.core import ranges
 from research.core.errors import UserError
 from research.core.shapes import Params
 from research.decoding.sampling import Counts, Sampling
@@ -44,7 +45,7 @@ def make_generate(decoding: Decoding, sampling: Sampling = Sampling(), *, chunk:
     Raises:
         UserError: the sampling's values are out of range; when called, a prompt is empty, or too long with the tokens.
     """
-    sampling.check()
+    ranges.check(sampling)
     rules = decoding.rules
     rules.check_obeyed()
     if sampling.repetition_penalty == 1:

@@ -5,48 +5,36 @@ The filters run in the order of Hugging Face's transformers, whose greedy and fi
 
 import dataclasses
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from research.core.errors import UserError
+from research.core.ranges import Fraction, Limit, Range
 
 NEVER = -jnp.inf
+Penalty = Annotated[float, Range(-1000, 1000)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen."""
 
-    temperature: float = 1.0
+    temperature: Annotated[float, Range(0, 1000)] = 1.0
     """divides the logits; 0 takes the likeliest token"""
-    top_k: int = 0
+    top_k: Limit = 0
     """draw from so many likeliest tokens (0: all)"""
-    top_p: float = 1.0
+    top_p: Annotated[float, Range(0, 1, above=True)] = 1.0
     """draw from the fewest tokens whose probabilities sum to this (Holtzman et al. 2020, nucleus sampling)"""
-    min_p: float = 0.0
+    min_p: Fraction = 0.0
     """draw from the tokens at least this times as probable as the likeliest (Nguyen et al. 2024)"""
-    repetition_penalty: float = 1.0
+    repetition_penalty: Annotated[float, Range(0, 1000, above=True)] = 1.0
     """divides the positive, multiplies the negative logits of tokens in prompt and text (Keskar et al. 2019, CTRL)"""
-    presence_penalty: float = 0.0
+    presence_penalty: Penalty = 0.0
     """taken from the logits of tokens that the text has already"""
-    frequency_penalty: float = 0.0
+    frequency_penalty: Penalty = 0.0
     """taken from the logits of tokens for each time that the text has them"""
-
-    def check(self) -> None:
-        """Raises UserError for values out of range."""
-        ranges = {
-            "temperature": (0, float("inf")),
-            "top_k": (0, float("inf")),
-            "top_p": (1e-9, 1),
-            "min_p": (0, 1),
-            "repetition_penalty": (1e-9, float("inf")),
-        }
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                option = name.replace("_", "-")
-                raise UserError(f"--{option} is {getattr(self, name)}: give a number from {low:g} to {high:g}.")
 
     def choose(
         self,

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from research.core.errors import UserError
 from research.core.mesh import batch_parts, local_rows, place, replicated
+from research.core.ranges import Limit, Rows
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.pipeline import evaluation_batches
@@ -35,8 +36,8 @@ class EvaluatedSplit:
     """The options of every kind: which examples, and which metric decides."""
 
     split: str = "validation"
-    batch_size: int = 128
-    limit: int = 0
+    batch_size: Rows = 128
+    limit: Limit = 0
     """examples evaluated, from the start of the split (0: all)"""
     best: Best = ("loss", "min")
     """the metric that decides which checkpoint is the best, and whether its lowest (min) or highest (max) value is"""

@@ -20,6 +20,7 @@ from rich.table import Table
 from research.core import command_line
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig
+from research.core.ranges import Range
 from research.core.terminal import console
 from research.launch.discovery import modules
 from research.runtime import backend
@@ -34,11 +35,11 @@ class Options:
 
     name: Annotated[str, tyro.conf.Positional] = "gpt_austen"
     """the experiment"""
-    devices: int = 0
+    devices: Annotated[int, Range(0, 4096)] = 0
     """devices to use, which a CPU imitates (0: those that are there)"""
-    rounds: int = 7
+    rounds: Annotated[int, Range(1, 10_000)] = 7
     """turns, of which the median counts"""
-    steps: int = 5
+    steps: Annotated[int, Range(1, 10_000)] = 5
     """steps of a turn"""
 
 

@@ -6,15 +6,17 @@ MiniLM). A row may hold several packed examples: `segments` keep them apart, and
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from research.core import ranges
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.ranges import Below1, Depth, Epsilon, Heads, Length, OptionalVocabulary, OptionalWidth, Range, Width
 from research.core.shapes import Spec
 from research.models.layers.attention import check_heads, segment_mask
 from research.models.layers.dense import Dense, tied_logits
@@ -39,19 +41,19 @@ PoolingKind = Literal["first", "mean"]
 class BERT:
     """Sizes and options of a BERT."""
 
-    depth: int = 4
+    depth: Depth = 4
     """transformer blocks"""
-    width: int = 128
+    width: Width = 128
     """features of the residual stream"""
-    heads: int = 4
+    heads: Heads = 4
     """heads of each attention"""
-    mlp_dim: int = 0
+    mlp_dim: OptionalWidth = 0
     """features inside the MLP (0: 4 x width)"""
-    context: int = 64
+    context: Length = 64
     """the longest example"""
-    vocabulary: int = 0
+    vocabulary: OptionalVocabulary = 0
     """token ids (0: as many as the data's outputs; otherwise those are the labels)"""
-    token_types: int = 2
+    token_types: Annotated[int, Range(1, 1024)] = 2
     """kinds of tokens, such as those of the first and the second sentence of a pair"""
     head: HeadKind = "masked"
     """what comes out: the vocabulary's logits at each position; logits of the labels for each example or each position;
@@ -62,28 +64,27 @@ class BERT:
     """sequence: whether a dense layer and tanh come before the classifier"""
     tied: bool = True
     """masked: whether the output head is the token embedding"""
-    padding: int = -1
+    padding: Annotated[int, Range(-1, 2**24)] = -1
     """RoBERTa: the id of its padding token, which is not counted in positions; its vector of positions is the row of
     this number, and the others follow (-1: every token is counted, from row 0)"""
     activation: ActivationKind = "exact_gelu"
-    epsilon: float = 1e-12
+    epsilon: Epsilon = 1e-12
     """added to the variance in each norm"""
-    dropout: float = 0.0
+    dropout: Below1 = 0.0
     remat: bool = False
     """recompute each block's activations in the backward pass: less memory, a third more compute"""
 
-    def build(self, spec: Spec) -> Model:
-        """Builds the model for `spec.size` labels, or where `vocabulary` is 0 for so many tokens."""
-        if min(self.depth, self.width, self.heads, self.context, self.token_types) < 1:
-            raise UserError(
-                "A BERT needs at least one block, head, position and token type, and a width: set --model.depth and "
-                "the like."
-            )
+    def check(self) -> None:
+        """Raises UserError for sizes that do not fit one another."""
         check_heads(self.width, self.heads)
         if self.head in ("sequence", "token") and not self.vocabulary:
             raise UserError(
                 f"The outputs of the head {self.head!r} are labels: set --model.vocabulary to the number of token ids."
             )
+
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for `spec.size` labels, or where `vocabulary` is 0 for so many tokens."""
+        ranges.check(self, within="model")
         if self.head in ("masked", "sequence", "token") and spec.size < 1:
             raise UserError(f"The head {self.head!r} needs at least one output, not {spec.size}.")
         return functional(BERTModule(self, spec.size), SHARDING)

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from research.core.errors import UserError
+from research.core import ranges
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.ranges import Below1, Depth, OptionalWidth, Width
 from research.core.shapes import Spec
 from research.models.layers.attention import segment_mask
 from research.models.layers.cache import CACHE, CachePositions
@@ -34,19 +35,18 @@ SHARDING = (
 class SequenceToSequence:
     """Sizes and options of a recurrent encoder-decoder; source and target share a vocabulary."""
 
-    depth: int = 1
+    depth: Depth = 1
     """layers of the encoder"""
-    width: int = 128
+    width: Width = 128
     """features of the state of the decoder, and of each direction of the encoder"""
-    embedding: int = 0
+    embedding: OptionalWidth = 0
     """features of a token's vector (0: width)"""
-    dropout: float = 0.0
+    dropout: Below1 = 0.0
     """of what goes into each layer and into the head, never of the state"""
 
     def build(self, spec: Spec) -> Model:
         """Builds the model for a vocabulary of `spec.size` tokens."""
-        if min(self.depth, self.width) < 1:
-            raise UserError(f"A network needs a layer and a width, not {self.depth} of {self.width}: give 1 or more.")
+        ranges.check(self, within="model")
         return functional(SequenceToSequenceModule(self, spec.size), SHARDING, cached=True, tokens="decoder_inputs")
 
 

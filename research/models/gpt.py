@@ -8,15 +8,28 @@ one by rows (Shoeybi et al. 2019, Megatron-LM); experts over `expert`.
 
 import dataclasses
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from research.core import ranges
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.ranges import (
+    AtLeast0,
+    Below1,
+    Depth,
+    Epsilon,
+    Heads,
+    Length,
+    OptionalHeads,
+    OptionalWidth,
+    Range,
+    Width,
+)
 from research.core.shapes import Spec
 from research.models.layers.attention import SelfAttention, causal_mask, check_heads
 from research.models.layers.cache import CACHE, CachePositions
@@ -49,49 +62,44 @@ SHARDING = (
 class GPT:
     """Sizes and options of a GPT."""
 
-    depth: int = 4
+    depth: Depth = 4
     """transformer blocks"""
-    width: int = 128
+    width: Width = 128
     """features of the residual stream"""
-    heads: int = 4
+    heads: Heads = 4
     """query heads of each attention"""
-    num_kv_heads: int = 0
+    num_kv_heads: OptionalHeads = 0
     """key and value heads, each shared by heads / num_kv_heads query heads (0: one per query head)"""
-    mlp_dim: int = 0
+    mlp_dim: OptionalWidth = 0
     """features inside the MLP (0: 4 x width, or 8/3 x width for gated activations)"""
-    context: int = 64
+    context: Length = 64
     """the longest sequence"""
-    experts: int = 0
+    experts: Annotated[int, Range(0, 2**14)] = 0
     """MLPs of each block, of which every token uses a few (0: one MLP for all tokens)"""
-    experts_per_token: int = 2
+    experts_per_token: Annotated[int, Range(1, 2**14)] = 2
     """experts that a token uses"""
-    capacity_factor: float = 1.25
+    capacity_factor: Annotated[float, Range(0, 1000, above=True)] = 1.25
     """capacity of each expert, in multiples of an even division of a row's tokens; tokens beyond it skip the expert"""
-    balance_weight: float = 0.01
+    balance_weight: AtLeast0 = 0.01
     """weight of the loss that keeps the experts equally used"""
     positions: Literal["learned", "rotary"] = "learned"
     activation: ActivationKind = "gelu"
     norm: NormKind = "layer"
-    epsilon: float = 1e-5
+    epsilon: Epsilon = 1e-5
     """added to the variance in each norm"""
     tied: bool = True
     """whether the output head is the token embedding"""
     bias: bool = True
     """whether linear layers and layer norms have a bias"""
-    dropout: float = 0.0
+    dropout: Below1 = 0.0
     remat: bool = False
     """recompute each block's activations in the backward pass: less memory, a third more compute"""
     scan: bool = False
     """one compiled block scanned over stacked parameters: compiles in constant time in the depth"""
 
-    def build(self, spec: Spec) -> Model:
-        """Builds the model for a vocabulary of `spec.size` tokens."""
+    def check(self) -> None:
+        """Raises UserError for sizes that do not fit one another."""
         num_kv_heads = self.num_kv_heads or self.heads
-        if min(self.depth, self.width, self.heads, num_kv_heads) < 1:
-            raise UserError(
-                "A GPT needs at least one block, query head and key-value head, and a width: set "
-                "--model.depth and the like."
-            )
         check_heads(self.width, self.heads)
         if self.heads % num_kv_heads:
             raise UserError(
@@ -107,10 +115,10 @@ class GPT:
                 f"A token cannot use {self.experts_per_token} of {self.experts} experts: set "
                 f"--model.experts-per-token 1 to {self.experts}."
             )
-        if self.experts and self.capacity_factor <= 0:
-            raise UserError(
-                f"The experts' capacity is {self.capacity_factor}, not above 0: set --model.capacity-factor 1.25."
-            )
+
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for a vocabulary of `spec.size` tokens."""
+        ranges.check(self, within="model")
         return functional(GPTModule(self, spec.size), SHARDING, cached=True, context=self.context)
 
 

@@ -8,15 +8,17 @@ as GPT is.
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from research.core import ranges
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.ranges import Below1, Depth, Epsilon, Heads, Length, OptionalHeads, OptionalWidth, Range, Width
 from research.core.shapes import Spec
 from research.models.layers.attention import SelfAttention, causal_mask, check_heads
 from research.models.layers.cache import CachePositions
@@ -42,38 +44,38 @@ SHARDING = (
 class Llama:
     """Sizes and options of a Llama."""
 
-    depth: int = 4
+    depth: Depth = 4
     """transformer blocks"""
-    width: int = 128
+    width: Width = 128
     """features of the residual stream"""
-    heads: int = 4
+    heads: Heads = 4
     """query heads of each attention"""
-    num_kv_heads: int = 0
+    num_kv_heads: OptionalHeads = 0
     """key and value heads, each shared by heads / num_kv_heads query heads (0: one per query head)"""
-    head_dim: int = 0
+    head_dim: OptionalWidth = 0
     """features of an attention head (0: width / heads)"""
-    mlp_dim: int = 0
+    mlp_dim: OptionalWidth = 0
     """features inside the MLP (0: 8/3 x width)"""
-    context: int = 64
+    context: Length = 64
     """the longest sequence that it is meant for"""
     rotary: Rotary = Rotary()
     """how positions turn queries and keys"""
-    window: int = 0
+    window: Annotated[int, Range(0, 2**24)] = 0
     """positions that each one sees, itself included, in all but the global blocks (0: all)"""
-    global_blocks: tuple[int, ...] = ()
+    global_blocks: tuple[Annotated[int, Range(0, 999)], ...] = ()
     """where there is a window: the blocks, counted from 0, that see everything"""
     window_rotary: Rotary = Rotary()
     """how positions turn queries and keys in the blocks with a window"""
     query_key_norm: bool = False
     """whether each query and key is normalised (Qwen 3, Gemma 3)"""
-    query_scale: int = 0
+    query_scale: OptionalWidth = 0
     """what the products of queries and keys are divided by the square root of (0: the features of a head)"""
     output_norms: bool = False
     """whether attention and MLP are normalised before they are added to the residual stream, too (Gemma 3)"""
     scaled_embedding: bool = False
     """whether token embeddings are multiplied by the square root of the width (Gemma 3)"""
     activation: ActivationKind = "swiglu"
-    epsilon: float = 1e-6
+    epsilon: Epsilon = 1e-6
     """added to the mean square in each norm"""
     tied: bool = False
     """whether the output head is the token embedding"""
@@ -81,7 +83,7 @@ class Llama:
     """whether the projections of the attention have a bias"""
     mlp_bias: bool = False
     """whether the projections of the MLP have a bias"""
-    dropout: float = 0.0
+    dropout: Below1 = 0.0
     remat: bool = False
     """recompute each block's activations in the backward pass: less memory, a third more compute"""
 
@@ -94,14 +96,9 @@ class Llama:
         """Whether a block sees no further than its window."""
         return self.window > 0 and block not in self.global_blocks
 
-    def build(self, spec: Spec) -> Model:
-        """Builds the model for a vocabulary of `spec.size` tokens."""
+    def check(self) -> None:
+        """Raises UserError for sizes that do not fit one another."""
         num_kv_heads = self.num_kv_heads or self.heads
-        if min(self.depth, self.width, self.heads, num_kv_heads) < 1:
-            raise UserError(
-                "A Llama needs at least one block, query head and key-value head, and a width: set "
-                "--model.depth and the like."
-            )
         if not self.head_dim:
             check_heads(self.width, self.heads, free=True)
         if self.heads % num_kv_heads:
@@ -113,6 +110,10 @@ class Llama:
             raise UserError(
                 f"Rotary positions need an even head size, not {self.resolved_head_dim}: set --model.head-dim."
             )
+
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for a vocabulary of `spec.size` tokens."""
+        ranges.check(self, within="model")
         return functional(LlamaModule(self, spec.size), SHARDING, cached=True)
 
 

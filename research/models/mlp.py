@@ -11,7 +11,9 @@ import flax.linen as nn
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from research.core import ranges
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.ranges import Below1, Width
 from research.core.shapes import Spec
 from research.models.layers.dense import ROWS, Dense
 from research.models.model import Model, functional
@@ -29,14 +31,15 @@ ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu, "silu": nn.silu, "tanh": nn.tan
 class MLP:
     """Sizes and options of an MLP."""
 
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[Width, ...] = (128, 128)
     """features of each hidden layer; none makes a linear model"""
     activation: Literal["relu", "gelu", "silu", "tanh", "sigmoid"] = "relu"
-    dropout: float = 0.0
+    dropout: Below1 = 0.0
     """fraction of each hidden layer's features dropped in training"""
 
     def build(self, spec: Spec) -> Model:
         """Builds the model; it flattens each example to one vector."""
+        ranges.check(self, within="model")
         return functional(MLPModule(self, spec.size), SHARDING)
 
 

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from research.core import ranges
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.ranges import Below1, Depth, OptionalVocabulary, OptionalWidth, Width
 from research.core.shapes import Spec
 from research.models.layers.attention import segment_mask
 from research.models.layers.cache import CachePositions
@@ -37,15 +39,15 @@ class Recurrent:
     """Sizes and options of a recurrent network."""
 
     cell: CellKind = "lstm"
-    depth: int = 1
+    depth: Depth = 1
     """layers, the inputs of each being the outputs of the one below"""
-    width: int = 256
+    width: Width = 256
     """features of a layer's state, in each direction"""
-    embedding: int = 0
+    embedding: OptionalWidth = 0
     """features of a token's vector (0: width)"""
     bidirectional: bool = False
     """whether a second stack of every layer reads from the end; for the head "sequence" alone"""
-    dropout: float = 0.0
+    dropout: Below1 = 0.0
     """of what goes into each layer and into the head, never of the state (Zaremba et al. 2014)"""
     head: Literal["language", "sequence"] = "language"
     """logits of the next token at each position, or `outputs` numbers for each example"""
@@ -53,13 +55,11 @@ class Recurrent:
     """sequence: the output of each direction at its last token, or the mean over the example's tokens"""
     tied: bool = False
     """language: whether the output head is the token embedding"""
-    vocabulary: int = 0
+    vocabulary: OptionalVocabulary = 0
     """sequence: token ids that the data use"""
 
-    def build(self, spec: Spec) -> Model:
-        """Builds the model for a vocabulary of `spec.size` tokens, or `spec.size` numbers an example."""
-        if min(self.depth, self.width) < 1:
-            raise UserError(f"A network needs a layer and a width, not {self.depth} of {self.width}: give 1 or more.")
+    def check(self) -> None:
+        """Raises UserError for sizes and options that do not fit one another."""
         if self.head == "language":
             if self.bidirectional:
                 raise UserError(
@@ -76,6 +76,10 @@ class Recurrent:
                 "A network with the head 'sequence' needs the size of its vocabulary and has no head to tie: set "
                 "--model.vocabulary, and leave --model.tied out."
             )
+
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for a vocabulary of `spec.size` tokens, or `spec.size` numbers an example."""
+        ranges.check(self, within="model")
         return functional(RecurrentModule(self, spec.size), SHARDING, cached=self.head == "language")
 
 

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
+from research.core import ranges
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain, multiply
+from research.core.ranges import Depth, Width
 from research.core.shapes import Spec
 from research.models.layers.batch_norm import BatchNorm, is_running_statistic
 from research.models.layers.dense import Dense
@@ -37,15 +39,16 @@ class ResNet:
 
     stem: Literal["cifar", "imagenet"] = "cifar"
     """cifar: a 3 x 3 convolution; imagenet: a 7 x 7 one and a max-pool, which leave a sixteenth of the positions"""
-    stages: tuple[int, ...] = (1, 1, 1)
+    stages: tuple[Depth, ...] = (1, 1, 1)
     """blocks of each stage; every stage after the first halves height and width and doubles the channels"""
-    width: int = 16
+    width: Width = 16
     """channels of the first stage"""
     block: Literal["basic", "bottleneck"] = "basic"
     """basic: two 3 x 3 convolutions; bottleneck: 1 x 1, 3 x 3 and 1 x 1, with four times the channels outside"""
 
     def build(self, spec: Spec) -> Model:
         """Builds the model for images [height width channels]."""
+        ranges.check(self, within="model")
         return functional(ResNetModule(self, spec.size), SHARDING, variables=is_running_statistic)
 
 

@@ -7,15 +7,17 @@ configuration and its parameters from published weights.
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
+from research.core import ranges
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.ranges import Below1, Depth, Epsilon, Heads, Length, OptionalDepth, OptionalWidth, Range, Width
 from research.core.shapes import Spec
 from research.models.layers.attention import causal_mask, check_heads, segment_mask
 from research.models.layers.cache import CachePositions, remember
@@ -39,43 +41,45 @@ SHARDING = (
 class T5:
     """Sizes and options of a T5."""
 
-    depth: int = 4
+    depth: Depth = 4
     """blocks of the encoder"""
-    decoder_depth: int = 0
+    decoder_depth: OptionalDepth = 0
     """blocks of the decoder (0: as many)"""
-    width: int = 128
+    width: Width = 128
     """features of the residual stream"""
-    heads: int = 4
+    heads: Heads = 4
     """heads of each attention"""
-    head_dim: int = 0
+    head_dim: OptionalWidth = 0
     """features of a head (0: width / heads)"""
-    mlp_dim: int = 0
+    mlp_dim: OptionalWidth = 0
     """features inside the MLP (0: 4 x width, or 8/3 x width if gated)"""
-    buckets: int = 32
+    buckets: Annotated[int, Range(4, 2**16)] = 32
     """of relative positions"""
-    distance: int = 128
+    distance: Length = 128
     """from here on all distances share a bucket"""
     activation: ActivationKind = "relu"
-    epsilon: float = 1e-6
+    epsilon: Epsilon = 1e-6
     """added to the mean square in each norm"""
     tied: bool = True
     """whether the output head is the token embedding, and its inputs are scaled by width^-0.5"""
-    dropout: float = 0.0
+    dropout: Below1 = 0.0
     remat: bool = False
     """recompute each block's activations in the backward pass: less memory, a third more compute"""
 
-    def build(self, spec: Spec) -> Model:
-        """Builds the model for a vocabulary of `spec.size` tokens, which source and target share."""
-        if min(self.depth, self.width, self.heads, self.decoder_depth + 1) < 1:
-            raise UserError("A T5 needs at least one block and head, and a width: set --model.depth and the like.")
+    def check(self) -> None:
+        """Raises UserError for sizes that do not fit one another."""
         if not self.head_dim:
             check_heads(self.width, self.heads, free=True)
-        if self.buckets < 4 or self.buckets % 2 or self.distance <= self.buckets // 2:
+        if self.buckets % 2 or self.distance <= self.buckets // 2:
             raise UserError(
                 f"{self.buckets} buckets up to a distance of {self.distance} cannot hold relative positions: give an "
                 "even number of at least 4, and a distance above half of it, such as --model.buckets 32 "
                 "--model.distance 128."
             )
+
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for a vocabulary of `spec.size` tokens, which source and target share."""
+        ranges.check(self, within="model")
         return functional(T5Module(self, spec.size), SHARDING, cached=True, tokens="decoder_inputs")
 
 

@@ -13,8 +13,20 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from research.core import ranges
 from research.core.errors import UserError
 from research.core.mesh import BATCH_AXES, constrain
+from research.core.ranges import (
+    Below1,
+    Depth,
+    Epsilon,
+    Heads,
+    Length,
+    OptionalDepth,
+    OptionalVocabulary,
+    OptionalWidth,
+    Width,
+)
 from research.core.shapes import Spec
 from research.models.layers.attention import causal_mask, segment_mask
 from research.models.layers.cache import CachePositions
@@ -38,19 +50,19 @@ Sinusoid = Literal["interleaved", "halves"]
 class Transformer:
     """Sizes and options of an encoder-decoder transformer."""
 
-    depth: int = 4
+    depth: Depth = 4
     """blocks of the encoder"""
-    decoder_depth: int = 0
+    decoder_depth: OptionalDepth = 0
     """blocks of the decoder (0: as many)"""
-    width: int = 128
+    width: Width = 128
     """features of the residual stream"""
-    heads: int = 4
+    heads: Heads = 4
     """heads of each attention"""
-    mlp_dim: int = 0
+    mlp_dim: OptionalWidth = 0
     """features inside the MLP (0: 4 x width)"""
-    context: int = 64
+    context: Length = 64
     """the longest source and the longest target"""
-    source_vocabulary: int = 0
+    source_vocabulary: OptionalVocabulary = 0
     """token ids of the source where it has an embedding of its own (0: it shares that of the target)"""
     sinusoid: Sinusoid = "interleaved"
     """the order of the sines and cosines of positions: alternating, or all sines first (Marian)"""
@@ -59,29 +71,28 @@ class Transformer:
     norm_first: bool = False
     """whether each sublayer normalises its inputs instead of the sum, and each stack its output"""
     activation: ActivationKind = "relu"
-    epsilon: float = 1e-5
+    epsilon: Epsilon = 1e-5
     """added to the variance in each norm"""
     tied: bool = True
     """whether the output head is the token embedding of the target"""
     head_bias: bool = False
     """whether the logits have a bias (Marian)"""
-    dropout: float = 0.0
+    dropout: Below1 = 0.0
     remat: bool = False
     """recompute each block's activations in the backward pass: less memory, a third more compute"""
 
-    def build(self, spec: Spec) -> Model:
-        """Builds the model for a (target) vocabulary of `spec.size` tokens."""
-        if min(self.depth, self.width, self.heads, self.context, self.decoder_depth + 1) < 1:
-            raise UserError(
-                "A transformer needs at least one block, head and position, and a width: set --model.depth and the "
-                "like."
-            )
+    def check(self) -> None:
+        """Raises UserError for sizes that do not fit one another."""
         if self.width % self.heads or self.width % 2:
             unit = self.heads if self.heads % 2 == 0 else 2 * self.heads
             raise UserError(
                 f"The width {self.width} is not divisible by {self.heads} heads and by 2, for sines and cosines: set "
                 f"for example --model.width {-(-self.width // unit) * unit}."
             )
+
+    def build(self, spec: Spec) -> Model:
+        """Builds the model for a (target) vocabulary of `spec.size` tokens."""
+        ranges.check(self, within="model")
         module = TransformerModule(self, spec.size)
         return functional(module, SHARDING, cached=True, context=self.context, tokens="decoder_inputs")
 

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
+from research.core import ranges
 from research.core.mesh import constrain
+from research.core.ranges import Width
 from research.core.shapes import Spec
 from research.models.model import Model, functional
 
@@ -19,11 +21,12 @@ SHARDING = ((r"(word|context)_embedding$", P("tensor", "fsdp")),)
 class WordEmbedding:
     """Two tables of vectors: `word_embedding`, what is learned, and `context_embedding`."""
 
-    width: int = 100
+    width: Width = 100
     """features of a vector"""
 
     def build(self, spec: Spec) -> Model:
         """Builds the model for a vocabulary of `spec.size` words."""
+        ranges.check(self, within="model")
         return functional(WordEmbeddingModule(self, spec.size), SHARDING)
 
 

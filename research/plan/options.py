@@ -5,10 +5,12 @@ alone, so that it may be asked for on a login node.
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax
 
 from research.core.errors import UserError
+from research.core.ranges import Range
 from research.core.terminal import console
 from research.plan.fit import device_count, on_devices, show_memory
 from research.plan.sharding import show_sharding
@@ -26,10 +28,10 @@ class Explanation:
     """print where every parameter would live, and end"""
     plan_memory: bool = False
     """compile a step for the mesh, which need not exist here; print what it takes of each device, and end"""
-    devices: tuple[int, ...] = ()
+    devices: tuple[Annotated[int, Range(1, MOST)], ...] = ()
     """explain for each of these numbers of devices: fsdp takes what the other axes of the mesh leave, and a batch is
     cut into as many micro-batches as keep the examples on a device at once"""
-    device_memory: float = 80.0
+    device_memory: Annotated[float, Range(0, 1e6, above=True)] = 80.0
     """GB of each device that --plan-memory compares with"""
 
     @property

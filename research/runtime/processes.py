@@ -15,13 +15,14 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from research.core.errors import UserError
+from research.core.ranges import Limit, Range
 from research.core.terminal import note
 from research.runtime import jax_internals
 
@@ -47,13 +48,13 @@ class Processes:
 
     coordinator: str = ""
     """HOST:PORT at which the others reach process 0; to be reachable from a private network alone, as it has no key"""
-    processes: int = 0
+    processes: Annotated[int, Range(0, 2**16)] = 0
     """processes in all, on all machines (0: as the cluster says, else one)"""
-    process: int = -1
+    process: Annotated[int, Range(-1, 2**16)] = -1
     """number of this process, from 0 (-1: as the cluster says)"""
-    local_processes: int = 0
+    local_processes: Annotated[int, Range(0, 256)] = 0
     """start so many processes on this machine, which no other reaches, with one accelerator each where there are any"""
-    restarts: int = 0
+    restarts: Limit = 0
     """how often to start again, from the last good checkpoint, after losing a process"""
 
 

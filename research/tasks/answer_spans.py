@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from research.core.ranges import Length
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.tasks.packed_text import applied, built, initial
@@ -21,7 +22,7 @@ Logits = Float[Array, "batch length 2"]
 class AnswerSpans:
     """Cross entropy of first and last token over the example's own tokens, in nats; `labels` [batch examples 2]."""
 
-    longest: int = 30
+    longest: Length = 30
     """tokens of an answer that is predicted"""
 
     def build(self, model: Any, data: Data) -> Task:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
+from research.core.ranges import Below1
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.vision.augmentation import Augmentation
@@ -22,7 +23,7 @@ class Classification:
     Smoothing and augmentation belong to training: otherwise the loss is the plain one.
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: Below1 = 0.0
     """share of each label's mass spread evenly over all classes (Szegedy et al. 2016)"""
     augmentation: Augmentation = Augmentation()
     """random changes of the training images, made on the device"""

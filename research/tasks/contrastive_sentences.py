@@ -2,13 +2,13 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from research.core.errors import UserError
+from research.core.ranges import Range
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.tasks.packed_text import applied, built, initial
@@ -22,13 +22,11 @@ class ContrastiveSentences:
     The other pairs of the batch are the wrong answers, so that a batch cannot be cut into parts.
     """
 
-    temperature: float = 0.05
+    temperature: Annotated[float, Range(1e-6, 1000)] = 0.05
     """what cosines are divided by"""
 
     def build(self, model: Any, data: Data) -> Task:
         """Builds the task for a model that gives a vector for each text, [batch examples width]."""
-        if self.temperature <= 0:
-            raise UserError(f"The temperature is {self.temperature}, not above 0: set --task.temperature 0.05.")
         functions = built(model, data)
 
         init = partial(initial, functions, data)

@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Float
 
 from research.core.errors import UserError
+from research.core.ranges import Above0
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.pipeline import gather
@@ -28,7 +29,7 @@ from research.tasks.task import Context, Loss, Task, WeightedSum
 class DirectPreference:
     """Logistic loss on how much more the model has come to favour the chosen answer than the rejected one."""
 
-    beta: float = 0.1
+    beta: Above0 = 0.1
     """how strongly a change from the reference counts (eq. 7)"""
 
     def build(self, model: Any, data: Data) -> Task:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Int, Key
 
 from research.core.errors import UserError
+from research.core.ranges import Range
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.models.change_layer import fastest
@@ -22,9 +23,9 @@ from research.tasks.task import Context, Loss, Task, WeightedSum, with_sown
 class LanguageModelling:
     """Next-token prediction with cross entropy, in nats per token."""
 
-    sample_tokens: int = 240
+    sample_tokens: Annotated[int, Range(1, 2**20)] = 240
     """tokens of each sample written while training"""
-    temperature: float = 0.8
+    temperature: Annotated[float, Range(1e-6, 1000)] = 0.8
 
     def build(self, model: Any, data: Data) -> Task:
         """Builds the task; raises UserError where the rows are longer than the model's context."""
@@ -36,8 +37,6 @@ class LanguageModelling:
                 f"The rows of {length} tokens are longer than the model's context of {context}: "
                 f"set --model.context {length} or --data.length {context}."
             )
-        if self.temperature <= 0:
-            raise UserError(f"The temperature is {self.temperature}, not above 0: set --task.temperature 0.8, or less.")
         functions = model.build(data.spec)
 
         def init(key: Key[Array, ""]) -> Params:

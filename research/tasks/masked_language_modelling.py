@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from research.core.errors import UserError
+from research.core.ranges import Between0And1
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.tasks.packed_text import applied, built, entropy_loss, initial, special_id, special_ids
@@ -30,15 +30,11 @@ class MaskedLanguageModelling:
     evaluation asks for the same.
     """
 
-    mask_rate: float = 0.15
+    mask_rate: Between0And1 = 0.15
     """fraction of the tokens that are predicted"""
 
     def build(self, model: Any, data: Data) -> Task:
         """Builds the task for a model that gives logits [batch length vocabulary]."""
-        if not 0 < self.mask_rate < 1:
-            raise UserError(
-                f"The fraction of tokens to predict is {self.mask_rate}: set --task.mask-rate 0.15, or near it."
-            )
         functions, mask_id = built(model, data), special_id(data, "mask")
         special, vocabulary = special_ids(data), data.tokenizer.vocabulary_size if data.tokenizer else 0
 

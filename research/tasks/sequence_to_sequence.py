@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from research.core import trees
+from research.core.ranges import Below1
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.pipeline import gather
@@ -25,7 +26,7 @@ SAMPLES = 3  # pairs shown
 class SequenceToSequence:
     """Cross entropy of each token of the target, in nats, given the source and the target before it."""
 
-    label_smoothing: float = 0.1
+    label_smoothing: Below1 = 0.1
     """share of each token's mass spread evenly over all, in training (Szegedy et al. 2016)"""
 
     def build(self, model: Any, data: Data) -> Task:

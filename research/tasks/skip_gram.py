@@ -1,7 +1,7 @@
 """Word embeddings by the skip-gram with negative sampling (Mikolov et al. 2013): tell neighbours from random words."""
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from research.core.errors import UserError
+from research.core.ranges import Range
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.text.word_pairs import word_counts
@@ -24,21 +25,18 @@ class SkipGram:
     Goldberg 2014), so that `predict` can return logits of p: scores + log q.
     """
 
-    negatives: int = 5
+    negatives: Annotated[int, Range(1, 2**16)] = 5
     """random words for each pair"""
     words: tuple[str, ...] = ()
     """whose nearest neighbours a sample shows (none: those of the most frequent words); unknown words are left out"""
-    neighbours: int = 6
+    neighbours: Annotated[int, Range(1, 2**16)] = 6
     """how many of them"""
 
     def build(self, model: Any, data: Data) -> Task:
         """Builds the task for a model configuration and data of word pairs."""
         tokenizer = data.tokenizer
-        if self.negatives < 1 or self.neighbours < 1 or tokenizer is None:
-            raise UserError(
-                f"The skip-gram needs words, one random word or more and one neighbour or more to show, not "
-                f"{self.negatives} and {self.neighbours}: set --task.negatives 5 and --task.neighbours 6."
-            )
+        if tokenizer is None:
+            raise UserError("The skip-gram needs words: take data of text, such as SkipGramData.")
         functions = model.build(data.spec)
         noise = word_counts(data) ** 0.75
         noise = noise / noise.sum()

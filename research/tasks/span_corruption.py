@@ -8,13 +8,14 @@ number of gaps are the same in every row, so that shapes are fixed.
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key
 
 from research.core.errors import UserError
+from research.core.ranges import Between0And1, Range
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.text.tokenizers import SENTINEL
@@ -46,9 +47,9 @@ class SpanCorruption:
     evaluation asks for the same.
     """
 
-    mask_rate: float = 0.15
+    mask_rate: Between0And1 = 0.15
     """fraction of the tokens that are in gaps"""
-    gap: float = 3.0
+    gap: Annotated[float, Range(1, 1e6)] = 3.0
     """mean tokens of a gap"""
 
     def build(self, model: Any, data: Data) -> Task:
@@ -86,8 +87,8 @@ class SpanCorruption:
 
     def _gaps(self, length: int) -> Gaps:
         tokens = round(length * self.mask_rate)
-        count = max(1, round(tokens / max(self.gap, 1)))
-        if not (0 < self.mask_rate < 1 and count <= tokens and count <= length - tokens):
+        count = max(1, round(tokens / self.gap))
+        if not count <= min(tokens, length - tokens):
             raise UserError(
                 f"Rows of {length} tokens cannot have a fraction of {self.mask_rate:g} in gaps of {self.gap:g}: give "
                 "longer rows with --data.length, or set --task.mask-rate 0.15 --task.gap 3."

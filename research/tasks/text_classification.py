@@ -6,6 +6,7 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
+from research.core.ranges import Below1
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.tasks.packed_text import applied, built, entropy_loss, initial
@@ -20,7 +21,7 @@ class TextClassification:
     classes of words they are [batch length], and the model gives [batch length classes].
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: Below1 = 0.0
     """share of each label's mass spread evenly over all classes, in training (Szegedy et al. 2016)"""
 
     def build(self, model: Any, data: Data) -> Task:

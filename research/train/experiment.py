@@ -7,7 +7,7 @@ the pure functions and the abstract state from it, the same for training, evalua
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import optax
@@ -17,6 +17,7 @@ from research.core import trees
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, check_batch, on_mesh, replicated
 from research.core.precision import ComputeType
+from research.core.ranges import Count, Fraction, Period, Range, Rows, Seed
 from research.core.shapes import Params, Spec
 from research.core.streams import stream
 from research.data.dataset import Data, DataConfig
@@ -46,27 +47,27 @@ class Experiment:
     recovery: Recovery = Recovery()
     mesh: MeshConfig = MeshConfig()
     evaluators: tuple[EvaluatorConfig, ...] = ()
-    steps: int = 1000
-    batch_size: int = 32
+    steps: Count = 1000
+    batch_size: Rows = 32
     """examples per step, over all devices and micro-batches"""
-    accumulate: int = 1
+    accumulate: Rows = 1
     """micro-batches that a step's batch is cut into"""
     compute: ComputeType = "float32"
     """type of the forward and backward pass; parameters and sums stay float32"""
-    statistics_decay: float = 0.9
+    statistics_decay: Fraction = 0.9
     """decay of running statistics (batch normalisation) per step"""
     exact: bool = False
     """the same bits on 1, 2, 4 or 8 devices and in several processes, at a price; see research/train/exact.py"""
-    seed: int = 0
-    log_every: int = 10
-    evaluate_every: int = 250
-    checkpoint_every: int = 250
+    seed: Seed = 0
+    log_every: Period = 10
+    evaluate_every: Period = 250
+    checkpoint_every: Period = 250
     """steps between checkpoints, and the most that a kill makes a run repeat (but for those during a long save)"""
-    digest_every: int = 250
+    digest_every: Period = 250
     """steps between digests of the parameters in the hash chain"""
-    sample_every: int = 0
+    sample_every: Period = 0
     """steps between samples of generated text (0: none)"""
-    keep_last: int = 2
+    keep_last: Annotated[int, Range(1, 10_000)] = 2
     """newest checkpoints kept; the best is kept besides"""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """where metrics go besides metrics.jsonl"""

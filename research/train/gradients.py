@@ -7,7 +7,7 @@ of the sums of all parts. The sums of the parts add up to those of the whole.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, UInt32
 
-from research.core import trees
+from research.core import ranges, trees
 from research.core.errors import UserError
 from research.core.precision import ComputeType, cast
+from research.core.ranges import AtLeast0, Range
 from research.core.shapes import Batch, Params
 from research.runs.chain import ROW_DIGESTS
 from research.tasks.task import Context, Loss, Task, row_keys
@@ -53,20 +54,24 @@ class GradientFunctions(NamedTuple):
 class Gradients:
     """How the gradient of a batch is made."""
 
-    clip: float = 0.0
+    clip: AtLeast0 = 0.0
     """the largest norm of each example's own gradient (0: one gradient of the whole batch); Abadi et al. 2016"""
-    noise: float = 0.0
+    noise: AtLeast0 = 0.0
     """standard deviation of the Gaussian noise that is added to the sum, in units of `clip`"""
-    microbatch: int = 0
+    microbatch: Annotated[int, Range(0, 2**20)] = 0
     """examples whose own gradients are in memory at once (0: all)"""
+
+    def check(self) -> None:
+        """Raises UserError for settings that do nothing without another."""
+        if not self.clip and (self.noise or self.microbatch):
+            raise UserError(
+                f"--gradients.noise {self.noise:g}, .microbatch {self.microbatch}: both need a --gradients.clip above "
+                "0."
+            )
 
     def build(self, task: Task, compute: ComputeType) -> GradientFunctions:
         """Builds the functions; raises UserError where the settings, or the task, do not allow them."""
-        if min(self.clip, self.noise, self.microbatch) < 0 or (not self.clip and (self.noise or self.microbatch)):
-            raise UserError(
-                f"--gradients.clip {self.clip:g}, .noise {self.noise:g}, .microbatch {self.microbatch}: none may be "
-                "negative, and noise and microbatch need a clip above 0."
-            )
+        ranges.check(self, within="gradients")
         if not self.clip:
             return GradientFunctions(whole_batch(task, compute), lambda sums, key: sums)
         if task.coupled:

@@ -13,6 +13,7 @@ import optax
 
 from research.core import trees
 from research.core.errors import UserError
+from research.core.ranges import Count, Regex
 from research.core.shapes import Params
 from research.train.optimizers import LEARNING_RATE, OptimizerConfig
 from research.train.schedules import Schedule
@@ -24,12 +25,12 @@ class OptimizerGroup:
 
     name: str
     """names its learning rate in the log: learning_rate/NAME"""
-    pattern: str
+    pattern: Regex
     """searched for in the paths of the parameters"""
     optimizer: OptimizerConfig
     schedule: Schedule | None = None
     """None: that of the experiment"""
-    period: int = 1
+    period: Count = 1
     """the group is updated at every so many steps; its schedule and its state count these updates alone"""
 
     def build(self, steps: int, params: Params, schedule: Schedule) -> optax.GradientTransformation:

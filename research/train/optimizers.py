@@ -10,7 +10,7 @@ import math
 import operator
 import re
 from functools import partial
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import optax.contrib
 
 from research.core import trees
 from research.core.errors import UserError
+from research.core.ranges import AtLeast0, Below1, Epsilon, Range, Regex
 from research.core.shapes import Params
 from research.train.schedules import Schedule
 
@@ -77,27 +78,27 @@ class Optimizer(OptimizerConfig):
     kind: Literal["gradient_descent", "sgd", "momentum", "adam", "adamw", "lion", "muon"] = "adamw"
     """gradient_descent and sgd are the same step, over the whole data or over batches of it; so are adam and adamw, as
     weight_decay is decoupled and l2 is not; muon takes optax's own momentum of 0.95 for matrices, Adam for the rest"""
-    learning_rate: float = 1e-3
+    learning_rate: Annotated[float, Range(0, 1e6)] = 1e-3
     """the highest, which the schedule scales"""
-    b1: float = 0.9
+    b1: Below1 = 0.9
     """decay of the first moment, and of momentum"""
-    b2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
+    b2: Below1 = 0.999
+    epsilon: Epsilon = 1e-8
+    weight_decay: AtLeast0 = 0.0
     """decoupled: the rate times this much of each weight is subtracted (Loshchilov & Hutter 2019)"""
-    l1: float = 0.0
+    l1: AtLeast0 = 0.0
     """this times the weights' absolute values is added to the loss"""
-    l2: float = 0.0
+    l2: AtLeast0 = 0.0
     """this times half the weights' squares is added to the loss"""
-    clip: float = 0.0
+    clip: AtLeast0 = 0.0
     """the largest global norm of the gradient (0: no clipping)"""
-    ema: float = 0.0
+    ema: Below1 = 0.0
     """decay of the moving average of the weights that evaluation uses (0: none)"""
-    weight_decay_multipliers: tuple[tuple[str, float], ...] = WEIGHT_DECAY_MULTIPLIERS
+    weight_decay_multipliers: tuple[tuple[Regex, AtLeast0], ...] = WEIGHT_DECAY_MULTIPLIERS
     """which weights l1, l2 and weight_decay act on, as factors by path"""
-    lr_multipliers: tuple[tuple[str, float], ...] = (("", 1.0),)
+    lr_multipliers: tuple[tuple[Regex, AtLeast0], ...] = (("", 1.0),)
     """factors of the learning rate by path; a parameter of factor 0 is fixed, and never reaches the optimizer"""
-    layer_decay: float = 1.0
+    layer_decay: Annotated[float, Range(0, 1, above=True)] = 1.0
     """for fine-tuning: factor of the learning rate from each block that learns to the one below it, down to the
     embeddings (Clark et al. 2020, ELECTRA, appendix A)"""
 

@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from research.core import configs, trees
 from research.core.errors import UserError
+from research.core.ranges import Below1
 from research.core.shapes import Params, Spec
 from research.core.terminal import note
 from research.data.dataset import Tokenizer
@@ -83,7 +84,7 @@ class PretrainedModel:
     """what stands for an example, its first position or the mean of all ('': as the source has it)"""
     pooler: bool = True
     """whether a dense layer and tanh come before a classifier"""
-    dropout: float = 0.1
+    dropout: Below1 = 0.1
     lora: LoRA = LoRA()
     """low-rank updates instead of training all (rank 0: none); see research/models/wrappers/lora.py"""
 

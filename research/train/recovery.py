@@ -9,9 +9,9 @@ resumed run decides as an uninterrupted one.
 import dataclasses
 import statistics
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from research.core.errors import UserError
+from research.core.ranges import AtLeast0, Limit, Range
 from research.train.evaluation import Best
 
 NORMAL = 1.4826  # times the median absolute deviation is the standard deviation of normal values
@@ -22,24 +22,16 @@ MIN_DEVIATION = 0.01  # of the median: a training that has converged deviates le
 class Recovery:
     """How much a run bears before it goes back, or stops."""
 
-    skips: int = 5
+    skips: Limit = 5
     """most steps in a row without a finite loss and gradient; each is skipped, and one more stops the run"""
     best: Best = ("loss", "min")
     """the metric of a step that has spikes, and whether its lowest (min) or highest (max) value is the best"""
-    spike: float = 20.0
+    spike: AtLeast0 = 20.0
     """robust standard deviations from the median of the recent values to a worse one that is a spike (0: none is)"""
-    window: int = 100
+    window: Annotated[int, Range(2, 1_000_000)] = 100
     """how many recent values; a spike needs half of them"""
-    rollbacks: int = 3
+    rollbacks: Limit = 3
     """most returns to a checkpoint before a spike; one more spike stops the run"""
-
-    def check(self) -> None:
-        """Raises UserError where no run could follow this."""
-        if self.window < 2 or min(self.skips, self.spike, self.rollbacks) < 0:
-            raise UserError(
-                f"--recovery.window {self.window}, .skips {self.skips}, .spike {self.spike}, .rollbacks "
-                f"{self.rollbacks}: the window takes 2 or more, the others 0 or more."
-            )
 
 
 class Rollback(NamedTuple):

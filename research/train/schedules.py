@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from research.core.errors import UserError
+from research.core.ranges import Fraction, Period
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,15 +15,15 @@ class Schedule:
     """Warm-up to 1, then the shape named by `kind` down to `final`."""
 
     kind: Literal["constant", "cosine", "linear", "warmup_stable_decay", "step"] = "cosine"
-    warmup: int = 0
+    warmup: Period = 0
     """steps of linear warm-up"""
-    final: float = 0.0
+    final: Fraction = 0.0
     """the factor that the run ends at (cosine, linear, warmup_stable_decay)"""
-    decay_fraction: float = 0.2
+    decay_fraction: Fraction = 0.2
     """fraction of the steps that warmup_stable_decay spends decaying (Hu et al. 2024)"""
-    boundaries: tuple[float, ...] = (0.5, 0.75)
+    boundaries: tuple[Fraction, ...] = (0.5, 0.75)
     """fractions of the steps after which `step` multiplies the factor by `drop`"""
-    drop: float = 0.1
+    drop: Fraction = 0.1
 
     def build(self, steps: int) -> optax.Schedule:
         """Returns step -> factor for a run of `steps` steps; step 0 is the first."""

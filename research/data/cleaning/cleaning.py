@@ -17,6 +17,7 @@ from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
 from langdetect.lang_detect_exception import LangDetectException
 
 from research.core.errors import UserError
+from research.core.ranges import Fraction, Limit
 from research.data.cleaning.personal_data import remove_personal_data
 from research.data.cleaning.quality import quality_fault
 
@@ -250,11 +251,11 @@ class Cleaning:
     control_characters: bool = True
     white_space: bool = True
     personal_data: bool = True
-    minimum_characters: int = 1
+    minimum_characters: Limit = 1
     language: str = ""
     quality: bool = False
     exact_duplicates: bool = True
-    near_duplicates: float = 0.0
+    near_duplicates: Fraction = 0.0
 
     def steps(self) -> tuple[Step, ...]:
         """Builds the steps; raises UserError for a language that is not known."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from research.core.errors import UserError
+from research.core.ranges import AtLeast0, Below1, Length
 from research.data.dataset import Data, Rows
 from research.data.text import chat_template
 from research.data.text.chat_template import CHATML, Message
@@ -43,18 +44,18 @@ class ChatData:
     """what the assistant says, likewise"""
     score: str = ""
     """for preferences of a table: the column that says how good an answer is, to compare those to equal questions"""
-    margin: float = 0.0
+    margin: AtLeast0 = 0.0
     """the smallest difference between the scores of two answers of which one is preferred"""
     group: tuple[str, ...] = ()
     """the columns that name the group which a split never divides; without them each line is by itself"""
-    validation_fraction: float = 0.1
+    validation_fraction: Below1 = 0.1
     salt: str = ""
     """another salt gives another split of the same lines"""
     template: str = ""
     """Jinja that makes text of messages ('': the tokenizer's own, else ChatML)"""
     tokenizer: Any = TokenizerConfig("bpe", vocabulary_size=4096)
     """has `train(texts)`, which gives a tokenizer: trained on the training texts, or taken ready"""
-    length: int = 512
+    length: Length = 512
     """tokens in a row, and the most of a conversation, which loses its end"""
 
     def build(self) -> Data:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from research.core.errors import UserError, listed
+from research.core.ranges import AtLeast0, Below1, Finite, Length
 from research.data.cells import class_names, is_number, meaning, number_of
 from research.data.dataset import Data, Rows
 from research.data.text.text_examples import Example, encode_answer, encode_text, encode_words, rows_of
@@ -54,19 +55,19 @@ class LabelledText:
     kind: Literal["classes", "threshold", "numbers", "words", "answers", "pairs"] = "threshold"
     """what the label is: a class; a score, to be divided into two classes; a number; a class for each word; an answer
     in the context, the first place with these words; or nothing but that the two texts of a pair belong together"""
-    threshold: float = 0.0
+    threshold: Finite = 0.0
     """scores above it are positive; labels that are no scores, or take only two values, are classes as they are"""
-    margin: float = 0.0
+    margin: AtLeast0 = 0.0
     """scores no further than this from the threshold are left out"""
     group: tuple[str, ...] = ("document",)
     """the columns that name the group which a split never divides; without them each text is by itself"""
-    validation_fraction: float = 0.1
-    test_fraction: float = 0.1
+    validation_fraction: Below1 = 0.1
+    test_fraction: Below1 = 0.1
     salt: str = ""
     """another salt gives another split of the same groups"""
     tokenizer: Any = TokenizerConfig("wordpiece", vocabulary_size=8192)
     """has `train(texts)`, which gives a tokenizer with special tokens: trained on the training texts, or taken ready"""
-    length: int = 128
+    length: Length = 128
     """tokens in a row, and the most of an example, which loses the rest"""
     packing: bool = True
     """several examples in a row, which nothing crosses, instead of one"""

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from research.core.errors import UserError
+from research.core.ranges import AtLeast0, Below1, Length
 from research.data.dataset import Data, Rows
 from research.data.text.packing import best_fit_of_pairs, pack
 from research.data.text.text_records import Record, check_columns, divide, read_splits, without_repeats, write_splits
@@ -40,16 +41,16 @@ class PairedText:
     """the column of the text to write"""
     group: tuple[str, ...] = ("book",)
     """the columns that name the group which a split never divides; without them each pair is by itself"""
-    validation_fraction: float = 0.05
-    test_fraction: float = 0.05
+    validation_fraction: Below1 = 0.05
+    test_fraction: Below1 = 0.05
     salt: str = ""
     """another salt gives another split of the same groups"""
-    ratio: float = 2.0
+    ratio: AtLeast0 = 2.0
     """pairs are dropped where one side is longer than the other by more than this factor, measured against the median
     factor of the training pairs, and by 20 characters (0: none; set it so for summaries)"""
     tokenizer: Any = TokenizerConfig("bpe", vocabulary_size=8192, special="bert")
     """has `train(texts)`, which gives a tokenizer with special tokens: trained on both sides, or taken ready"""
-    length: int = 128
+    length: Length = 128
     """tokens of a source and of a target in a row; longer pairs are dropped"""
     cut: bool = False
     """whether a source that is too long loses the rest instead, as for summaries"""

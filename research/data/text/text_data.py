@@ -5,12 +5,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Int32
 
 from research.core.errors import UserError, listed
+from research.core.ranges import Below1, Length, Range
 from research.data import catalogue, sources, splitting
 from research.data.cleaning.cleaning import Cleaning, Document, StepReport, clean, content_group
 from research.data.dataset import Data, Records, Tokenizer
@@ -67,15 +68,15 @@ class TextData:
     """the field or column that holds the text"""
     group: tuple[str, ...] = ("book", "chapter")
     """the fields that name the group which a split never divides (one for your own files); none: each by itself"""
-    validation_fraction: float = 0.1
+    validation_fraction: Below1 = 0.1
     salt: str = ""
     """another salt gives another split of the same groups"""
-    leak_threshold: float = 0.8
+    leak_threshold: Annotated[float, Range(0, 1, above=True)] = 0.8
     """the similarity from which two documents may not stand on both sides of the split"""
     cleaning: Cleaning = Cleaning()
     tokenizer: Any = TokenizerConfig()
     """has `train(texts)`, which gives a tokenizer: trained on the training texts, or taken ready"""
-    length: int = 64
+    length: Length = 64
     """tokens in a row"""
     packing: Literal["stream", "documents"] = "stream"
     """one stream cut anywhere, or rows in which no attention or loss crosses from a document to the next"""

@@ -19,6 +19,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from research.core.errors import UserError
 from research.core.files import write_atomic
+from research.core.ranges import Vocabulary
 from research.data.dataset import Tokenizer
 from research.data.text import words
 
@@ -170,7 +171,7 @@ class TokenizerConfig:
     """
 
     kind: Literal["bytes", "characters", "words", "bpe", "wordpiece"] = "characters"
-    vocabulary_size: int = 4096
+    vocabulary_size: Vocabulary = 4096
     special: SpecialKind = "none"
     file: str = ""
 

@@ -6,11 +6,13 @@
 import dataclasses
 import zlib
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Int32, Integer
 
 from research.core.errors import UserError
+from research.core.ranges import Range
 from research.data.dataset import Data
 from research.data.text.text_data import TextData
 from research.data.text.tokenizers import TokenizerConfig
@@ -57,9 +59,9 @@ class SkipGramData:
     """Which text, and which of its words are paired. Words outside the vocabulary are left out, as if not there."""
 
     text: TextData = TextData(tokenizer=TokenizerConfig("words"))
-    window: int = 5
+    window: Annotated[int, Range(1, 1000)] = 5
     """the largest distance between the words of a pair, in words"""
-    threshold: float = 1e-3
+    threshold: Annotated[float, Range(0, 1, above=True)] = 1e-3
     """a word of frequency f is kept with probability sqrt(threshold / f) (Mikolov et al. 2013, eq. 5)"""
 
     def build(self) -> Data:

@@ -6,32 +6,36 @@ change depends neither on the other examples nor on their number, until mixup jo
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Num
 
 from research.core.errors import UserError
+from research.core.ranges import Range
 from research.data.vision.rand_augment import rand_augment
 
 Image = Float[Array, "height width channels"]
+
+Pixels = Annotated[int, Range(0, 8192)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """Which changes to make, in this order; by default none."""
 
-    crop: int = 0
+    crop: Pixels = 0
     """pixels of black padding on each side, from which an image of the old size is cut (He et al. 2015)"""
     flip: bool = False
     """mirror half of the images left to right"""
-    random_layers: int = 0
+    random_layers: Annotated[int, Range(0, 100)] = 0
     """RandAugment: how many random operations, one after another (Cubuk et al. 2020)"""
-    random_magnitude: int = 9
+    random_magnitude: Annotated[int, Range(0, 30)] = 9
     """RandAugment: how strong, from 0 to 30"""
-    cutout: int = 0
+    cutout: Pixels = 0
     """side of the square that is painted over with the image's mean (DeVries & Taylor 2017)"""
-    mixup: float = 0.0
+    mixup: Annotated[float, Range(0, 1000)] = 0.0
     """alpha of the Beta distribution that images and labels are mixed by (Zhang et al. 2018); 0: not"""
 
     def apply(

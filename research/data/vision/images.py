@@ -6,12 +6,13 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from PIL import Image
 
 from research.core.errors import UserError
+from research.core.ranges import Below1, Range
 from research.data import catalogue
 from research.data.dataset import Data, Rows
 from research.data.splitting import split_of
@@ -27,7 +28,7 @@ class ImageData:
     """a data set of the catalogue; not read where a folder is given"""
     folder: str = ""
     """your own images: a folder with a sub-folder for each class"""
-    size: int = 64
+    size: Annotated[int, Range(1, 8192)] = 64
     """height and width that the images of a folder are brought to"""
     window: tuple[float, float] | None = None
     """lowest and highest value of images of a folder of more than 8 bits a channel, which become black and white; by
@@ -36,7 +37,7 @@ class ImageData:
     """the field that holds the image"""
     label: str = "label"
     """the field that holds the class"""
-    validation_fraction: float = 0.1
+    validation_fraction: Below1 = 0.1
     """fraction of the training images held out, by a hash of their name or place"""
 
     def build(self) -> Data:

@@ -2,28 +2,29 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from research.core.precision import at_least_float32
+from research.core.ranges import Above0, Length, Range
 
 
 @dataclasses.dataclass(frozen=True)
 class Rotary:
     """How fast each pair of features turns with the position."""
 
-    base: float = 10_000.0
+    base: Annotated[float, Range(1, 1e12, above=True)] = 10_000.0
     scaling: Literal["none", "linear", "llama3"] = "none"
     """how a model is adapted to longer texts: all turns slowed down (Chen et al. 2023), or the slow ones (Llama 3)"""
-    factor: float = 1.0
+    factor: Annotated[float, Range(0, 1e6, above=True)] = 1.0
     """how many times longer"""
-    original_context: int = 8192
+    original_context: Length = 8192
     """llama3: positions that it began with"""
-    low_frequency_factor: float = 1.0
+    low_frequency_factor: Above0 = 1.0
     """llama3: pairs that turn fewer times than this in the original context are slowed down fully"""
-    high_frequency_factor: float = 4.0
+    high_frequency_factor: Above0 = 4.0
     """llama3: pairs that turn more often than this are left as they are"""
 
     def frequencies(self, head_dim: int, dtype: Any = jnp.float32) -> Float[Array, "half"]:

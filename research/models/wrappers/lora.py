@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from research.core import trees
 from research.core.errors import UserError
+from research.core.ranges import Above0, OptionalWidth, Regex
 from research.core.shapes import Batch, Params
 from research.models.model import Cache, Decoding, Model, Sown, beside
 
@@ -28,13 +29,13 @@ SHARDING = ((rf"^{BRANCH}/.*down_kernel$", P("fsdp", None)), (rf"^{BRANCH}/.*up_
 class LoRA:
     """Which kernels get an update, and of what rank."""
 
-    rank: int = 0
+    rank: OptionalWidth = 0
     """0: no updates"""
-    alpha: float = 16.0
+    alpha: Above0 = 16.0
     """the update is alpha / rank times the product of its factors"""
-    pattern: str = r"(query_key_value|query|key_value|attention/output|mlp/(up|gate|down))/kernel$"
+    pattern: Regex = r"(query_key_value|query|key_value|attention/output|mlp/(up|gate|down))/kernel$"
     """searched for in the paths of the parameters"""
-    trained: str = ""
+    trained: Regex = ""
     """searched for in the paths of other parameters, which are trained as well; ^(head|pooler)/ for new labels"""
 
 
