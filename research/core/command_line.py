@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
+import jax
 import tyro
 
 from research.core import ranges
@@ -47,6 +48,16 @@ REFUSALS = {
 BROKEN_PIPE = 141  # the exit code that shells give to a program whose reader has gone: 128 + SIGPIPE
 
 
+def is_given(option: str, args: Sequence[str] | None = None) -> bool:
+    """Whether a command line has an option, whatever it gives it.
+
+    >>> is_given("--schedule.warmup", ["--schedule.warmup=5", "--steps", "10"])
+    True
+    """
+    arguments = sys.argv[1:] if args is None else args
+    return option in (argument.partition("=")[0].replace("_", "-") for argument in arguments)
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a program; a `UserError` ends it with one sentence and exit code 2, Ctrl-C with 130, as shells expect.
 
@@ -74,6 +85,13 @@ def run(main: Callable[[], None]) -> None:
         if error.reason != "surrogates not allowed":
             raise
         _fail(f"{error.object[:60]!r} is not UTF-8, as text has to be here: write it in UTF-8.", 2)
+    except MemoryError as error:
+        _fail(f"There is not enough memory ({error}): make the sizes smaller.", 2)
+    except jax.errors.JaxRuntimeError as error:
+        if not str(error).startswith("RESOURCE_EXHAUSTED"):
+            raise
+        reason = str(error).partition("\n")[0]
+        _fail(f"A device has not enough memory ({reason}): --plan-memory shows what a step of an experiment takes.", 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
 

@@ -86,12 +86,13 @@ def from_json(value: Any, field: str = "") -> Any:
         )
     ranges.check_fields(cls, fields, _recorded, within=field)
     try:
-        return ranges.check(cls(**fields), _recorded, within=field)
+        config = cls(**fields)
     except TypeError as error:
         raise UserError(
             f"The recorded configuration does not fill {value['type']} ({error}); use the version of this project "
             "that wrote the run."
         ) from None
+    return ranges.check(config, _recorded, within=field)
 
 
 def _recorded(field: str) -> str:

@@ -123,11 +123,9 @@ def place(mesh: Mesh, batch: Any, count: int, rows: slice) -> Any:
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
     """Raises UserError where the batch cannot be split evenly over micro-batches and devices."""
-    if accumulate < 1:
-        raise UserError(f"A batch cannot be cut into {accumulate} micro-batches: give --accumulate 1 or more.")
     parts = batch_parts(mesh)
     unit = parts * accumulate
-    if batch_size < 1 or batch_size % unit:
+    if batch_size % unit:
         raise UserError(
             f"A batch of {batch_size} is not divisible by {parts} data-parallel devices x {accumulate} micro-batches: "
             f"the nearest that is: --batch-size {max(1, round(batch_size / unit)) * unit}."
@@ -154,6 +152,16 @@ def _fit(mesh: Any, shape: Sequence[int], names: Sequence[Any]) -> PartitionSpec
 
     pairs = zip(names, shape, strict=True)
     return PartitionSpec(*(name if name and size % parts(name) == 0 else None for name, size in pairs))
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Returns the bytes that each device holds of a tree of abstract arrays with shardings."""
+    return sum(shard_bytes(leaf, leaf.sharding) for leaf in jax.tree.leaves(tree))
+
+
+def shard_bytes(leaf: Any, sharding: NamedSharding) -> int:
+    """Returns the bytes that each device holds of an (abstract) array."""
+    return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
 def on_mesh(mesh: Mesh, function: Function) -> Function:

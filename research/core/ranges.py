@@ -46,7 +46,7 @@ class Range:
     below: bool = False
 
     def __str__(self) -> str:
-        low, high = (f"{end:g}" if isinstance(end, float) else str(end) for end in (self.low, self.high))
+        low, high = (f"{end:.10g}" if isinstance(end, float) else str(end) for end in (self.low, self.high))
         if math.isinf(self.high):
             return "that is finite"
         if self.above:
@@ -150,30 +150,32 @@ def _hints(cls: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
-def _check_value(value: Any, hint: Any, path: str, place: Place) -> None:
+def _check_value(value: Any, hint: Any, path: str, place: Place, verb: str = "is") -> None:
     hint, conditions = _unwrapped(hint)
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         fitting = [each for each in arguments if _has_type(value, _unwrapped(each)[0])]
         if not fitting:
-            raise _refusal(value, f"give {' or '.join(map(_named, arguments))}", path, place)
-        _check_value(value, fitting[0], path, place)
+            raise _refusal(value, f"give {' or '.join(map(_named, arguments))}", f"{place(path)} {verb}")
+        _check_value(value, fitting[0], path, place, verb)
         return
     if not _has_type(value, hint):
-        raise _refusal(value, f"give {_named(hint)}", path, place)
+        raise _refusal(value, f"give {_named(hint)}", f"{place(path)} {verb}")
     if isinstance(value, tuple):
         if len(value) > LONGEST:
             raise UserError(f"{place(path)} has {len(value)} items: give {LONGEST} or fewer.")
         items = (arguments[0],) * len(value) if arguments[1:] == (...,) else arguments
         for index, (item, of_item) in enumerate(zip(value, items, strict=False)):
-            _check_value(item, of_item, f"{path}.{index}", place)
+            # A part of a configuration has options of its own; what is no part is one option with all others.
+            is_part = dataclasses.is_dataclass(item)
+            _check_value(item, of_item, f"{path}.{index}" if is_part else path, place, verb="has")
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         check(value, place, within=path)
     if hint in (int, float) and not any(isinstance(each, Range) for each in conditions):
         conditions = (ANY, *conditions)
     for condition in conditions:
         if isinstance(condition, Range | Pattern) and (fault := condition.fault(value)):
-            raise _refusal(value, fault, path, place)
+            raise _refusal(value, fault, f"{place(path)} {verb}")
 
 
 def _unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -222,10 +224,10 @@ def _named(hint: Any) -> str:
     return names.get(hint, f"a {getattr(hint, '__name__', hint)}")
 
 
-def _refusal(value: Any, advice: str, path: str, place: Place) -> UserError:
+def _refusal(value: Any, advice: str, beginning: str) -> UserError:
     try:
         shown = repr(value)
     except ValueError:  # a whole number of more digits than Python writes out
         shown = "a number of thousands of digits"
     shown = shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
-    return UserError(f"{place(path)} is {shown}: {advice}.")
+    return UserError(f"{beginning} {shown}: {advice}.")

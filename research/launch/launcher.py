@@ -7,6 +7,7 @@ its results beside the baselines, and leaves its report.
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,20 +52,38 @@ def launch(config: Experiment) -> None:
     command_line.run(lambda: _launch(config, name, module.__doc__ or ""))
 
 
+def parse(config: Experiment, description: str = "", args: Sequence[str] | None = None) -> Options:
+    """Parses the command line of an experiment, and checks its values.
+
+    A warm-up that is the experiment's own, and leaves nothing of the steps asked for, becomes a tenth of them; one that
+    is given is obeyed or refused.
+    """
+    options = command_line.parse(Options, Options(config), description=description, args=args)
+    experiment = options.experiment
+    if experiment.schedule.warmup < experiment.steps or command_line.is_given("--schedule.warmup", args):
+        return options
+    schedule = dataclasses.replace(experiment.schedule, warmup=experiment.steps // 10)
+    return dataclasses.replace(options, experiment=dataclasses.replace(experiment, schedule=schedule))
+
+
 def _launch(config: Experiment, name: str, description: str) -> None:
-    options = command_line.parse(Options, Options(config), description=description)
+    options = parse(config, description)
+    experiment = options.experiment
+    if experiment.schedule.warmup < config.schedule.warmup and not command_line.is_given("--schedule.warmup"):
+        lowered = f"from {config.schedule.warmup} to {experiment.schedule.warmup}, a tenth of {experiment.steps}"
+        print(f"the warm-up is lowered {lowered} steps; --schedule.warmup gives another", file=sys.stderr)
     if options.explanation.asked:
-        options.explanation.show(options.experiment)
+        options.explanation.show(experiment)
         return
     assignment = supervisor.assignment()
     if assignment is None and (infos := processes.processes_to_start(options.group, os.environ)):
         # Chosen once, so that a restart continues this run whatever has become of it, and no other.
-        asked = options.resume and newest_unfinished(name, resolved(options.experiment), options.runs)[0].name
+        asked = options.resume and newest_unfinished(name, resolved(experiment), options.runs)[0].name
         sys.exit(supervisor.supervise(infos, asked or new_id(), options.group.restarts))
     with ending_at_once(INTERRUPTED):
         with processes.distributed_session(assignment.info if assignment else processes.ProcessInfo()):
             run_id = assignment.run_id if assignment else None
-            run = train(options.experiment, name=name, root=options.runs, resume=options.resume, run_id=run_id)
+            run = train(experiment, name=name, root=options.runs, resume=options.resume, run_id=run_id)
             if run.record["status"] == "finished":
                 write_image_predictions(run)
                 picture_attention(run)

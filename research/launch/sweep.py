@@ -19,6 +19,7 @@ import dataclasses
 import difflib
 import importlib
 import itertools
+import math
 import re
 import shlex
 import signal
@@ -44,6 +45,7 @@ from research.runs.record import changed_fields, computes
 from research.runtime.supervisor import signals
 from research.train.experiment import Experiment
 
+MOST_JOBS = 1000
 Recorded = tuple[Path, dict[str, Any]]  # a run's folder and its record
 
 
@@ -113,6 +115,8 @@ def plan(options: Options, others: Sequence[str]) -> tuple[dict[str, list[str]],
     fields = {field: value for field, value in known if field.rpartition(".")[2] != "type"}
     grid = read_grid(options.grid, fields)
     seeds = read_seeds(options.seeds) if options.seeds else [base.seed]
+    if (count := len(seeds) * math.prod(map(len, grid.values()))) > MOST_JOBS:
+        raise UserError(f"These grids and seeds make {count} jobs, and {MOST_JOBS} are the most: give fewer values.")
     jobs = []
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
@@ -129,7 +133,7 @@ def plan(options: Options, others: Sequence[str]) -> tuple[dict[str, list[str]],
 
 def parse(config: Experiment, arguments: Sequence[str]) -> Experiment:
     """Parses a job's options as its own command does; ends the program with the nearest right name where it would."""
-    options = command_line.parse(launcher.Options, launcher.Options(config), args=arguments)
+    options = launcher.parse(config, args=arguments)
     if options.resume or options.explanation.asked:
         raise UserError("A sweep continues by itself, and explains nothing: leave out --resume and --explain-*.")
     return options.experiment
@@ -159,10 +163,12 @@ def read_seeds(text: str) -> list[int]:
     """Reads seeds such as "0..2", "0,3,5" or "0..2,7", ends included; raises UserError for anything else."""
     seeds: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:\.\.(\d+))?\s*", part)
+        match = re.fullmatch(r"\s*(\d{1,10})(?:\.\.(\d{1,10}))?\s*", part)
         found = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
         if not found:
             raise UserError(f"--seeds {text} is not a list of seeds: write it as 0..2 or 0,3,5.")
+        if len(seeds) + found.stop - found.start > MOST_JOBS:
+            raise UserError(f"--seeds {text} are more than {MOST_JOBS} seeds: give fewer.")
         seeds.extend(found)
     return seeds
 

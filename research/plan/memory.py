@@ -15,10 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
 
 from research.core import trees
-from research.core.mesh import batch_sharding
+from research.core.mesh import batch_sharding, bytes_per_device, shard_bytes
 from research.core.precision import cast
 from research.core.shapes import Batch, Params
 from research.data.pipeline import make_batch
@@ -105,16 +104,6 @@ def abstract_batch(assembly: Assembly) -> dict[str, jax.ShapeDtypeStruct]:
         name: jax.ShapeDtypeStruct((assembly.experiment.batch_size, *leaf.shape[1:]), leaf.dtype, sharding=sharding)
         for name, leaf in {**row, ROW_DIGESTS: row_digests(row)}.items()
     }
-
-
-def bytes_per_device(tree: Any) -> int:
-    """Returns the bytes that each device holds of a tree of abstract arrays with shardings."""
-    return sum(shard_bytes(leaf, leaf.sharding) for leaf in jax.tree.leaves(tree))
-
-
-def shard_bytes(leaf: Any, sharding: NamedSharding) -> int:
-    """Returns the bytes that each device holds of an (abstract) array."""
-    return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
 def _residuals(

@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from research.core import trees
+from research.core.mesh import bytes_per_device, shard_bytes
 from research.plan.diagrams import draw_blocks, draw_mesh
-from research.plan.memory import abstract_batch, bytes_per_device, shard_bytes
+from research.plan.memory import abstract_batch
 from research.train.experiment import Assembly
 
 PICTURES = 3  # of the largest parameters, each split in another way

@@ -83,8 +83,6 @@ def processes_to_start(options: Processes, environment: Mapping[str, str]) -> li
     if options.process >= 0 or not count:
         index = options.process
     host, _, port = options.coordinator.rpartition(":")
-    if min(options.restarts, options.local_processes, options.processes) < 0:
-        raise UserError("--restarts, --processes and --local-processes are counts: give 0 or more.")
     if options.local_processes and (options.coordinator or count > 1):
         raise UserError(
             "--local-processes starts all processes of a run on this machine: leave it out where a cluster's launcher, "

@@ -13,15 +13,16 @@ import jax
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from research.core import trees
+from research.core import ranges, trees
 from research.core.errors import UserError
-from research.core.mesh import MeshConfig, check_batch, on_mesh, replicated
+from research.core.mesh import MeshConfig, bytes_per_device, check_batch, on_mesh, replicated
 from research.core.precision import ComputeType
 from research.core.ranges import Count, Fraction, Period, Range, Rows, Seed
 from research.core.shapes import Params, Spec
 from research.core.streams import stream
 from research.data.dataset import Data, DataConfig
 from research.models.model import Model, ModelConfig
+from research.runtime import device_memory
 from research.tasks.task import Task, TaskConfig
 from research.train import exact
 from research.train.evaluation import EvaluatorConfig
@@ -110,6 +111,10 @@ class Assembly(NamedTuple):
         outputs = (self.shardings, replicated(self.mesh))
         return jax.jit(self.step, donate_argnums=0, out_shardings=outputs)
 
+    def check_memory(self) -> None:
+        """Raises UserError where a device has less memory free than its part of the state takes."""
+        device_memory.check(bytes_per_device(trees.abstract_like(self.state, self.shardings)), "The state of a run")
+
     def initial_state(self, report: Callable[[LoadReport], None] = lambda loaded: None) -> State:
         """Returns the state before the first step, made on the devices where it lives.
 
@@ -117,6 +122,7 @@ class Assembly(NamedTuple):
         take some from elsewhere. Where either does `report` is called with what was loaded.
         """
         seed, averaged = self.experiment.seed, self.state.average is not None
+        self.check_memory()
         shardings = self.shardings.merged
         params = jax.jit(lambda: self.task.init(stream(seed, "init")), out_shardings=shardings)()
         reports = []
@@ -162,25 +168,36 @@ class StartsFromElsewhere(Protocol):
         ...
 
 
-def assemble(experiment: Experiment, data: Data) -> Assembly:
-    """Builds every pure function of an experiment; allocates nothing.
+def check(experiment: Experiment) -> Mesh:
+    """Checks all that can be said of an experiment before its data are read, and returns its mesh.
 
     Raises:
-        UserError: parts that do not fit one another: sizes, rules, mesh, schedule; a batch would be cut whose rows
-            depend on one another.
+        UserError: a value of the wrong type or out of its range; devices, batch, steps and schedule that do not fit.
     """
-    if experiment.keep_last < 1:
-        raise UserError(f"A run cannot keep {experiment.keep_last} checkpoints: give --keep-last 1 or more.")
-    experiment.recovery.check()
+    ranges.check(experiment)
     if not isinstance(experiment.optimizer, OptimizerConfig):
         raise UserError(
             f"{type(experiment.optimizer).__name__} is no optimizer: let the class inherit from "
             "research.train.optimizers.OptimizerConfig, which shows how to use any optax transformation."
         )
+    # Both refuse a warm-up that is too long; an optimizer of one's own may name no learning rates.
+    if not experiment.optimizer.learning_rates(experiment.steps, experiment.schedule):
+        experiment.schedule.build(experiment.steps)
     mesh = experiment.mesh.build()
     check_batch(mesh, experiment.batch_size, experiment.accumulate)
     if experiment.exact:
         exact.check(mesh, experiment.batch_size, experiment.accumulate)
+    return mesh
+
+
+def assemble(experiment: Experiment, data: Data) -> Assembly:
+    """Builds every pure function of an experiment; allocates nothing.
+
+    Raises:
+        UserError: what `check` finds; parts that do not fit one another or the data: sizes, rules; a batch would be cut
+            whose rows depend on one another.
+    """
+    mesh = check(experiment)
     task = experiment.task.build(experiment.model, data)
     _check_coupling(experiment, task)
     task = _on_mesh(mesh, task)

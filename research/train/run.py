@@ -25,7 +25,7 @@ from research.runs.record import RunLog, new_id, note_resumption, now, open_new,
 from research.runtime import backend, processes
 from research.train import exact
 from research.train.evaluation import Evaluation, EvaluatorConfig, evaluation_names, plain
-from research.train.experiment import Assembly, Experiment, assemble
+from research.train.experiment import Assembly, Experiment, assemble, check
 from research.train.loop import fit
 from research.train.pretrained import resolved
 from research.train.resume import newest_checkpoint
@@ -67,6 +67,7 @@ def train(
     """
     experiment = resolved(experiment)
     backend.start(exact.THREADS if experiment.exact else 0)
+    check(experiment)  # all that is wrong with the options alone is said before data are read
     with ExitStack() as opened:
         run_id = processes.broadcast_from_first(run_id or new_id())
         has_started = processes.broadcast_from_first((root / name / run_id / RECORD).exists())
@@ -81,6 +82,7 @@ def train(
             data = experiment.data.build()
         with _timed(partial(stages.__setitem__, "assembly")):
             assembly = assemble(experiment, data)
+            assembly.check_memory()
             evaluations = _evaluations(assembly)
             model = _model_facts(assembly)
         # What cannot work has failed by now, and has left no run behind.
@@ -246,6 +248,7 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
     record = read_record(folder)
     experiment = _fitting_here(recorded_experiment(record, folder))
     assembly = assemble(experiment, experiment.data.build())
+    assembly.check_memory()
     kept = folder / CHECKPOINTS
     step = checkpoints.best(kept) if best else None
     found_good = step is None
