@@ -40,8 +40,8 @@ class Range:
         below: whether `high` itself is out.
     """
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     above: bool = False
     below: bool = False
 
