@@ -125,10 +125,10 @@ def test_a_corrupt_image_is_named(tmp_path: Path, refusal: Refusal) -> None:
         ("--data.length 32 --model.context 16", "rows of 32 tokens are longer than the model's context of 16"),
         ("--model.width 33", "width 33 is not divisible by 2 heads"),
         ("--batch-size 5", "batch of 5 is not divisible by"),
-        ("--batch-size 0", "batch of 0 is not divisible by"),
-        ("--accumulate 0", "0 micro-batches"),
+        ("--batch-size 0", "--batch-size is 0: give a number from 1"),
+        ("--accumulate 0", "--accumulate is 0: give a number from 1"),
         ("--mesh.fsdp 3", "does not fit"),
-        ("--steps 0", "0 steps"),
+        ("--steps 0", "--steps is 0: give a number from 1"),
         ("--schedule.warmup 40", "warm-up of 40 steps leaves nothing of 40 steps"),
         ("--evaluators.0.split test", "no split 'test'"),
         (

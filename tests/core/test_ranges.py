@@ -104,9 +104,7 @@ def test_a_place_names_fields_as_its_reader_knows_them():
         ranges.check(made(part=part(dropout=2)), lambda field: f"{field!r} in config.json", within="model")
 
 
-@given(
-    low=st.floats(-1e6, 1e6), size=st.floats(1e-3, 1e6), above=st.booleans(), below=st.booleans(), value=st.floats()
-)
+@given(low=st.floats(-1e6, 1e6), size=st.floats(1e-3, 1e6), above=st.booleans(), below=st.booleans(), value=st.floats())
 def test_a_range_holds_what_it_says(low, size, above, below, value):
     """Open and closed ends, for every float there is, NaN and the infinities included."""
     high = low + size

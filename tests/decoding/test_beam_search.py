@@ -69,5 +69,5 @@ def test_one_beam_is_greedy(model) -> None:
 
 def test_no_beam_is_refused(model) -> None:
     """In one sentence."""
-    with pytest.raises(UserError, match="cannot keep 0 beams"):
+    with pytest.raises(UserError, match="--beams is 0: give a number from 1"):
         make_beam_search(model[0].decoding, Beam(beams=0))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from research.core.errors import UserError
+from research.core.ranges import check
 from research.decoding.sampling import Counts, Sampling
 
 LOGITS = (
@@ -82,4 +83,4 @@ def test_draws_follow_the_filtered_distribution() -> None:
 def test_values_out_of_range_are_refused(options) -> None:
     """In one sentence that names the option."""
     with pytest.raises(UserError, match=next(iter(options)).replace("_", "-")):
-        Sampling(**options).check()
+        check(Sampling(**options))

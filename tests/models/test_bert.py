@@ -197,7 +197,7 @@ def test_initial_parameters_are_small():
     ("options", "message"),
     [
         ({"width": 18}, r"The width 18 is not divisible by 4 heads: .* --model.width 20"),
-        ({"depth": 0}, "at least one block"),
+        ({"depth": 0}, "--model.depth is 0: give a number from 1"),
         ({"head": "sequence", "vocabulary": 0}, "set --model.vocabulary"),
         ({"head": "token", "outputs": 0}, "at least one output"),
     ],

@@ -157,5 +157,5 @@ def test_every_parameter_has_one_sharding_and_one_decay():
 
 def test_sizes_that_do_not_fit_are_refused():
     """One sentence with the sizes."""
-    with pytest.raises(UserError, match="not 0 of 8"):
+    with pytest.raises(UserError, match=r"--model\.depth is 0: give a number from 1"):
         build(depth=0)

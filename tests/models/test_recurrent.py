@@ -190,7 +190,7 @@ def test_gates_start_as_the_literature_has_them():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": 0}, "not 0 of 8"),
+        ({"depth": 0}, "--model.depth is 0: give a number from 1"),
         ({"bidirectional": True}, "sees what it is to predict"),
         ({"tied": True}, "An embedding of 6 features cannot be the head of states of 8"),
         ({"head": "sequence"}, "--model.vocabulary"),

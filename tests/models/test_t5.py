@@ -82,7 +82,7 @@ def test_initial_parameters_are_those_of_the_published_code():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": 0}, "at least one block"),
+        ({"depth": 0}, "--model.depth is 0: give a number from 1"),
         ({"width": 18}, r"The width 18 is not divisible by 4 heads: set --model.head-dim.* --model.width 20"),
         ({"buckets": 7}, "7 buckets"),
         ({"distance": 16}, "32 buckets up to a distance of 16"),

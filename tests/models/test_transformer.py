@@ -64,7 +64,7 @@ def test_embeddings_are_scaled_and_positions_added():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"context": 0}, "at least one block, head and position"),
+        ({"context": 0}, "--model.context is 0: give a number from 1"),
         ({"width": 18}, r"The width 18 is not divisible by 4 heads .* --model.width 20"),
         ({"width": 9, "heads": 3}, r"--model.width 12"),
     ],

@@ -61,7 +61,6 @@ def test_what_only_looks_like_a_cluster_trains_alone(environment):
         (Processes("node1:99"), INDEXED_JOB, "takes --processes N and --process I too"),
         (Processes(processes=8), {}, "Nothing says which of the 8 processes this is: give --process 0 to 7 and"),
         (Processes(processes=8), {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "Nothing says which of the 8"),
-        (Processes(restarts=-1), {}, "counts: give 0 or more"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, environment, message):

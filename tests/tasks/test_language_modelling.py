@@ -121,9 +121,3 @@ def test_rows_longer_than_the_context_are_refused():
     long = dataclasses.replace(DATA, splits={"train": Windows(STREAM, 9, stride=1)})
     with pytest.raises(UserError, match=r"rows of 9 tokens .* context of 5: set --model.context 9 or --data.length 5"):
         build(long)
-
-
-def test_a_temperature_of_zero_is_refused():
-    """Instead of a division by it."""
-    with pytest.raises(UserError, match="The temperature is 0"):
-        build(temperature=0.0)

@@ -1,5 +1,7 @@
 """The skip-gram: its loss by hand, and that words used alike come to lie together."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,7 +103,7 @@ def test_every_parameter_has_one_sharding_and_one_decay():
     assert set(flatten(decays).values()) == {1.0}
 
 
-def test_settings_that_cannot_work_are_refused():
-    """No random words: nothing to tell neighbours from."""
-    with pytest.raises(UserError, match=r"--task\.negatives 5"):
-        SkipGram(negatives=0).build(MODEL, DATA)
+def test_data_without_words_are_refused():
+    """Nothing to show neighbours of."""
+    with pytest.raises(UserError, match="needs words"):
+        SkipGram().build(MODEL, dataclasses.replace(DATA, tokenizer=None))

@@ -349,14 +349,7 @@ def test_smoothing_spreads_a_share_of_the_mass(smoothing, seed):
         (TextClassification(), dataclasses.replace(ENCODER, context=8), TOKENIZER, "rows of 24 .* context of 8"),
         (TextClassification(), dataclasses.replace(ENCODER, vocabulary=9), TOKENIZER, r"\d+ ids .* takes 9"),
         (MaskedLanguageModelling(), BERT(context=LENGTH), T5_TOKENIZER, "special token 'mask'"),
-        (
-            MaskedLanguageModelling(mask_rate=1.5),
-            BERT(context=LENGTH),
-            TOKENIZER,
-            "fraction of tokens to predict is 1.5",
-        ),
         (SpanCorruption(), T5(), T5_TOKENIZER, "one stream of text: set --data.packing stream"),
-        (ContrastiveSentences(temperature=0.0), ENCODER, TOKENIZER, "The temperature is 0"),
         (SequenceToSequence(), T5(), None, "tokenizer with special tokens"),
     ],
 )

@@ -251,5 +251,5 @@ def test_a_history_survives_a_checkpoints_facts():
 @pytest.mark.parametrize("wrong", [{"window": 1}, {"skips": -1}, {"spike": -1.0}, {"rollbacks": -1}])
 def test_impossible_settings_are_refused(wrong, tmp_path):
     """A sentence names the fields before anything is trained."""
-    with pytest.raises(UserError, match=r"--recovery\.window"):
+    with pytest.raises(UserError, match=f"--recovery.{next(iter(wrong))} is "):
         run(dataclasses.replace(experiment(), recovery=Recovery(**wrong)), tmp_path)

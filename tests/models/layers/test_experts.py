@@ -237,7 +237,7 @@ def test_experts_that_the_mesh_cannot_share_are_refused():
     ("options", "message"),
     [
         ({"experts_per_token": 5}, "5 of 4 experts: set --model.experts-per-token 1 to 4"),
-        ({"capacity_factor": 0.0}, "capacity is 0.0, not above 0"),
+        ({"capacity_factor": 0.0}, "--model.capacity-factor is 0.0: give a number above 0"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):
