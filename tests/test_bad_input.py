@@ -123,6 +123,12 @@ def test_a_corrupt_image_is_named(tmp_path: Path, refusal: Refusal) -> None:
     [
         ("--data.length 50000 --model.context 50000", "tokens, too few for one row of 50000"),
         ("--data.length 32 --model.context 16", "rows of 32 tokens are longer than the model's context of 16"),
+        ("--model.depth 1000000000", "--model.depth is 1000000000: give a number from 1 to 1000."),
+        ("--model.width 1048576 --model.heads 8", "GB of each device, which has"),
+        ("--model.dropout nan", "--model.dropout is nan"),
+        ("--optimizer.b1 2", "--optimizer.b1 is 2.0: give a number from 0 to below 1."),
+        ("--optimizer.lr-multipliers [z-a] 1", "--optimizer.lr-multipliers has '[z-a]': as a pattern it is no regular"),
+        ("--seed 1180591620717411303424", "--seed is 1180591620717411303424: give a number from 0 to 4294967295."),
         ("--model.width 33", "width 33 is not divisible by 2 heads"),
         ("--batch-size 5", "batch of 5 is not divisible by"),
         ("--batch-size 0", "--batch-size is 0: give a number from 1"),

@@ -37,6 +37,24 @@ def test_a_wrong_option_ends_with_code_2_and_the_nearest_right_one(arguments, me
     assert message in "".join(capsys.readouterr())
 
 
+def test_a_value_out_of_range_is_refused_before_anything_is_done():
+    """With the option as it was typed, in parts too."""
+    with pytest.raises(UserError, match=r"^--model\.learning-rate is nan: give a number from 0"):
+        command_line.parse(Experiment, DEFAULT, args=["--model.learning-rate", "nan"])
+
+
+def test_too_little_memory_is_one_sentence_and_code_2(capsys):
+    """What NumPy says of an array that does not fit is no trace."""
+
+    def too_large() -> None:
+        raise MemoryError("Unable to allocate 7 TiB for an array")
+
+    with pytest.raises(SystemExit) as ended:
+        command_line.run(too_large)
+    assert ended.value.code == 2
+    assert "There is not enough memory (Unable to allocate 7 TiB" in capsys.readouterr().err
+
+
 def test_a_users_mistake_is_one_sentence_and_code_2(capsys):
     """No trace; a bug keeps its own."""
 

@@ -56,11 +56,47 @@ def test_a_value_that_json_cannot_hold_is_a_bug_that_shows():
         ({"type": "research.core.configs.from_json"}, "not a configuration class"),
         ({"type": OPTIMIZER, "speed": 1, "kind": "sgd"}, r"the fields \['speed'\], which it does not have"),
         ({"type": "research.train.experiment.Experiment"}, "does not fill research.train.experiment.Experiment"),
+        ({"type": ["research.core.mesh.MeshConfig"]}, "only types of research"),
+        ({"type": "research.a\0b.Model"}, "not in this project"),
     ],
 )
 def test_what_is_no_configuration_of_this_project_is_refused(value, message):
     """A stranger's run.json can neither run code nor be misread in silence."""
     with pytest.raises(UserError, match=message):
+        from_json(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"kind": "adamax"},
+            r"The field 'optimizer.kind' of the recorded configuration is 'adamax': give one of",
+        ),
+        ({"learning_rate": "fast"}, r"'optimizer.learning_rate' .* is 'fast': give a number"),
+        ({"learning_rate": True}, r"'optimizer.learning_rate' .* is True: give a number"),
+        ({"b1": 2}, r"'optimizer.b1' .* is 2: give a number from 0 to below 1"),
+        ({"epsilon": float("nan")}, r"'optimizer.epsilon' .* is nan: give a number from 1e-30 to 1"),
+        ({"lr_multipliers": 1.0}, r"'optimizer.lr_multipliers' .* is 1.0: give a tuple of any length"),
+        (
+            {"lr_multipliers": [["^block"]]},
+            r"'optimizer.lr_multipliers' .* has \('\^block',\): give a tuple of 2",
+        ),
+        ({"lr_multipliers": [[r"^(\w+/?)*!$", 1.0]]}, r"'optimizer.lr_multipliers' .* can match in too many ways"),
+    ],
+)
+def test_a_recorded_value_is_checked_before_it_is_believed(change, message):
+    """A type that is not the field's, a number out of its range, a pattern that would not end: the field by name."""
+    with pytest.raises(UserError, match=message):
+        from_json({**to_json(Optimizer()), **change}, "optimizer")
+
+
+def test_parts_inside_one_another_without_end_are_refused():
+    """As many as a hostile record has room for."""
+    value = {"type": OPTIMIZER}
+    for _ in range(100):
+        value = {"type": OPTIMIZER, "kind": value}
+    with pytest.raises(UserError, match="parts inside one another"):
         from_json(value)
 
 

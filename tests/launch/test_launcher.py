@@ -9,6 +9,8 @@ from tiny_run import only_run, record, run_module
 from experiments import gpt_austen
 from research.core import command_line
 from research.core.configs import from_json
+from research.data.text.text_data import TextData
+from research.launch import launcher
 from research.runs.directory import all_runs
 from research.train.run import train
 
@@ -103,6 +105,44 @@ def test_runs_of_one_name_lie_side_by_side(finished: Path, tmp_path: Path) -> No
     assert all_runs(tmp_path) == started
     chains = [(run / "chain.jsonl").read_text(encoding="utf-8").splitlines() for run in (*started, finished)]
     assert chains[0] == chains[1] == chains[2][:2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "warmup"),
+    [
+        (["--steps", "100"], 10),
+        (["--steps", "5"], 0),
+        (["--steps", "101"], 100),
+        (["--steps", "100", "--schedule.warmup", "100"], 100),
+        (["--steps", "100", "--schedule.warmup=99"], 99),
+    ],
+)
+def test_a_default_warm_up_gives_way_to_few_steps(arguments: list[str], warmup: int) -> None:
+    """The experiment's own leaves nothing of 100 steps and becomes a tenth; one that is given stays, to be refused."""
+    assert gpt_austen.CONFIG.schedule.warmup == 100
+    assert launcher.parse(gpt_austen.CONFIG, args=arguments).experiment.schedule.warmup == warmup
+
+
+def test_options_are_refused_before_the_data_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranges, sizes, schedule, batch and mesh: nothing of it needs the text, which takes long to prepare."""
+
+    def read(data: TextData) -> None:
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr(TextData, "build", read)
+    for wrong in (
+        "--model.depth 1000000000",
+        "--model.width 33",
+        "--schedule.warmup 3000",
+        "--batch-size 5 --accumulate 2",
+        "--mesh.fsdp 3",
+        "--keep-last 0",
+    ):
+        assert run_module("experiments.gpt_austen", *wrong.split(), "--runs", str(tmp_path / "runs")) == 2, wrong
+        assert capsys.readouterr().err.startswith("error: ")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_ctrl_c_before_the_first_step_leaves_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
