@@ -7,9 +7,10 @@ range is not that of its field.
 
 import dataclasses
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from research.core import ranges
 from research.core.errors import UserError
@@ -85,6 +86,12 @@ def from_json(value: Any, field: str = "") -> Any:
             "here; use the version of this project that wrote the run."
         )
     ranges.check_fields(cls, fields, _recorded, within=field)
+    for name, hint in get_type_hints(cls).items():
+        if name in fields and not _builds_as(fields[name], hint):
+            wrong = f"{_recorded(f'{field}.{name}' if field else name)} is of the type {type_name(fields[name])}"
+            raise UserError(
+                f"{wrong}, which is no {hint.__name__}: use the version of this project that wrote the run."
+            )
     try:
         config = cls(**fields)
     except TypeError as error:
@@ -93,6 +100,19 @@ def from_json(value: Any, field: str = "") -> Any:
             "that wrote the run."
         ) from None
     return ranges.check(config, _recorded, within=field)
+
+
+def _builds_as(config: Any, protocol: Any) -> bool:
+    """Whether a configuration has a `build` that can be called as that of a protocol; anything does as other types."""
+    expected, found = getattr(protocol, "build", None), getattr(config, "build", None)
+    if not getattr(protocol, "_is_protocol", False) or expected is None:
+        return True
+    _, *arguments = inspect.signature(expected).parameters
+    try:
+        inspect.signature(found).bind(*arguments)  # type: ignore[arg-type]
+    except TypeError:  # there is none, or it takes others
+        return False
+    return True
 
 
 def _recorded(field: str) -> str:

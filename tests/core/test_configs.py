@@ -91,6 +91,15 @@ def test_a_recorded_value_is_checked_before_it_is_believed(change, message):
         from_json({**to_json(Optimizer()), **change}, "optimizer")
 
 
+def test_a_part_of_another_kind_is_refused():
+    """A task where a model belongs has a `build` too, and cannot be called as a model's is."""
+    recorded = to_json(importlib.import_module("experiments.article_binary").CONFIG)
+    with pytest.raises(UserError, match=r"'model' .* is of the type research.tasks.binary.*, which is no ModelConfig"):
+        from_json({**recorded, "model": recorded["task"]})
+    with pytest.raises(UserError, match=r"'mesh' .* give a MeshConfig"):
+        from_json({**recorded, "mesh": recorded["model"]})
+
+
 def test_parts_inside_one_another_without_end_are_refused():
     """As many as a hostile record has room for."""
     value = {"type": OPTIMIZER}
