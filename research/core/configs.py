@@ -10,7 +10,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Iterator
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from research.core import ranges
 from research.core.errors import UserError
@@ -86,7 +86,7 @@ def from_json(value: Any, field: str = "") -> Any:
             "here; use the version of this project that wrote the run."
         )
     ranges.check_fields(cls, fields, _recorded, within=field)
-    for name, hint in get_type_hints(cls).items():
+    for name, hint in ranges.field_types(cls).items():
         if name in fields and not _builds_as(fields[name], hint):
             wrong = f"{_recorded(f'{field}.{name}' if field else name)} is of the type {type_name(fields[name])}"
             raise UserError(

@@ -9,6 +9,7 @@ published model, and where an experiment or a model is built.
 import dataclasses
 import functools
 import math
+import os
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -70,6 +71,15 @@ class Pattern:
         return found and f"as a pattern it {found}"
 
 
+@dataclasses.dataclass(frozen=True)
+class File:
+    """The text names a regular file where it names anything that is there: no folder, pipe or device."""
+
+    def fault(self, value: Any) -> str:
+        """Returns what to give instead of a path, and nothing where it can be read."""
+        return "give a regular file" if os.path.exists(value) and not os.path.isfile(value) else ""
+
+
 ANY = Range(-math.inf, math.inf, above=True, below=True)  # of a field that states none
 
 # Whole numbers.
@@ -98,6 +108,7 @@ Finite = Annotated[float, Range(-1e9, 1e9)]
 Epsilon = Annotated[float, Range(1e-30, 1)]  # a smaller one is 0 where it is squared or in half precision
 # Text.
 Regex = Annotated[str, Pattern()]
+FilePath = Annotated[str, File()]
 
 
 def option(field: str) -> str:
@@ -123,7 +134,7 @@ def check(config: C, place: Place = option, *, within: str = "") -> C:
         UserError: the first field that does not fit, with its value and what to give.
     """
     cls: Any = type(config)
-    check_fields(cls, {name: getattr(config, name) for name in _hints(cls)}, place, within=within)
+    check_fields(cls, {name: getattr(config, name) for name in field_types(cls)}, place, within=within)
     together = getattr(config, "check", None)
     if callable(together):
         together()
@@ -132,7 +143,7 @@ def check(config: C, place: Place = option, *, within: str = "") -> C:
 
 def check_fields(cls: type, values: Mapping[str, Any], place: Place, *, within: str = "") -> None:
     """Raises UserError for the first of a class's values, by field, that does not fit; see `check`."""
-    for name, hint in _hints(cls).items():
+    for name, hint in field_types(cls).items():
         # The options of a field that is called '' stand among those of the configuration that it is in.
         unnamed = any(getattr(each, "name", None) == "" for each in getattr(hint, "__metadata__", ()))
         path = within if unnamed else f"{within}.{name}" if within else name
@@ -141,7 +152,7 @@ def check_fields(cls: type, values: Mapping[str, Any], place: Place, *, within: 
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def field_types(cls: type) -> dict[str, Any]:
     """Returns the types of a class's fields with what is annotated; none where one names what is not there."""
     try:
         hints = get_type_hints(cls, include_extras=True)
@@ -174,7 +185,7 @@ def _check_value(value: Any, hint: Any, path: str, place: Place, verb: str = "is
     if hint in (int, float) and not any(isinstance(each, Range) for each in conditions):
         conditions = (ANY, *conditions)
     for condition in conditions:
-        if isinstance(condition, Range | Pattern) and (fault := condition.fault(value)):
+        if isinstance(condition, Range | Pattern | File) and (fault := condition.fault(value)):
             raise _refusal(value, fault, f"{place(path)} {verb}")
 
 

@@ -48,7 +48,7 @@ def parts(hint: Any, conditions: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tu
 def configurations() -> list[type]:
     """What a user or a record gives values to: options, what builds something, and the parts of these."""
     here = list(dataclasses_here())
-    hints = {each: ranges._hints(each) for each in here}
+    hints = {each: ranges.field_types(each) for each in here}
 
     def is_root(cls: type) -> bool:
         annotated = [each for hint in hints[cls].values() for _, conditions in parts(hint) for each in conditions]
@@ -74,7 +74,7 @@ def test_the_configurations_are_found():
 @pytest.mark.parametrize("cls", CONFIGURATIONS, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
 def test_every_number_states_its_range(cls):
     """A field of numbers without a range is believed whatever it says: a depth of 10^9, a rate that is no number."""
-    for name, hint in ranges._hints(cls).items():
+    for name, hint in ranges.field_types(cls).items():
         for part, conditions in parts(hint):
             stated = [each for each in conditions if isinstance(each, Range)]
             assert part not in (int, float) or stated, f"{cls.__name__}.{name} has a {part.__name__} without a range"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from research.core import patterns, ranges
 from research.core.errors import UserError
-from research.core.ranges import Below1, Depth, Fraction, Pattern, Range, Regex, Seed
+from research.core.ranges import Below1, Depth, FilePath, Fraction, Pattern, Range, Regex, Seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Whole:
     rules: tuple[tuple[Regex, Fraction], ...] = (("", 1.0),)
     few: Annotated[int, Range(1, 3)] | None = None
     plain: float = 1.0
+    file: FilePath = ""
     any_part: Any = None
 
 
@@ -82,6 +83,8 @@ def part(**fields: Any) -> Part:
         ({"few": 4}, "--few is 4: give a number from 1 to 3."),
         ({"few": "4"}, "--few is '4': give a whole number or nothing."),
         ({"plain": -math.inf}, "--plain is -inf: give a number that is finite."),
+        ({"file": "/dev/zero"}, "--file is '/dev/zero': give a regular file."),
+        ({"file": "/"}, "--file is '/': give a regular file."),
         ({"any_part": part(dropout=2)}, "--any-part.dropout is 2: give a number from 0 to below 1."),
     ],
 )
@@ -94,6 +97,8 @@ def test_what_does_not_fit_is_named_with_its_value_and_what_to_give(fields, mess
 
 def test_what_fits_comes_back():
     """Ends belong to a range unless it says otherwise; whole numbers are numbers; nothing is what an option may be."""
+    for file in (__file__, "no file of this name", "with\0nothing", "n" * 5000):
+        ranges.check(made(file=file))  # who reads it says that it is not there
     whole = made(depth=1000, limits=(0, 1, 0.5), few=3, part=part(dropout=0), any_part=math.nan)
     assert ranges.check(whole) is whole
 

@@ -19,7 +19,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from research.core.errors import UserError
 from research.core.files import write_atomic
-from research.core.ranges import Vocabulary
+from research.core.ranges import FilePath, Vocabulary
 from research.data.dataset import Tokenizer
 from research.data.text import words
 
@@ -173,7 +173,7 @@ class TokenizerConfig:
     kind: Literal["bytes", "characters", "words", "bpe", "wordpiece"] = "characters"
     vocabulary_size: Vocabulary = 4096
     special: SpecialKind = "none"
-    file: str = ""
+    file: FilePath = ""
 
     def train(self, texts: Iterable[str]) -> Tokenizer:
         """Trains on the texts of the training split; the same texts give the same tokenizer.
