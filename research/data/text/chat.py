@@ -15,14 +15,14 @@ import numpy as np
 from research.core.errors import UserError
 from research.core.ranges import AtLeast0, Below1, Length
 from research.data.dataset import Data, Rows
-from research.data.text import chat_template
-from research.data.text.chat_template import CHATML, Message
+from research.data.text.chat_messages import ROLES, Chat, check_messages, checked_chat, training_texts
+from research.data.text.chat_spans import Answers, find_answers
+from research.data.text.chat_template import CHATML, Message, Tools
 from research.data.text.packing import best_fit, pack
 from research.data.text.table_chats import answered, preferred
 from research.data.text.text_records import Record, check_columns, divide, read_splits, write_splits
 from research.data.text.tokenizers import Subwords, TokenizerConfig
 
-ROLES = ("system", "user", "assistant")
 Part = Mapping[str, np.ndarray]
 
 
@@ -33,7 +33,8 @@ class ChatData:
     dataset: str = ""
     """a data set of the catalogue, to be used with `question` and `answer`; not read where files are given"""
     train: tuple[str, ...] = ()
-    """your files or globs, JSON or Parquet: {"messages": [{"role": "user", "content": "..."}, ...]}"""
+    """your files or globs, JSON or Parquet: {"messages": [{"role": "user", "content": "..."}, ...]}; "weight": 0 beside an
+    answer leaves it out of what is learned, and "tools" beside the messages are what the assistant may call"""
     validation: tuple[str, ...] = ()
     """your files to validate on; without them a fraction of the lines is held out"""
     preferences: bool = False
@@ -53,6 +54,8 @@ class ChatData:
     """another salt gives another split of the same lines"""
     template: str = ""
     """Jinja that makes text of messages ('': the tokenizer's own, else ChatML)"""
+    date: str = "2024-07-26"
+    """the day that a template's `strftime_now` tells, YYYY-MM-DD; fixed, so that the same rows are made on every day"""
     tokenizer: Any = TokenizerConfig("bpe", vocabulary_size=4096)
     """has `train(texts)`, which gives a tokenizer: trained on the training texts, or taken ready"""
     length: Length = 512
@@ -73,16 +76,22 @@ class ChatData:
         chats = {
             split: [chat for record in records for chat in self._chats(record)] for split, records in splits.items()
         }
-        words = [message["content"] for chat in chats["train"] for message in chat]
-        tokenizer = self.tokenizer.train([*words, "".join(f"<|im_start|>{role}\n<|im_end|>" for role in ROLES)])
+        texts = [text for chat in chats["train"] for text in training_texts(chat)]
+        tokenizer = self.tokenizer.train([*texts, "".join(f"<|im_start|>{role}\n<|im_end|>" for role in ROLES[:3])])
         if not isinstance(tokenizer, Subwords):
             raise UserError("Conversations need a tokenizer of subwords: set --data.tokenizer.kind bpe.")
         rows, facts["splits"] = {}, {}
         for split, of_split in chats.items():
-            parts = self._tokens(tokenizer, of_split)
+            parts = self._tokens(tokenizer, *(list(column) for column in zip(*of_split, strict=True)))
             rows[split], padding = self._rows(parts)
             counts = {"conversations": len(of_split), "rows": len(rows[split]), "padding": round(padding, 4)}
-            facts["splits"][split] = {**counts, "learned_tokens": int(sum(part["weights"].sum() for part in parts))}
+            learned = int(sum(part["weights"].sum() for part in parts))
+            if not learned:
+                raise UserError(
+                    f"No answer of the {split} split stands in the first {self.length} tokens: set --data.length to "
+                    "more."
+                )
+            facts["splits"][split] = {**counts, "learned_tokens": learned}
         facts["tokenizer"] = {"kind": tokenizer.kind, "vocabulary": tokenizer.vocabulary_size}
         return Data(rows, tokenizer.vocabulary_size, tokenizer=tokenizer, summary=facts)
 
@@ -91,46 +100,40 @@ class ChatData:
             return preferred(records, self.question, self.answer, self.score, self.margin)
         return answered(records, self.question, self.answer)
 
-    def _chats(self, record: Record) -> list[list[Message]]:
+    def _chats(self, record: Record) -> list[Chat]:
         """Returns the conversation of a line, or for preferences the chosen one and the rejected one."""
+        tools = record.get("tools")
         if not self.preferences:
-            return [_messages(record["messages"], "messages")]
+            return [checked_chat(record["messages"], tools, "messages")]
         before = record.get("messages") or [{"role": "user", "content": record.get("prompt")}]
-        _check_messages(before, "messages, or the prompt,")
+        check_messages(before, "messages, or the prompt,")
         chats = []
         for name in ("chosen", "rejected"):
             after = record[name]
             after = [{"role": "assistant", "content": after}] if isinstance(after, str) else after
-            _check_messages(after, name)
+            check_messages(after, name)
             follows = after[: len(before)] == before
-            chats.append(_messages(after if follows else [*before, *after], name))
+            chats.append(checked_chat(after if follows else [*before, *after], tools, name))
         return chats
 
-    def _tokens(self, tokenizer: Subwords, chats: Sequence[Sequence[Message]]) -> list[Part]:
+    def _tokens(
+        self, tokenizer: Subwords, chats: Sequence[Sequence[Message]], tools: Sequence[Tools | None] = ()
+    ) -> list[Part]:
         """Returns `inputs`, `targets` and `weights` (1 where the assistant says the target) of every conversation."""
         template = self.template or tokenizer.chat_template or CHATML
-        turns = [(chat, place) for chat in chats for place in range(len(chat)) if chat[place]["role"] == "assistant"]
-        before = chat_template.render(template, [chat[:at] for chat, at in turns], tokenizer.special, answering=True)
-        after = chat_template.render(template, [chat[: at + 1] for chat, at in turns], tokenizer.special)
-        spans: dict[int, list[tuple[int, int]]] = {}
-        texts = {id(chat): text for (chat, _), text in zip(turns, after, strict=True)}  # whole at its last turn
-        for (chat, _), prefix, through in zip(turns, before, after, strict=True):
-            if not (through.startswith(prefix) and texts[id(chat)].startswith(through)):
-                raise UserError(
-                    "The chat template changes earlier turns as a conversation goes on, so that the answers in it "
-                    "cannot be told: give another one with --data.template."
-                )
-            spans.setdefault(id(chat), []).append((len(prefix), len(through)))
-        return [self._part(tokenizer, texts[id(chat)], spans[id(chat)]) for chat in chats]
+        answers = find_answers(template, chats, tokenizer.special, tools=tools, date=self.date)
+        return [self._part(tokenizer, each) for each in answers]
 
-    def _part(self, tokenizer: Subwords, text: str, spans: Sequence[tuple[int, int]]) -> Part:
-        encoded = tokenizer.trained.encode(text, add_special_tokens=False)
-        ids, offsets = np.array(encoded.ids, np.int32), np.array(encoded.offsets, np.int32)
-        answer = np.zeros(len(ids), np.int32)
-        for begin, end in spans:
-            answer |= (offsets[:, 0] >= begin) & (offsets[:, 1] <= end)
+    def _part(self, tokenizer: Subwords, answers: Answers) -> Part:
+        encoded = tokenizer.trained.encode(answers.text, add_special_tokens=False)
+        ids, offsets = np.array(encoded.ids, np.int32), np.array(encoded.offsets, np.int32).reshape(-1, 2)
+        learned = np.zeros(len(ids), np.int32)
+        first, last = offsets[:, 0], offsets[:, 1]
+        for begin, end in answers.spans:
+            whole = (first >= begin) & (last <= end)
+            learned |= whole if answers.whole_tokens else (first < end) & (last > begin)
         kept = slice(0, self.length)
-        return {"inputs": ids[:-1][kept], "targets": ids[1:][kept], "weights": answer[1:][kept]}
+        return {"inputs": ids[:-1][kept], "targets": ids[1:][kept], "weights": learned[1:][kept]}
 
     def _rows(self, parts: Sequence[Part]) -> tuple[Rows, float]:
         """Packs conversations into rows; those of a preference stand beside each other."""
@@ -158,23 +161,3 @@ class ChatData:
 
         files = write_splits(folder, record)
         return dataclasses.replace(self, dataset="", train=files["train"], validation=files["validation"])
-
-
-def _messages(value: Any, name: str) -> list[Message]:
-    """Returns checked messages; the last is the assistant's, since nothing after its answers is learned."""
-    _check_messages(value, name)
-    last = max((place for place, each in enumerate(value) if each["role"] == "assistant"), default=-1)
-    if last < 0:
-        raise UserError(f"A conversation has no turn of the assistant ({str(value)[:80]}): nothing is to be learned.")
-    messages: list[Message] = value[: last + 1]
-    return messages
-
-
-def _check_messages(value: Any, name: str) -> None:
-    good = isinstance(value, list) and all(
-        isinstance(each, dict) and each.get("role") in ROLES and isinstance(each.get("content"), str) for each in value
-    )
-    if not good:
-        raise UserError(
-            f"{name} are no messages ({str(value)[:80]}): each has a role, {', '.join(ROLES)}, and a text as content."
-        )

@@ -174,13 +174,13 @@ def test_a_template_that_misbehaves_is_stopped(monkeypatch, template, message) -
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(chats) -> None:
     """Where an answer's place cannot be told, it is not guessed."""
-    template = "{{ messages | length }}: {% for m in messages %}{{ m.content }}{% endfor %}"
+    template = "{{ messages | length }}: {% for m in messages %}{{ m.content }} ({{ m.content }}) {% endfor %}"
     with pytest.raises(UserError, match="changes earlier turns"):
         ChatData(train=chats, template=template, tokenizer=TOKENIZER).build()
 
 
 def test_long_conversations_lose_their_ends(chats) -> None:
     """A row holds no more than its length, and every kept target is the next input."""
-    example = ChatData(train=chats, tokenizer=TOKENIZER, length=32).build().splits["train"][0]
-    assert example["inputs"].shape == (32,)
+    example = ChatData(train=chats, tokenizer=TOKENIZER, length=96).build().splits["train"][0]
+    assert example["inputs"].shape == (96,)
     np.testing.assert_array_equal(example["targets"][:-1], example["inputs"][1:])
