@@ -1,11 +1,14 @@
 """Splits that cannot leak: whole groups (books, chapters, authors) go to a split decided by a hash of the group's key.
 
-The decision depends on nothing but the key, so adding data never moves an old record across. `check_no_leak` refuses
-splits that share a near-duplicate text all the same.
+The decision depends on nothing but the key, so adding data never moves an old record across. Groups that share a
+near-duplicate text all the same are made one by `united_groups`; `check_no_leak` refuses them instead.
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from research.core.errors import UserError
@@ -72,6 +75,59 @@ def check_none_empty(groups: Mapping[str, int], fractions: Mapping[str, float]) 
             )
 
 
+def united_groups(
+    links: Iterable[tuple[tuple[int, str], tuple[int, str]]], home: Callable[[str], str]
+) -> dict[str, str]:
+    """Returns {group: group that it joins}, so that no near-duplicates stand in two splits.
+
+    Of groups that are linked, be it through others, all join the one with the earliest document. Those that stand in
+    one split already stay as they are.
+
+    Args:
+        links: pairs of near-duplicates, of each its place among all documents and its group; in any order.
+        home: group to split.
+    """
+    from research.data.cleaning.near_duplicates import first_of_linked  # as in `check_no_leak`
+
+    pairs = [pair for pair in links if pair[0][1] != pair[1][1]]
+    first_places: dict[str, int] = {}
+    for place, group in sorted(member for pair in pairs for member in pair):
+        first_places.setdefault(group, place)
+    order = list(first_places)
+    numbers = {group: number for number, group in enumerate(order)}
+    joins = first_of_linked((numbers[left], numbers[right]) for (_, left), (_, right) in pairs)
+    divided = {first for member, first in joins.items() if home(order[member]) != home(order[first])}
+    return {order[member]: order[first] for member, first in joins.items() if first in divided}
+
+
+def split_united(
+    documents: Sequence[Document], fractions: Mapping[str, float], salt: str, threshold: float
+) -> tuple[dict[str, list[Document]], int]:
+    """Divides documents as `split`, near-duplicates on one side, and counts the groups that joined another for it.
+
+    Raises:
+        UserError: as `split`, or `threshold` is out of range.
+    """
+    from research.data.cleaning.near_duplicates import near_duplicate_pairs  # as in `check_no_leak`
+
+    check_fractions(fractions)
+    pairs = near_duplicate_pairs([document.text for document in documents], threshold)
+    links = (((left, documents[left].group), (right, documents[right].group)) for left, right, _ in pairs)
+    joins = united_groups(links, partial(split_of, fractions=fractions, salt=salt))
+    regrouped = [dataclasses.replace(each, group=joins.get(each.group, each.group)) for each in documents]
+    return split(regrouped, fractions, salt), len(joins)
+
+
+def say_united(count: int) -> None:
+    """Says on the terminal how many groups of documents were united, if any."""
+    if count:
+        print(
+            f"{count} groups of documents have near-duplicates in others across the split and were united with those "
+            "(--data.near-duplicates refuse stops here instead)",
+            file=sys.stderr,
+        )
+
+
 def summary(splits: Mapping[str, Sequence[Document]]) -> dict[str, dict[str, Any]]:
     """Returns, by split name and as JSON values, the documents, groups, characters and true fraction of characters."""
     return with_fractions(
@@ -112,8 +168,8 @@ def check_no_leak(splits: Mapping[str, Sequence[Document]], threshold: float = 0
         if first_name != second_name:
             raise UserError(
                 f"{first.key!r} ({first_name}) and {second.key!r} ({second_name}) are near-duplicates "
-                f"(similarity {similarity:.2f}) in different splits; remove near-duplicates in cleaning, "
-                "or put both in one group."
+                f"(similarity {similarity:.2f}) in different splits; take one of them out, put both in one group, or "
+                "let the split be made here with --data.near-duplicates unite."
             )
 
 

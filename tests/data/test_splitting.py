@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from research.core.errors import UserError
 from research.data.cleaning.cleaning import Document
-from research.data.splitting import check_no_leak, split, split_of, summary
+from research.data.splitting import check_no_leak, split, split_of, split_united, summary, united_groups
 
 FRACTIONS = {"train": 0.8, "validation": 0.1, "test": 0.1}
 ALONE = "The family of Dashwood had long been settled in Sussex, their estate was large."
@@ -82,3 +82,39 @@ def test_a_group_in_two_splits_is_named() -> None:
     """Splits from elsewhere that divide a group are refused."""
     with pytest.raises(UserError, match="group 'a' is in both the train and the test split"):
         check_no_leak({"train": [Document("1", "a", "one two three")], "test": [Document("2", "a", "four five six")]})
+
+
+LINKS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)).filter(lambda link: link[0] != link[1]), max_size=15)
+
+
+@given(LINKS, st.randoms(use_true_random=False))
+def test_near_duplicates_are_united_on_one_side(links, random) -> None:
+    """Whatever is linked: no link crosses the split, others stay where they were, and the order of links is nothing."""
+    home = {f"g{number}": random.choice(["train", "validation"]) for number in range(13)}.__getitem__
+    pairs = [((left, f"g{left}"), (right, f"g{right}")) for left, right in links]
+    joins = united_groups(pairs, home)
+    assert joins == united_groups([pair[::-1] for pair in reversed(pairs)], home)
+    for (_, left), (_, right) in pairs:
+        assert home(joins.get(left, left)) == home(joins.get(right, right))
+    if all(home(left) == home(right) for (_, left), (_, right) in pairs):
+        assert not joins
+
+
+def test_documents_with_near_duplicates_across_the_split_move_to_the_first() -> None:
+    """With their whole group; the leak check that would have refused them has nothing to say."""
+    every = [Document(f"d{i}", f"g{i}", f"{ALONE} But this is sentence {i} of {i * i}.") for i in range(2, 40)]
+    far = next(f"h{i}" for i in range(99) if split_of(f"h{i}", FRACTIONS) != split_of("a", FRACTIONS))
+    every += [
+        Document("early", "a", "Mr. Bennet was so odd a mixture of quick parts."),
+        Document("late", far, "MR. BENNET was so odd a mixture of quick parts"),
+        Document("with it", far, "A third text that is like no other one."),
+    ]
+    splits, count = split_united(every, FRACTIONS, "", 0.95)
+    assert count == 1
+    check_no_leak(splits, 0.95)
+    keys = {document.key for document in splits[split_of("a", FRACTIONS)]}
+    assert {"early", "late", "with it"} <= keys
+    kept = [document for document in every if document.group != far]
+    assert {name: [each for each in members if each.group != "a"] for name, members in splits.items()} == {
+        name: [each for each in members if each.group != "a"] for name, members in split(kept, FRACTIONS).items()
+    }

@@ -22,7 +22,7 @@ import logging
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ from research.core.errors import UserError
 from research.data import splitting
 from research.data.cleaning import cleaning
 from research.data.cleaning.cleaning import Document, Step, StepReport
-from research.data.cleaning.near_duplicates import bands, first_of_linked
 from research.data.dataset import Tokenizer
+from research.data.text.beam_alike import Collection, Member, found_joins, gather, leaks, together, unite
 from research.data.text.text_data import SEPARATOR, SUMMARY, TOKENIZER, Part, TextData, prepared_line
 
 if importlib.util.find_spec("apache_beam"):
@@ -45,9 +45,6 @@ if importlib.util.find_spec("apache_beam"):
 DIRECT_RUNNER = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 SHARD = 10_000  # documents of the sources, before any is dropped
 
-Collection = Any  # a beam.PCollection
-Alike = Callable[[str], Sequence[bytes]]
-Member = tuple[int, str, Document]  # rank in the sources, side of the sources and later split, document
 Effect = tuple[int, str, Document, Document | None, str]  # rank, side, before a step, after it, reason of a removal
 Total = tuple[list[int], list[Effect]]  # documents in, out and changed, characters removed; the first examples
 Shard = tuple[str, str, str, int, int]  # split, file, SHA-256, documents, characters
@@ -110,6 +107,10 @@ def prepare(data: TextData, output: str, flags: Sequence[str] = ()) -> None:
 def _build(pipeline: Any, data: TextData, parts: Sequence[Part], output: str) -> None:
     steps = data.cleaning.steps()
     divided, totals = _clean(pipeline, _read(pipeline, data, parts), steps)
+    joins: Any = {}
+    if data.unites:
+        joins = AsSingleton(found_joins(divided, data), default_value={})
+        divided = divided | "unite" >> beam.Map(unite, joins)
     if not data.validation:
         divided = divided | "divide" >> beam.Map(_divide, data.fractions(), data.salt)
     tokenizer = AsSingleton(_tokenizer(pipeline, data, divided))
@@ -124,7 +125,8 @@ def _build(pipeline: Any, data: TextData, parts: Sequence[Part], output: str) ->
         "shards": AsList(shards),
         "groups": AsDict(groups),
         "tokenizer": tokenizer,
-        "leaks": AsList(_leaks(divided, homes, data.leak_threshold)),
+        "joins": joins,
+        "leaks": [] if data.unites else AsList(leaks(divided, homes, data.leak_threshold)),
     }
     _ = pipeline | "end" >> beam.Create([output]) | "finish" >> beam.Map(_finish, data, parts, steps, **found)
 
@@ -139,7 +141,7 @@ def _read(pipeline: Any, data: TextData, parts: Sequence[Part]) -> Collection:
     numbered = pipeline | "parts" >> beam.Create(list(enumerate(parts))) | "spread parts" >> beam.Reshuffle()
     documents = numbered | "read" >> beam.FlatMap(_read_part, data) | "spread" >> beam.Reshuffle()
     sizes = documents | "part" >> beam.Map(lambda read: read[0]) | "sizes" >> beam.combiners.Count.PerElement()
-    starts = AsSingleton(_gather(sizes, "part sizes") | "starts" >> beam.Map(_starts))
+    starts = AsSingleton(gather(sizes, "part sizes") | "starts" >> beam.Map(_starts))
     return documents | "rank" >> beam.Map(lambda read, starts: (starts[read[0]] + read[1], *read[2:]), starts)
 
 
@@ -157,46 +159,15 @@ def _starts(sizes: Iterable[tuple[int, int]]) -> dict[int, int]:
     return dict(zip(numbers, itertools.accumulate(counts, initial=0), strict=False))
 
 
-def _gather(collection: Collection, label: str) -> Collection:
-    """Brings all elements to one place, as one iterable in no order."""
-    keyed = collection | f"{label}: one place" >> beam.WithKeys(0)
-    return keyed | f"{label}: gather" >> beam.GroupByKey() | f"{label}: gathered" >> beam.Values()
-
-
 def _clean(pipeline: Any, members: Collection, steps: Sequence[Step]) -> tuple[Collection, Collection]:
     """Runs the steps; returns the members left, and {(side, number of the step): total}."""
     counts = []
     for number, step in enumerate(steps):
-        groups = _together(members, step.alike, step.name)
+        groups = together(members, step.alike, step.name)
         effects = groups | step.name >> beam.FlatMap(_apply, step)
         members = effects | f"{step.name}: left" >> beam.FlatMap(_left)
         counts.append(effects | f"{step.name}: count" >> beam.Map(_count, number))
     return members, tuple(counts) | "counts" >> beam.Flatten(pipeline=pipeline) | "totals" >> beam.CombinePerKey(_total)
-
-
-def _together(members: Collection, alike: Alike | None, label: str, *, across: bool = False) -> Collection:
-    """Groups the members of a side, or `across` sides, that share a key or, where they have several, are so linked."""
-    if alike is None:
-        return members | f"{label}: alone" >> beam.Map(lambda member: [member])
-    keyed = members | f"{label}: keys" >> beam.FlatMap(_keyed, alike, across)
-    if len(alike("")) > 1:
-        ranks = keyed | f"{label}: ranks" >> beam.MapTuple(lambda key, member: (key, member[0]))
-        shared = ranks | f"{label}: alike" >> beam.GroupByKey() | f"{label}: shared" >> beam.Values()
-        links = _gather(shared | f"{label}: links" >> beam.FlatMap(lambda ranks: itertools.pairwise(ranks)), label)
-        firsts = links | f"{label}: firsts" >> beam.FlatMap(lambda links: first_of_linked(links).items())
-        ranked = members | f"{label}: ranked" >> beam.Map(lambda member: (member[0], member))
-        joined = (ranked, firsts) | f"{label}: join" >> beam.CoGroupByKey()
-        keyed = joined | f"{label}: by first" >> beam.MapTuple(_by_first)
-    return keyed | f"{label}: together" >> beam.GroupByKey() | f"{label}: groups" >> beam.Values()
-
-
-def _keyed(member: Member, alike: Alike, across: bool) -> list[tuple[Any, Member]]:
-    return [(("" if across else member[1], key), member) for key in alike(member[2].text)]
-
-
-def _by_first(rank: int, found: tuple[Sequence[Member], Sequence[int]]) -> tuple[int, Member]:
-    (member,), first = found
-    return next(iter(first), rank), member
 
 
 def _apply(members: Iterable[Member], step: Step) -> Iterator[Effect]:
@@ -230,27 +201,6 @@ def _total(totals: Iterable[Total]) -> Total:
     return numbers, examples
 
 
-def _leaks(divided: Collection, homes: Collection, threshold: float) -> Collection:
-    """Returns an empty collection; its workers raise UserError for a group or text on both sides of the split."""
-    by_group = homes | "by group" >> beam.GroupByKey() | "groups apart" >> beam.FlatMapTuple(_refuse_group)
-    alike = _together(divided, lambda text: bands(text, threshold), "leaks", across=True)
-    return (by_group, alike | "texts apart" >> beam.FlatMap(_refuse_leak, threshold)) | "leaks" >> beam.Flatten()
-
-
-def _refuse_group(group: str, splits: Iterable[str]) -> list[Any]:
-    splitting.check_groups_apart((group, split) for split in sorted(splits))
-    return []
-
-
-def _refuse_leak(members: Iterable[Member], threshold: float) -> list[Any]:
-    splits: dict[str, list[Document]] = {}
-    for _, split, document in sorted(members, key=lambda member: (member[1], member[0])):
-        splits.setdefault(split, []).append(document)
-    if len(splits) > 1:
-        splitting.check_no_leak(splits, threshold)
-    return []
-
-
 def _tokenizer(pipeline: Any, data: TextData, divided: Collection) -> Collection:
     """Trains on the training documents in order, or where that is enough on their distinct characters."""
     texts = divided | "train" >> beam.Filter(lambda member: member[1] == "train")
@@ -259,7 +209,7 @@ def _tokenizer(pipeline: Any, data: TextData, divided: Collection) -> Collection
         distinct = texts | "text" >> beam.Values() | "alphabet" >> beam.CombineGlobally(_distinct_characters)
         texts = distinct | "first" >> beam.Map(lambda characters: (0, characters))
     texts = (texts, pipeline | "separator" >> beam.Create([(sys.maxsize, SEPARATOR)])) | "all texts" >> beam.Flatten()
-    in_order = _gather(texts, "tokenizer") | "order" >> beam.Map(lambda ranked: [text for _, text in sorted(ranked)])
+    in_order = gather(texts, "tokenizer") | "order" >> beam.Map(lambda ranked: [text for _, text in sorted(ranked)])
     return in_order | "train tokenizer" >> beam.Map(data.tokenizer.train)
 
 
@@ -297,6 +247,7 @@ def _finish(
     shards: Sequence[Shard],
     groups: Mapping[str, int],
     tokenizer: Tokenizer,
+    joins: Mapping[str, str],
     leaks: Sequence[Any],
 ) -> None:
     """Refuses what the local path refuses, then writes the tokenizer and, last of all, the summary."""
@@ -310,7 +261,8 @@ def _finish(
         counts[split]["documents"] += documents
         counts[split]["characters"] += characters
     sources = {part.source: digests[part.source] for part in parts}
-    facts = data.facts(sources, reports, splitting.with_fractions(counts), tokenizer)
+    splitting.say_united(len(joins))
+    facts = data.facts(sources, reports, splitting.with_fractions(counts), tokenizer, len(joins))
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder) / TOKENIZER)
         _write(output, TOKENIZER, (Path(folder) / TOKENIZER).read_bytes())

@@ -73,6 +73,8 @@ class TextData:
     """another salt gives another split of the same groups"""
     leak_threshold: Annotated[float, Range(0, 1, above=True)] = 0.8
     """the similarity from which two documents may not stand on both sides of the split"""
+    near_duplicates: Literal["unite", "refuse"] = "unite"
+    """such documents go to one side as one group, or stop the run; where you give validation files they stop it"""
     cleaning: Cleaning = Cleaning()
     tokenizer: Any = TokenizerConfig()
     """has `train(texts)`, which gives a tokenizer: trained on the training texts, or taken ready"""
@@ -109,18 +111,30 @@ class TextData:
             sources[part.side] += self.read(part)
         cleaned = {side: clean(documents, self.cleaning.steps()) for side, documents in sources.items()}
         documents = {side: kept for side, (kept, _) in cleaned.items()}
-        if not self.validation:
-            documents = splitting.split(documents["train"], self.fractions(), self.salt)
-        splitting.check_no_leak(documents, self.leak_threshold)
+        united = 0
+        if self.unites:
+            documents, united = splitting.split_united(
+                documents["train"], self.fractions(), self.salt, self.leak_threshold
+            )
+            splitting.say_united(united)
+        else:
+            if not self.validation:
+                documents = splitting.split(documents["train"], self.fractions(), self.salt)
+            splitting.check_no_leak(documents, self.leak_threshold)
         tokenizer = self.tokenizer.train([*(document.text for document in documents["train"]), SEPARATOR])
         reports = [report for _, of_side in cleaned.values() for report in of_side]
         digests = {part.source: part.digest() for part in parts}
-        facts = self.facts(digests, reports, splitting.summary(documents), tokenizer)
+        facts = self.facts(digests, reports, splitting.summary(documents), tokenizer, united)
         # By themselves, so that many machines can share the work and the tokens do not depend on what stands beside.
         tokens = {
             name: [tokenizer.encode(document.text) for document in members] for name, members in documents.items()
         }
         return Prepared(tokenizer, tokens, facts)
+
+    @property
+    def unites(self) -> bool:
+        """Whether near-duplicates across the split are put on one side."""
+        return self.near_duplicates == "unite" and not self.validation
 
     def fractions(self) -> dict[str, float]:
         """Returns the fraction of each split where we divide the documents; raises UserError where out of range."""
@@ -147,9 +161,22 @@ class TextData:
         ]
 
     def facts(
-        self, digests: Mapping[str, str], reports: Sequence[StepReport], splits: Mapping[str, Any], tokenizer: Tokenizer
+        self,
+        digests: Mapping[str, str],
+        reports: Sequence[StepReport],
+        splits: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        united: int,
     ) -> dict[str, Any]:
-        """Returns what the record says of prepared data, as JSON values; `digests` are those of the parts by source."""
+        """Returns what the record says of prepared data, as JSON values.
+
+        Args:
+            digests: those of the parts by source.
+            reports: of the cleaning.
+            splits: their counts by name.
+            tokenizer: the trained one.
+            united: groups that joined another, so that near-duplicates are on one side of the split.
+        """
         return {
             **({"name": "your files", "files": dict(digests)} if self.train else catalogue.info(self.dataset)),
             "cleaning": [dataclasses.asdict(report) for report in reports],
@@ -158,6 +185,7 @@ class TextData:
                 "kind": getattr(self.tokenizer, "kind", "pretrained"),
                 "vocabulary": tokenizer.vocabulary_size,
             },
+            **({"united_groups": united} if united else {}),
         }
 
     def read(self, part: Part) -> list[Document]:

@@ -20,6 +20,7 @@ from research.data.text.text_data import SEPARATOR, TextData
 from research.data.text.tokenizers import TokenizerConfig
 
 TWO_WORKERS = ("--direct_num_workers", "2", "--direct_running_mode", "multi_threading")
+NO_CLEANING = Cleaning("none", False, False, False, 0, "", False, False, 0.0)
 WORDS = [f"word{number}" for number in range(300)]
 
 
@@ -101,11 +102,16 @@ def test_one_worker_and_two_write_the_same_files(sources, tmp_path):
     [
         {"tokenizer": TokenizerConfig("bpe", 300), "packing": "documents", "validation": ("other.jsonl",)},
         {"tokenizer": TokenizerConfig("wordpiece", 120), "group": ("author",)},
+        {
+            "train": ("a.jsonl",),
+            "cleaning": Cleaning("none", False, False, False, 0, "", False, False, 0.0),
+            "salt": "1",
+        },
         {"train": ("other.jsonl",), "cleaning": Cleaning("none", False, False, False, 0, "", False, False, 0.0)},
     ],
 )
 def test_every_configuration_is_prepared_to_the_same_bytes(sources, tmp_path, changes):
-    """Subword tokenizers, separate validation files, named groups, and no cleaning at all."""
+    """Subword tokenizers, validation files, named groups, copies united across the split, and no cleaning at all."""
     paths = {side: (str(sources / changes[side][0]),) for side in ("train", "validation") if side in changes}
     data = own(sources, **{**changes, **paths})
     prepare_beam.prepare(data, str(tmp_path / "prepared"))

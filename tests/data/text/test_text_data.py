@@ -1,5 +1,6 @@
 """Text becomes rows of tokens: from your own files or a data set, without a leak, and with its numbers right."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -99,6 +100,23 @@ def test_a_leak_is_refused(two_files):
     config = TextData(train=(str(two_files / "train.txt"),), validation=(str(two_files / "validation.txt"),))
     with pytest.raises(UserError, match=r"train.txt.* \(train\) and .*validation.txt.* are near-duplicates"):
         config.build()
+
+
+def test_near_duplicates_are_united_on_one_side_of_the_split(tmp_path, capsys):
+    """Own text whose split is made here trains, says how many groups moved, and the flag keeps the refusal."""
+    texts = [f"{words(seed % 12, 40)} {words(seed + 50, 2)}" for seed in range(40)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = TextData(train=(str(tmp_path / "own.jsonl"),), length=8, validation_fraction=0.3)
+    with pytest.raises(UserError, match=r"are near-duplicates .* --data.near-duplicates unite"):
+        dataclasses.replace(config, near_duplicates="refuse").build()
+    data = config.build()
+    assert f"{data.summary['united_groups']} groups of documents have near-duplicates" in capsys.readouterr().err
+    sides = [set(data.tokenizer.decode(data.tokens[side]).split("\n\n")) for side in ("train", "validation")]
+    assert sides[0] | sides[1] == set(texts)
+    originals = [
+        {words(seed, 40) for seed in range(12) if any(words(seed, 40) in text for text in side)} for side in sides
+    ]
+    assert originals[0] and originals[1] and not originals[0] & originals[1]
 
 
 @pytest.mark.parametrize(
