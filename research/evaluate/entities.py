@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from research.core.errors import UserError
-from research.core.shapes import Tree
+from research.core.shapes import Batch, Tree
 from research.data.dataset import Data
 from research.data.pipeline import evaluation_batches
 from research.evaluate.baselines import Table, columns
@@ -42,7 +42,7 @@ def majority_baseline(metrics: Sequence[Metric], data: Data, config: EvaluatedSp
     train, _ = columns(data, config.split, "labels")
     logits = jnp.asarray(np.log(np.bincount(train, minlength=data.outputs) + 1.0), jnp.float32)
 
-    def predict(batch: Arrays) -> Arrays:
+    def predict(batch: Batch) -> Arrays:
         return {"logits": jnp.broadcast_to(logits, (*batch["labels"].shape, data.outputs))}
 
     batches = evaluation_batches(data.splits[config.split], config.batch_size)

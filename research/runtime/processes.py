@@ -187,8 +187,8 @@ def _initialize(info: ProcessInfo) -> _Session:
         UserError: nothing says where they meet.
     """
     # What the runtime prints to standard output is no result of the program's: only `sys.stdout` writes there now.
-    how = {"encoding": sys.stdout.encoding, "errors": sys.stdout.errors}
-    printed, nowhere = os.fdopen(os.dup(1), "w", **how), os.open(os.devnull, os.O_WRONLY)
+    printed = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     jax_internals.keep_running_without_peers()
     # Whoever reaches the coordinator can end the run: where all processes are on this machine, nobody else does.

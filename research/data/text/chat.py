@@ -33,8 +33,8 @@ class ChatData:
     dataset: str = ""
     """a data set of the catalogue, to be used with `question` and `answer`; not read where files are given"""
     train: tuple[str, ...] = ()
-    """your files or globs, JSON or Parquet: {"messages": [{"role": "user", "content": "..."}, ...]}; "weight": 0 beside an
-    answer leaves it out of what is learned, and "tools" beside the messages are what the assistant may call"""
+    """your files or globs, JSON or Parquet: {"messages": [{"role": "user", "content": "..."}, ...]}; "weight": 0 beside
+    an answer leaves it out of what is learned, and "tools" beside the messages are what the assistant may call"""
     validation: tuple[str, ...] = ()
     """your files to validate on; without them a fraction of the lines is held out"""
     preferences: bool = False
