@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, processors
 
 from research.core.errors import UserError
 from research.data.text.tokenizers import Subwords
-from research.hub.tokenizer import byte_level
+from research.hub.sentencepiece import CONTROL, SPACE, USER_DEFINED, merges_of
+from research.hub.tokenizer_classes import WORDS, byte_level, cut_by
 
-CONTROL, USER_DEFINED = 3, 4  # types of tokens
 ROLES = {
     "bos": "bos",
     "eos": "eos",
@@ -24,11 +24,7 @@ ROLES = {
     "cls": "cls",
     "mask": "mask",
 }
-SPACE = "▁"  # what SentencePiece writes for a space
 # How the text is cut into words before byte pairs are merged, by the name that llama.cpp gives to it.
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 PRE_TOKENIZERS = {"llama-bpe": WORDS.replace("DIGITS", r"\p{N}{1,3}"), "qwen2": WORDS.replace("DIGITS", r"\p{N}")}
 
 
@@ -76,7 +72,9 @@ def _special(metadata: Mapping[str, Any], tokens: Sequence[str]) -> dict[str, st
 def _sentencepiece(
     metadata: Mapping[str, Any], vocabulary: Mapping[str, int], unknown: str | None
 ) -> tokenizers.Tokenizer:
-    merges = _merges(vocabulary, metadata["tokenizer.ggml.scores"], metadata["tokenizer.ggml.token_type"])
+    scores, types = metadata["tokenizer.ggml.scores"], metadata["tokenizer.ggml.token_type"]
+    merged = {token: scores[id] for token, id in vocabulary.items() if types[id] not in (CONTROL, USER_DEFINED)}
+    merges = merges_of(vocabulary, merged)
     model = models.BPE(dict(vocabulary), merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     trained = tokenizers.Tokenizer(model)
     spaces: list[Any] = [normalizers.Replace(" ", SPACE)]
@@ -89,33 +87,12 @@ def _sentencepiece(
     return trained
 
 
-def _merges(vocabulary: Mapping[str, int], scores: Sequence[float], types: Sequence[int]) -> list[tuple[str, str]]:
-    """Returns every pair of tokens that makes another, the pairs of the best token first.
-
-    SentencePiece merges whatever becomes the token of the best score; control and user-defined tokens are never merged.
-    """
-    pairs: list[tuple[float, int, int, tuple[str, str]]] = []
-    for token, index in vocabulary.items():
-        if types[index] in (CONTROL, USER_DEFINED):
-            continue
-        for cut in range(1, len(token)):
-            left, right = vocabulary.get(token[:cut]), vocabulary.get(token[cut:])
-            if left is not None and right is not None:
-                pairs.append((-scores[index], left, right, (token[:cut], token[cut:])))
-    return [pair for _, _, _, pair in sorted(pairs)]
-
-
 def _byte_level(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> tokenizers.Tokenizer:
     merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
     trained = byte_level(vocabulary, merges)
     cut = metadata.get("tokenizer.ggml.pre", "default")
     if cut in PRE_TOKENIZERS:
-        trained.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(PRE_TOKENIZERS[cut]), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+        trained.pre_tokenizer = cut_by(PRE_TOKENIZERS[cut])
     elif cut not in ("default", "gpt-2"):
         raise UserError(
             f"The GGUF file cuts text in the way {cut!r}, unknown here; known are {', '.join(PRE_TOKENIZERS)}, gpt-2."

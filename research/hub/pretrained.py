@@ -105,7 +105,7 @@ def load_pretrained(
         config, count = family.configuration(described, head)
         count = outputs or count
         rules = _rules(path, described)
-        model, tokenizer = writing(config.build(Spec(count)), rules, count), _beginning(tokenizer, rules)
+        model, tokenizer = writing(config.build(Spec(count)), rules, count), _fitted(tokenizer, rules, described)
         tokens = {"inputs": jax.ShapeDtypeStruct((1, 1), jnp.int32)}
         shapes = jax.eval_shape(lambda batch: model.init(jax.random.key(0), batch), tokens)
     ties = getattr(config, "tied", False) or described.get("tie_word_embeddings") is True
@@ -158,12 +158,19 @@ def _rules(path: Path, described: Mapping[str, Any]) -> GenerationRules:
     return read_rules(described, read_json(path / GENERATION) if (path / GENERATION).exists() else None)
 
 
-def _beginning(tokenizer: Subwords | None, rules: GenerationRules) -> Subwords | None:
-    """Returns the tokenizer with the token that begins what the model writes, which the targets of data begin with."""
-    token = tokenizer and rules.start is not None and tokenizer.trained.id_to_token(rules.start)
-    if tokenizer is None or not token:
-        return tokenizer
-    return dataclasses.replace(tokenizer, special={**tokenizer.special, "start": token})
+def _fitted(tokenizer: Subwords | None, rules: GenerationRules, described: Mapping[str, Any]) -> Subwords | None:
+    """Returns the tokenizer as the model can take it.
+
+    It knows the token that begins what the model writes, which the targets of data begin with, and the rows that the
+    model has, where it has more tokens itself: JAX would take the last row for these.
+    """
+    if tokenizer is None:
+        return None
+    rows = described.get("vocab_size") or (described.get("text_config") or {}).get("vocab_size") or 0
+    if type(rows) is int and 0 < rows < tokenizer.vocabulary_size:
+        tokenizer = dataclasses.replace(tokenizer, rows=rows)
+    token = None if rules.start is None else tokenizer.trained.id_to_token(rules.start)
+    return dataclasses.replace(tokenizer, special={**tokenizer.special, "start": token}) if token else tokenizer
 
 
 def _labels(described: Mapping[str, Any]) -> tuple[str, ...]:
@@ -181,7 +188,8 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> Subwords:
     if tokenizer is None:
         tokenizer = open_tokenizer(path) if path.is_dir() else gguf.open_file(path)[1].tokenizer()
     if path.is_dir() and (path / "config.json").exists():
-        tokenizer = _beginning(tokenizer, _rules(path, read_json(path / "config.json")))
+        described = read_json(path / "config.json")
+        tokenizer = _fitted(tokenizer, _rules(path, described), described)
     if tokenizer is None:
         raise UserError(f"{source} holds no tokenizer that can be read here: name a model that comes with one.")
     return tokenizer

@@ -4,20 +4,23 @@ It is a `Subwords` of kind "pretrained", which knows its special tokens and chat
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken
 
 from research.core.errors import UserError
 from research.core.files import write_atomic
-from research.data.text.tokenizers import BERT_SPECIAL, Subwords
+from research.data.text.tokenizers import Subwords
+from research.hub.tokenizer_classes import from_vocabulary
 from research.hub.weights import read_json
 
 ROLES = ("bos", "eos", "pad", "cls", "sep", "mask", "unk")
 FILE, SETTINGS, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
+ADDED = "added_tokens.json"
+PROBE = "A text, to try: 1234 déjà 漢字 \U0001f642 \u0378\n"  # characters that hardly any vocabulary has among them
 
 
 def open_tokenizer(folder: Path) -> Subwords | None:
@@ -34,16 +37,19 @@ def open_tokenizer(folder: Path) -> Subwords | None:
     special = {role: token for role, token in named.items() if token}
     if (folder / FILE).exists():
         trained = _parsed(folder / FILE)
-    elif (folder / "vocab.txt").exists():
-        trained = _wordpiece(folder / "vocab.txt", settings)
-        special = {**BERT_SPECIAL, **special}
-    elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-        trained = byte_level(read_json(folder / "vocab.json"), merges)
     else:
-        return None
-    return Subwords("pretrained", trained, special, _chat_template(folder, settings.get("chat_template")))
+        described = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
+        made = from_vocabulary(folder, settings, described, special)
+        if made is None:
+            return None
+        trained, special = made
+    _add_tokens(folder, trained, settings, tokens)
+    found = Subwords("pretrained", trained, special, _chat_template(folder, settings.get("chat_template")))
+    try:
+        found.encode_pair(PROBE)
+    except UserError as error:
+        raise UserError(f"The tokenizer in {folder} cannot be used: {error}") from None
+    return found
 
 
 def save_tokenizer(folder: Path, tokenizer: Subwords) -> None:
@@ -58,16 +64,33 @@ def save_tokenizer(folder: Path, tokenizer: Subwords) -> None:
     write_atomic(folder / SPECIAL, json.dumps(tokens, indent=2, ensure_ascii=False) + "\n")
 
 
-def byte_level(vocabulary: Mapping[str, int], merges: Sequence[Any]) -> tokenizers.Tokenizer:
-    """Returns the byte-level byte-pair tokenizer of GPT-2 (Radford et al. 2019); `<|endoftext|>` is special."""
+def _add_tokens(folder: Path, trained: tokenizers.Tokenizer, settings: Mapping[str, Any], tokens: Any) -> None:
+    """Adds the tokens that the settings name beside the vocabulary, under the ids that they have there.
+
+    Raises:
+        UserError: a token would get another id.
+    """
+    listed = settings.get("added_tokens_decoder") or {}
+    others = read_json(folder / ADDED) if (folder / ADDED).exists() else {}
     try:
-        trained = tokenizers.Tokenizer(models.BPE(dict(vocabulary), list(merges)))
-    except Exception as error:  # the library raises no narrower class
-        raise UserError(f"The vocabulary and merges are those of no byte-pair tokenizer ({error}).") from None
-    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trained.decoder = decoders.ByteLevel()
-    trained.add_special_tokens([token for token in ("<|endoftext|>",) if token in vocabulary])
-    return trained
+        added = {int(number): _added(token) for number, token in listed.items()}
+        added = {int(number): AddedToken(token, normalized=False) for token, number in others.items()} | added
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{folder} describes its added tokens in an odd way ({error}): fetch it again.") from None
+    extra = [_content(token) for token in (tokens.get("additional_special_tokens") or []) if _content(token)]
+    for number, token in sorted(added.items()):
+        special = token.special or token.content in extra
+        (trained.add_special_tokens if special else trained.add_tokens)([token])
+        if (found := trained.token_to_id(token.content)) != number:
+            raise UserError(
+                f"{folder} says that {token.content!r} is the token {number}, but its vocabulary makes it {found}: "
+                "fetch all files of the tokenizer again."
+            )
+
+
+def _added(token: Any) -> AddedToken:
+    flags = {name: bool(token.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "special")}
+    return AddedToken(token["content"], normalized=bool(token.get("normalized", not flags["special"])), **flags)
 
 
 def _content(token: Any) -> str | None:
@@ -89,25 +112,4 @@ def _parsed(path: Path) -> tokenizers.Tokenizer:
         raise UserError(f"{path} holds no tokenizer ({error}): fetch it again.") from None
     trained.no_padding()
     trained.no_truncation()
-    return trained
-
-
-def _wordpiece(path: Path, settings: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """Returns the tokenizer of BERT (Devlin et al. 2019) with a vocabulary of one piece a line."""
-    pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    unknown, first, separator = (BERT_SPECIAL[role] for role in ("unk", "cls", "sep"))
-    for token in (unknown, first, separator):
-        if token not in vocabulary:
-            raise UserError(f"{path} has no {token}, so it is no vocabulary of a WordPiece tokenizer.")
-    trained = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=unknown))
-    trained.normalizer = normalizers.BertNormalizer(
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-        strip_accents=settings.get("strip_accents"),
-        lowercase=settings.get("do_lower_case", True),
-    )
-    trained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trained.post_processor = processors.BertProcessing((separator, vocabulary[separator]), (first, vocabulary[first]))
-    trained.decoder = decoders.WordPiece()
-    trained.add_special_tokens([token for token in BERT_SPECIAL.values() if token in vocabulary])
     return trained

@@ -17,12 +17,14 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import ml_dtypes
 import numpy as np
 
+from research.core import files
 from research.core.errors import UserError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TEMPORARY = ".unfinished-"  # what files are called until they are whole
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".h5", ".msgpack")
 UNQUANTISED = "take the model that it was made from, in float32, float16 or bfloat16, or a .gguf file of it"
+LARGEST_JSON = 1 << 27  # bytes; the tokenizers of large vocabularies have some 30 million
 LARGEST_HEADER = 1 << 25  # bytes; some 200,000 tensors
 ALIGNMENT = 64  # bytes; what the CPU backend of JAX asks of memory that it does not copy
 DTYPES: Mapping[str, np.dtype] = {
@@ -171,10 +173,10 @@ def _sharded(folder: Path) -> dict[str, Entry]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; raises UserError where there is none."""
+    if not path.exists():
+        raise UserError(f"There is no {path.name} in {path.parent}: name a folder with a whole model.")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"There is no {path.name} in {path.parent}: name a folder with a whole model.") from None
+        found = json.loads(files.read_bytes(path, LARGEST_JSON).decode())
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): fetch it again.") from None
     if not isinstance(found, dict):
@@ -185,7 +187,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def _entries(path: Path) -> dict[str, Entry]:
     """Reads and checks a header; raises UserError for everything in it that is not as the format has it."""
     try:
-        size = path.stat().st_size
+        size = files.regular_size(path)
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(LARGEST_HEADER, size - 8):

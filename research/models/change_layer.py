@@ -88,13 +88,13 @@ def _whole_passes(model: Model, steps: Decoding) -> Decoding:
         start: Int[Array, ""],
         first: Int[Array, "batch"],
     ) -> tuple[Float[Array, "batch length vocabulary"], Cache]:
-        places = start + jnp.arange(tokens.shape[1]) - first[:, None]  # [batch length], negative in padding
+        slots = start + jnp.arange(tokens.shape[1]) - first[:, None]  # [batch length], negative in padding
         rows = jnp.arange(tokens.shape[0])[:, None]
-        within = jnp.where(places < 0, cache[WHOLE].shape[1], places)
+        within = jnp.where(slots < 0, cache[WHOLE].shape[1], slots)
         text = cache[WHOLE].at[rows, within].set(tokens, mode="drop")
         context = {name: array for name, array in cache.items() if name != WHOLE}
         logits = model.apply(params, {steps.tokens: text, **context})[0]
-        return logits[rows, jnp.maximum(places, 0)], {WHOLE: text, **context}
+        return logits[rows, jnp.maximum(slots, 0)], {WHOLE: text, **context}
 
     return steps._replace(init_cache=init_cache, decode_step=decode_step, unproven=steps)
 

@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import tokenizers
@@ -22,6 +22,7 @@ from research.core.files import write_atomic
 from research.core.ranges import FilePath, Vocabulary
 from research.data.dataset import Tokenizer
 from research.data.text import words
+from research.data.text.framing import Encoded, encode_framed, library_errors
 
 UNKNOWN = "\ufffd"  # the Unicode replacement character
 BERT_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -32,22 +33,6 @@ WORDPIECE_SPECIAL = list(BERT_SPECIAL.values())
 
 Ids = Int32[np.ndarray, " length"]
 SpecialKind = Literal["none", "bert", "t5"]
-
-
-class Encoded(NamedTuple):
-    """Token ids with the special tokens around them, and where each token comes from.
-
-    Attributes:
-        ids: token ids.
-        token_types: the kind of each token, 0 or (for most models, in the second text) 1.
-        sources: 0 for tokens of the first text, 1 for those of the second, -1 for special tokens.
-        offsets: the characters of its text that a token stands for, first and one past the last.
-    """
-
-    ids: Ids
-    token_types: Ids
-    sources: Ids
-    offsets: Int32[np.ndarray, "length 2"]
 
 
 @runtime_checkable
@@ -122,16 +107,19 @@ class Subwords:
         trained: does the work.
         special: the special token of each role, of a published one ("bos", "eos", "pad", "cls", "sep", "mask", "unk").
         chat_template: the Jinja template of a conversation, of one made for that.
+        rows: the tokens that the model has which it was published with (0: all), where it has others as well.
     """
 
     kind: Literal["bpe", "wordpiece", "pretrained"]
     trained: tokenizers.Tokenizer
     special: Mapping[str, str] = dataclasses.field(default_factory=dict)
     chat_template: str | None = None
+    rows: int = 0
 
-    @property
+    @functools.cached_property
     def vocabulary_size(self) -> int:
-        return self.trained.get_vocab_size()
+        size = max(self.trained.get_vocab().values(), default=-1) + 1  # which may leave ids out
+        return min(size, self.rows or size)
 
     def special_id(self, role: str) -> int | None:
         """Returns the id of the special token of a role, None where it has none."""
@@ -141,16 +129,30 @@ class Subwords:
 
     def encode_pair(self, text: str, other: str | None = None, *, length: int | None = None) -> Encoded:
         """Returns a text, or two, with special tokens where it has some; see `PairTokenizer`."""
-        return encode_framed(self.trained, text, other, length)
+        with library_errors():
+            found = encode_framed(self.trained, text, other, length)
+        self._check_rows(found.ids)
+        return found
 
     def encode(self, text: str) -> Ids:
-        return np.array(self.trained.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+        with library_errors():
+            ids = np.array(self.trained.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+        self._check_rows(ids)
+        return ids
+
+    def _check_rows(self, ids: Ids) -> None:
+        if self.rows and ids.size and (largest := int(ids.max())) >= self.rows:
+            raise UserError(
+                f"The text has the token {self.trained.id_to_token(largest)!r}, whose id {largest} has no row in the "
+                f"model, which has {self.rows}: take the tokenizer that the model was trained with, or another text."
+            )
 
     def decode(self, ids: Any) -> str:
-        return self.trained.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
+        with library_errors():
+            return self.trained.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
 
     def save(self, path: Path) -> None:
-        published = {"special": dict(self.special), "chat_template": self.chat_template}
+        published = {"special": dict(self.special), "chat_template": self.chat_template, "rows": self.rows}
         more = published if self.kind == "pretrained" else {}
         _write(path, {"kind": self.kind, "trained": json.loads(self.trained.to_str()), **more})
 
@@ -219,7 +221,8 @@ def load(path: Path) -> Tokenizer:
                 return words.Words(tuple(saved["words"]))
             case "bpe" | "wordpiece" | "pretrained" as kind:
                 trained = tokenizers.Tokenizer.from_str(json.dumps(saved["trained"]))
-                return Subwords(kind, trained, saved.get("special", {}), saved.get("chat_template"))
+                special, template = saved.get("special", {}), saved.get("chat_template")
+                return Subwords(kind, trained, special, template, saved.get("rows", 0))
             case other:
                 raise ValueError(f"unknown kind {other!r}")
     except FileNotFoundError:
@@ -228,36 +231,6 @@ def load(path: Path) -> Tokenizer:
         raise UserError(
             f"{path} holds no tokenizer of this project ({type(error).__name__}: {error}); restore it from a copy."
         ) from None
-
-
-def encode_framed(trained: tokenizers.Tokenizer, text: str, other: str | None, length: int | None) -> Encoded:
-    """Returns a text, or two, with the special tokens that `trained` puts around them.
-
-    Where they are more than `length` tokens, the longer text loses its end until both are equally long or all fits.
-
-    Raises:
-        UserError: `length` has no room for the special tokens.
-    """
-    parts = [trained.encode(part, add_special_tokens=False) for part in (text, other) if part is not None]
-    if length is not None:
-        room = length - trained.num_special_tokens_to_add(other is not None)
-        if room < len(parts):
-            raise UserError(f"A length of {length} tokens has no room for text: set --data.length to more.")
-        for part, kept in zip(parts, _sizes_within([len(part) for part in parts], room), strict=True):
-            part.truncate(kept)
-    encoded = trained.post_process(parts[0], parts[1] if len(parts) == 2 else None)
-    of_text = np.array(encoded.special_tokens_mask) == 0
-    sources = np.where(of_text, np.cumsum(of_text) > len(parts[0]), -1).astype(np.int32)
-    offsets = np.array(encoded.offsets, np.int32).reshape(-1, 2)
-    return Encoded(np.array(encoded.ids, np.int32), np.array(encoded.type_ids, np.int32), sources, offsets)
-
-
-def _sizes_within(sizes: Sequence[int], room: int) -> list[int]:
-    """Shortens one or two sizes, the larger first, so that they sum to at most `room`."""
-    if len(sizes) == 1:
-        return [min(sizes[0], room)]
-    first = min(sizes[0], max(room - sizes[1], room - room // 2))
-    return [first, min(sizes[1], room - first)]
 
 
 def _check_vocabulary_size(vocabulary_size: int, minimum: int, what: str) -> None:
