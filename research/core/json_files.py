@@ -10,6 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +45,12 @@ def parse_json(
     if text.startswith("\ufeff"):
         text = text[1:]
 
-    def constant(name: str) -> float | None:
-        if own:
-            return float(name)
-        if not nan_is_none or name != "NaN":
-            raise UserError(f"{place}: JSON has no number {name}; write null where the number is missing.")
-        return None
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise UserError(f"{place}: the key {twice[:80]!r} stands twice in one object; keep one of them.")
-        return found
-
     try:
-        value = json.loads(text, parse_constant=constant, object_pairs_hook=unique)
+        value = json.loads(
+            text,
+            parse_constant=partial(_constant, place, own, nan_is_none),
+            object_pairs_hook=partial(_unique, place),
+        )
     except RecursionError:
         raise _too_deep(place) from None
     except json.JSONDecodeError as error:
@@ -77,6 +68,22 @@ def parse_json(
                 f"{place}: the text holds half of a surrogate pair (\\ud800 to \\udfff); fix its escapes."
             ) from None
     return value
+
+
+def _constant(place: str, own: bool, nan_is_none: bool, name: str) -> float | None:
+    if own:
+        return float(name)
+    if not nan_is_none or name != "NaN":
+        raise UserError(f"{place}: JSON has no number {name}; write null where the number is missing.")
+    return None
+
+
+def _unique(place: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise UserError(f"{place}: the key {twice[:80]!r} stands twice in one object; keep one of them.")
+    return found
 
 
 def read_json(path: Path, limit_bytes: int = LIMIT_BYTES, *, own: bool = False) -> Any:

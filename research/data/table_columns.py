@@ -5,6 +5,7 @@ the columns together.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from research.data.cells import days_of, is_date, is_missing, is_number, number_
 MAX_CATEGORIES = 1000  # one feature each; a column of more is left out
 FEW = 20  # categories that never count as nearly one for each row
 LARGEST = 1e100  # of a number, so that no square overflows
+WITH_COMMA = re.compile(r"[+-]?[\d.]*,[\d.,]*\d|[+-]?\d+(\.\d+)?", re.ASCII)
 Numbers = Float64[np.ndarray, " rows"]
 
 
@@ -88,6 +90,12 @@ def fit(name: str, values: Sequence[Any], *, logarithm: bool = False) -> Column 
 
 def _fit_categories(name: str, values: Sequence[Any]) -> CategoryColumn | LeftOut:
     kinds = set(map(_category, values))
+    numbers = sorted(kind for kind in kinds if not is_missing(kind))
+    if all(map(WITH_COMMA.fullmatch, numbers)):
+        raise UserError(
+            f"The column {name!r} has numbers with commas, such as {numbers[0][:80]!r}: write them with a decimal "
+            f"point and nothing between thousands, or add --data.ignore {name}."
+        )
     if len(kinds) > MAX_CATEGORIES or (len(kinds) > FEW and len(kinds) > len(values) / 2):
         return LeftOut(
             name, f"has {len(kinds):,} different values in {len(values):,} rows, such as {listed(map(repr, values), 2)}"

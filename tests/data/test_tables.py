@@ -1,10 +1,15 @@
 """Tables: numbers standardised and categories spread out by the training rows alone, and mistakes named."""
 
+import json
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from research.core.errors import UserError
 from research.data import catalogue
+from research.data.cells import class_names
+from research.data.table_columns import encode, fit
 from research.data.tables import TableData
 
 
@@ -91,7 +96,7 @@ def test_a_column_that_never_varies_is_only_shifted(tmp_path):
         ({"target": "income"}, "no column 'income': the table has x, kind, label"),
         ({"logarithm": ("x",)}, "column 'x' has values that are not finite numbers, or not above -1"),
         ({"target": "x"}, r"The target 'x' has \d+ values, not 2: set --data.kind classes"),
-        ({"target": "kind", "kind": "numbers"}, "'kind' holds numbers in the training rows, elsewhere"),
+        ({"target": "kind", "kind": "numbers"}, "Row 1 of the train rows has 'a' in the target 'kind', not a number"),
         ({"validation_fraction": 1.0}, "The train split of 200 rows is empty"),
     ],
 )
@@ -108,11 +113,155 @@ def test_columns_named_for_another_table_are_passed_over_and_said(table, capsys)
     assert "has no column 'idd', 'capital'" in capsys.readouterr().err
 
 
-def test_a_column_of_numbers_with_gaps_is_refused(tmp_path):
-    """A blank cell would silently turn a column of numbers into as many categories."""
-    path = write(tmp_path / "t.csv", "x,label", "1,yes", "2,no", ",yes", "4,no")
-    with pytest.raises(UserError, match="column 'x' holds numbers but for 1 values such as ''"):
-        TableData(train=path, validation_fraction=0.0).build()
+def test_missing_numbers_take_the_median_and_say_so(tmp_path):
+    """A feature more is 1 where the training rows lack the number; test rows and rows to predict are encoded alike."""
+    rows = [f"{x},{'yes' if n % 2 else 'no'}" for n, x in enumerate(["1", "", "2", " NA ", "9", "?", "nan", "4"])]
+    test = write(tmp_path / "test.csv", "x,label", "null,yes", "4,no")
+    data = TableData(train=write(tmp_path / "t.csv", "x,label", *rows), test=test, validation_fraction=0.0).build()
+    filled = np.array([1, 3, 2, 3, 9, 3, 3, 4])  # the median of 1, 2, 9 and 4 is 3
+    expected = np.stack([(filled - filled.mean()) / filled.std(), [0, 1, 0, 1, 0, 1, 1, 0]], 1)
+    np.testing.assert_allclose(data.splits["train"].arrays["inputs"], expected, rtol=1e-5)
+    np.testing.assert_allclose(data.splits["test"].arrays["inputs"], expected[[1, 7]], rtol=1e-5)
+    np.testing.assert_allclose(data.encode([{"x": None}, {"x": "4"}]).arrays["inputs"], expected[[1, 7]], rtol=1e-5)
+    assert data.summary["columns"] == {"x": "number, some missing"}
+
+
+def test_a_number_missing_in_the_test_rows_alone_is_the_median(table, tmp_path):
+    """Without a second feature, which training would not have taught."""
+    test = write(tmp_path / "test.csv", "x,kind,label", "nan,a,yes")
+    data = TableData(train=str(table), test=test, validation_fraction=0.0).build()
+    numbers = np.array([float(line.split(",")[0]) for line in table.read_text().splitlines()[1:]])
+    expected = (np.median(numbers) - numbers.mean()) / numbers.std()
+    np.testing.assert_allclose(data.splits["test"].arrays["inputs"], [[expected, 1, 0]], rtol=1e-4)
+
+
+def test_a_missing_category_is_a_category(tmp_path):
+    """However it is written where rows are predicted; where training lacks none, it is all zeros as any unknown one."""
+    rows = [f"{kind},{n},{'yes' if n % 2 else 'no'}" for n, kind in enumerate(["a", "?", "b", "a "] * 5)]
+    data = TableData(train=write(tmp_path / "t.csv", "kind,x,label", *rows), validation_fraction=0.0).build()
+    assert data.summary["columns"]["kind"] == 3
+    kinds = [{"kind": kind, "x": 1} for kind in ("", None, "a", " b")]
+    np.testing.assert_array_equal(data.encode(kinds).arrays["inputs"][:, :3], np.eye(3)[[0, 0, 1, 2]])
+    whole = TableData(train=write(tmp_path / "w.csv", "kind,label", "a,c", "b,d"), validation_fraction=0.0).build()
+    np.testing.assert_array_equal(whole.encode([{"kind": "NA"}]).arrays["inputs"], [[0, 0]])
+
+
+@pytest.mark.parametrize("value", ["", "NA", "null", "?", "  "])
+def test_a_missing_target_is_refused_with_its_row(tmp_path, value):
+    """In any split, and for numbers too."""
+    path = write(tmp_path / "t.csv", "x,label", "1,5", f"2,{value}", "3,6")
+    for kind in ("binary", "classes", "numbers"):
+        with pytest.raises(
+            UserError, match=r"Row 2 of the train rows has .* in the target 'label', which stands for no"
+        ):
+            TableData(train=path, kind=kind).build()
+
+
+@pytest.mark.parametrize("kind", ["binary", "classes"])
+def test_equal_labels_of_any_form_are_one_class(tmp_path, kind):
+    """0, 0.0, "0" and false from JSON; a code with a leading zero is no number."""
+    labels = [0, 0.0, "0", False, "False", " 0 ", 1, 1.0, "1", True, "TRUE", "1.0"]
+    lines = [json.dumps({"x": number, "label": label}) for number, label in enumerate(labels)]
+    data = TableData(train=write(tmp_path / "t.jsonl", *lines), kind=kind, validation_fraction=0.0).build()
+    assert data.class_names == ("0", "1")
+    assert data.splits["train"].arrays["labels"].tolist() == [0] * 6 + [1] * 6
+    assert class_names(["007", "7", "+1", "-1"]).keys() == {"007", 7, 1, -1}
+
+
+@pytest.mark.parametrize(
+    ("values", "description"),
+    [
+        (["1_0", "1_1"], 2),  # numbers for Python alone
+        (["inf", "infinity"], 2),
+        (["\u0661", "\u0662"], 2),
+        (["1e3", "-.5"], "number"),
+        (['"1,000"', '"12,345"'], "number"),
+        (["2024-05-31", "2024-06-01T12:30:00Z"], "date"),
+        (["2024-02-30", "2024-02-31"], 2),  # days that do not exist
+        (["true", "false"], 2),
+    ],
+)
+def test_what_a_column_is(tmp_path, values, description):
+    """Numbers and dates in the forms of spreadsheets; anything else is a category."""
+    rows = [f"{value},{label}" for value in values for label in ("yes", "no")]
+    data = TableData(train=write(tmp_path / "t.csv", "x,label", *rows), validation_fraction=0.0).build()
+    assert data.summary["columns"] == {"x": description}
+
+
+def test_numbers_with_commas_and_dates_have_their_values(tmp_path):
+    """Standardised, the three values of a column tell the ratio of their distances."""
+    rows = ['"1,000",2024-01-01,yes', '"2,000",2024-01-02,no', '"5,000.5",2024-01-05,yes']
+    data = TableData(train=write(tmp_path / "t.csv", "x,day,label", *rows), validation_fraction=0.0).build()
+    first, second, third = data.splits["train"].arrays["inputs"].astype(np.float64)
+    np.testing.assert_allclose((third - first) / (second - first), [4.0005, 4], rtol=1e-5)
+    with pytest.raises(UserError, match="Row 1 has 'soon' in the column 'day': give a date"):
+        data.encode([{"x": 1, "day": "soon"}])
+
+
+def test_columns_of_a_category_for_each_row_are_left_out_and_said(tmp_path, capsys):
+    """Names and free text would have a feature for each row; so would an index column without a name."""
+    rows = [f"{n},person {n},{n % 7},{'yes' if n % 2 else 'no'}" for n in range(60)]
+    path = write(tmp_path / "t.csv", ",name,x,label", *rows)
+    data = TableData(train=path, validation_fraction=0.0).build()
+    assert data.summary["columns"] == {"x": "number"} and data.splits["train"].arrays["inputs"].shape == (60, 1)
+    assert data.summary["left_out"].keys() == {"Unnamed: 0", "name"}
+    said = capsys.readouterr().err
+    assert "the column 'name' is left out: it has 60 different values in 60 rows" in said and "counts the rows" in said
+    assert len(data.encode([{"x": 3}])) == 1  # and need not be given
+    with pytest.raises(UserError, match="No column is left to predict 'label' from"):
+        TableData(train=path, ignore=("x",)).build()
+    with pytest.raises(UserError, match="No column is left to predict 'label' from: ignore fewer"):
+        TableData(train=path, ignore=("x", "name", "Unnamed: 0")).build()
+
+
+@pytest.mark.parametrize("values", [["1,5", "2,25"], ["1.234,5", "0,5"]])
+def test_commas_that_may_mean_two_things_are_refused(tmp_path, values):
+    """Where the separator does not tell a decimal comma from one between thousands, no number is a category."""
+    lines = [json.dumps({"x": value, "label": label}) for value, label in zip(values, ("yes", "no"), strict=True)]
+    with pytest.raises(UserError, match="column 'x' has numbers with commas, such as"):
+        TableData(train=write(tmp_path / "t.jsonl", *lines), validation_fraction=0.0).build()
+
+
+@pytest.mark.parametrize("values", [["1e308", "-1e308"], ["1e200", "1"], ["1" + "0" * 400, "1"]])
+def test_numbers_that_cannot_be_computed_with_are_refused(tmp_path, values):
+    """In the training rows, the test rows, and the target: never NaN, never infinite."""
+    bad = [f"{value},{label}" for value, label in zip(values, ("yes", "no"), strict=True)]
+    path = write(tmp_path / "t.csv", "x,label", *bad)
+    good = write(tmp_path / "g.csv", "x,label", "1,yes", "2,no")
+    for options in ({"train": path}, {"train": good, "test": path}, {"train": path, "target": "x", "kind": "numbers"}):
+        with pytest.raises(UserError, match=r"(finite|beyond|too far)"):
+            TableData(**options, validation_fraction=0.0).build()
+
+
+def test_tiny_and_constant_numbers_are_standardised(tmp_path):
+    """Squares that underflow to 0, and a constant whose mean is rounded, do not spoil a column."""
+    rows = [f"{n}e-200,0.1,{'yes' if n % 2 else 'no'}" for n in range(1, 11)]
+    data = TableData(train=write(tmp_path / "t.csv", "x,c,label", *rows), validation_fraction=0.0).build()
+    inputs = data.splits["train"].arrays["inputs"]
+    np.testing.assert_allclose([inputs[:, 0].mean(), inputs[:, 0].std()], [0, 1], atol=1e-5)
+    np.testing.assert_array_equal(inputs[:, 1], 0)
+
+
+def test_a_long_value_costs_its_own_length():
+    """Not that length for every row: a megabyte in one of 2,000 rows."""
+    values = ["x" * 10**6, *["a", "b"] * 1000]
+    column = fit("note", values)
+    tracemalloc.start()
+    assert encode(column, values).shape == (2001, 3)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_a_pattern_gives_the_rows_of_all_its_files(tmp_path):
+    """One after another, with the digest of each; other columns are refused."""
+    for part in range(2):
+        write(tmp_path / f"part{part}.csv", "x,label", *(f"{n},{'yes' if n % 2 else 'no'}" for n in range(5)))
+    data = TableData(train=str(tmp_path / "part*.csv"), validation_fraction=0.0).build()
+    assert len(data.splits["train"]) == 10
+    assert data.summary["files"].keys() == {str(tmp_path / f"part{part}.csv") for part in range(2)}
+    write(tmp_path / "part2.csv", "y,label", "1,yes")
+    with pytest.raises(UserError, match=r"part2.csv differs in the columns x, y"):
+        TableData(train=str(tmp_path / "part*.csv")).build()
 
 
 @pytest.mark.parametrize(
@@ -121,7 +270,7 @@ def test_a_column_of_numbers_with_gaps_is_refused(tmp_path):
         (("x,label", "1,yes"), "The test rows have no column 'kind': they have x, label"),
         (("x,kind", "1,a"), "The test rows have no column 'label'"),
         (("x,kind,label", "many,a,yes"), "column 'x' holds numbers in the training rows, elsewhere: .*many"),
-        (("x,kind,label", "nan,a,yes"), "column 'x' has values that are not finite"),
+        (("x,kind,label", "1e999,a,yes"), "column 'x' has values that are not finite"),
         (("x,kind,label", "1,a,perhaps"), "The test rows have the class 'perhaps'"),
     ],
 )

@@ -1,7 +1,7 @@
 """Tables as text (RFC 4180), separated by commas, semicolons, tabs or bars, as their header shows.
 
 Values stay as they stand, but for columns of numbers in the notations of spreadsheets: "0,5" is 0.5 where semicolons
-separate, and "1,000" is 1000 elsewhere, if every value of its column is such a number.
+separate, and "1,000" is 1000 where commas do, if every value of its column is such a number.
 """
 
 import csv
@@ -115,12 +115,9 @@ def _clear(message: str) -> str:
 
 def _plain_numbers(values: Sequence[str], delimiter: str) -> list[str]:
     """Returns the values of a column, its numbers written with a decimal point and nothing between thousands."""
-    forms = [DECIMAL_COMMA, THOUSANDS] if delimiter == ";" else [THOUSANDS, DECIMAL_COMMA]
-    if any("," in value for value in values):
-        for form in forms:
-            if all(_is_in_form(value, form) for value in values):
-                mark = "." if form is DECIMAL_COMMA else ""
-                return [value.replace(",", mark) if not is_missing(value) else value for value in values]
+    form, mark = {",": (THOUSANDS, ""), ";": (DECIMAL_COMMA, ".")}.get(delimiter, (NUMBER, ","))
+    if any("," in value for value in values) and all(_is_in_form(value, form) for value in values):
+        return [value.replace(",", mark) for value in values]
     return list(values)
 
 
