@@ -18,6 +18,7 @@ from research.data.sources.files import saved_parts
 from research.data.sources.formats import Format
 
 BATCH = 8192  # rows
+ROW_COST, CELL_COST = 200, 40  # bytes that Python needs, of which a quarter counts as expansion
 Columns = dict[str, list[Any]]
 
 
@@ -44,7 +45,7 @@ def _part_columns(path: Path, kind: Format) -> Iterator[Columns]:
     try:
         with _source(path) as source:
             for batch in _batches(source, kind):
-                total += batch.nbytes
+                total += batch.nbytes + batch.num_rows * (ROW_COST + CELL_COST * batch.num_columns) // 4
                 check_expanded(path, total, limit)
                 names = batch.schema.names
                 if len(set(names)) < len(names):

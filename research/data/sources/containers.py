@@ -74,7 +74,7 @@ def check_expanded(path: Path, total: int, limit: int) -> None:
     if total > limit:
         raise UserError(
             f"{shown(path)} expands to more than {limit >> 20:,} MiB, over {MAX_EXPANSION} times its size: where it is "
-            "no mistake, decompress it yourself, into several files."
+            "no mistake, write it uncompressed, in several files."
         )
 
 
