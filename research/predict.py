@@ -17,7 +17,8 @@ from rich.text import Text
 from research.core import command_line
 from research.core.errors import UserError
 from research.core.terminal import console
-from research.data.sources import read_records
+from research.data.sources import matching_files, read_records
+from research.data.sources.text import text_of
 from research.runs.directory import find
 from research.train.predictions import predict_inputs
 from research.train.run import load_run
@@ -34,7 +35,7 @@ class Options:
     text: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """a text; again for another"""
     file: str = ""
-    """a file with a text on each line, besides"""
+    """a file with a text on each line, besides; compressed or not"""
     other: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """for models of pairs: the second text of each, in the same order"""
     image: tuple[str, ...] = ()
@@ -101,12 +102,8 @@ def _row(text: str) -> Mapping[str, str]:
 
 
 def _lines(file: str) -> list[str]:
-    if not file:
-        return []
-    try:
-        return [line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The file {file} cannot be read ({error}): name a text file in UTF-8.") from None
+    found = matching_files([file]) if file else []
+    return [line.rstrip("\r") for each in found for line in text_of(each).split("\n") if line.strip()]
 
 
 if __name__ == "__main__":
