@@ -18,6 +18,7 @@ from research.core import command_line, streams
 from research.core.errors import UserError
 from research.core.ranges import Range, Seed
 from research.core.shapes import Params
+from research.core.terminal import printable
 from research.data.text.paired_text import boundary_ids
 from research.data.text.tokenizers import Subwords
 from research.decoding.beam_search import MOST_BEAMS, Beam, LengthPenalty, make_beam_search
@@ -87,37 +88,50 @@ def main() -> None:
     options = command_line.parse(Options, description=__doc__ or "")
     if options.beams and (options.samples > 1 or options.stop):
         raise UserError("A beam search finds one text, and knows no stop strings: leave out --samples and --stop.")
+    if any("\ud800" <= character <= "\udfff" for character in options.prompt):
+        raise UserError(f"The prompt {options.prompt[:60]!r} is not UTF-8, as text has to be here: write it in UTF-8.")
     language = load_language(options.model)
     prompts, context = language.begun(options.prompt, options.samples)
     shown = options.prompt if language.start is None else ""
+    write = visibly if sys.stdout.isatty() else exactly
     if options.beams:
         search = make_beam_search(language.decoding, Beam(options.beams, options.length_penalty))
         ((ids, score),) = search(language.params, prompts, tokens=options.tokens, end=language.end, context=context)
         text = Text(language.decode, before=language.before(prompts[0]))
         text.ids += [int(token) for token in ids if token not in language.end]
-        print(shown + text.finish())
+        write(shown + text.finish() + "\n")
         print(f"score {score:.4f}", file=sys.stderr)
         return
     keys = jax.random.split(streams.stream(options.seed, "generate"), options.samples)
     generate = make_generate(language.decoding, options.sampling)
     texts = [Text(language.decode, options.stop, language.before(prompt)) for prompt in prompts]
     alone = options.samples == 1
-    print(end=shown if alone else "", flush=True)
+    write(shown if alone else "")
     pieces: list[list[str]] = [[] for _ in prompts]
     for chosen in beyond_context(language, generate, prompts, keys, options.tokens, context):
         for row, token in enumerate(chosen):
             ended = token == ENDED or token in language.end
             pieces[row].append(texts[row].finish() if ended else texts[row].add(int(token)))
         if alone:
-            print(end=pieces[0][-1], flush=True)
+            write(pieces[0][-1])
         if all(text.ended for text in texts):
             break
     for row, text in enumerate(texts):
         pieces[row].append(text.finish())
     if alone:
-        print(pieces[0][-1])
+        write(pieces[0][-1] + "\n")
     for number, parts in enumerate(pieces if not alone else [], start=1):
-        print(f"--- {number} of {len(pieces)} ---\n{shown}{''.join(parts)}")
+        write(f"--- {number} of {len(pieces)} ---\n{shown}{''.join(parts)}\n")
+
+
+def exactly(text: str) -> None:
+    """Writes text to standard output at once, as a file or another program gets it."""
+    print(end=text, flush=True)
+
+
+def visibly(text: str) -> None:
+    """Writes text to a terminal at once: what a model writes may hold control characters."""
+    exactly(printable(text))
 
 
 def load_language(source: str) -> TextGenerator:

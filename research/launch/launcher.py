@@ -80,10 +80,17 @@ def _launch(config: Experiment, name: str, description: str) -> None:
         # Chosen once, so that a restart continues this run whatever has become of it, and no other.
         asked = options.resume and newest_unfinished(name, resolved(experiment), options.runs)[0].name
         sys.exit(supervisor.supervise(infos, asked or new_id(), options.group.restarts))
-    with ending_at_once(INTERRUPTED):
+    with ending_at_once(INTERRUPTED) as before_end:
         with processes.distributed_session(assignment.info if assignment else processes.ProcessInfo()):
             run_id = assignment.run_id if assignment else None
-            run = train(experiment, name=name, root=options.runs, resume=options.resume, run_id=run_id)
+            run = train(
+                experiment,
+                name=name,
+                root=options.runs,
+                resume=options.resume,
+                run_id=run_id,
+                opened=lambda log: before_end.append(log.note_sudden_end),
+            )
             if run.record["status"] == "finished":
                 write_image_predictions(run)
                 picture_attention(run)

@@ -4,12 +4,15 @@ The sections are those of Mitchell et al., "Model Cards for Model Reporting" (20
 """
 
 import json
+import re
 from pathlib import Path
 
+from research.core.terminal import printable
 from research.report import record_tables, result_tables
 from research.report.page import render
 from research.runs.directory import read_metrics, read_record
 
+MARKUP = re.compile(r"[\\`\[\]|]")  # what makes code, links and cells of Markdown
 TASKS = {
     "language modelling": ("text-generation", "continue text, one token at a time"),
     "classification": ("", "choose one of the classes for an example"),
@@ -50,6 +53,9 @@ def model_card(run: Path) -> str:
         environment=record_tables.environment_rows(record),
         quote=quote,
         cell=cell,
+        code=code,
+        block=block,
+        line=line,
     )
 
 
@@ -59,5 +65,27 @@ def quote(value: object) -> str:
 
 
 def cell(value: object) -> str:
-    """Returns text that stays in its line and in its cell of a Markdown table."""
-    return " ".join(str(value).split()).replace("|", "\\|")
+    """Returns text that stays in its line and in its cell of a Markdown table, and is no HTML, link or other markup."""
+    return MARKUP.sub(r"\\\g<0>", line(value))
+
+
+def code(value: object) -> str:
+    """Returns text as code that stays in its line, whatever backquotes it has."""
+    text = line(value)
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    return f"{fence} {text} {fence}" if longest else f"`{text}`"
+
+
+def line(value: object) -> str:
+    """Returns text that stays in its line, without HTML, which some readers of Markdown take for such in code too."""
+    return _no_html(" ".join(printable(value).split()))
+
+
+def block(value: object) -> str:
+    """Returns paragraphs of Markdown, such as a data set's own description, without HTML."""
+    return _no_html(printable(value))
+
+
+def _no_html(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")

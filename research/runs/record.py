@@ -90,6 +90,12 @@ class RunLog:
         stages = self.record["stages"]
         stages[stage] = round(stages.get(stage, 0.0) + seconds, 3)
 
+    def note_sudden_end(self) -> None:
+        """Records that a signal has ended the run where nothing could be saved."""
+        if self.record["status"] == "running":
+            self.record.update(status="interrupted", finished=now())
+            self.try_save()
+
     def close(self) -> None:
         """Lets others open the run; the end of the process, however it ends, does so too."""
         if self.lock is not None:

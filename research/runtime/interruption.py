@@ -53,14 +53,21 @@ def interruption() -> Iterator[StopRequested]:
 
 
 @contextlib.contextmanager
-def ending_at_once(sentence: str) -> Iterator[None]:
+def ending_at_once(sentence: str) -> Iterator[list[Callable[[], None]]]:
     """Ends the program at a signal, with the sentence and exit code 0: there is nothing to save.
+
+    Yields a list, at first empty, of functions to call before that: what was opened meanwhile notes its end.
 
     The main thread gets a KeyboardInterrupt first, so that it may record the interruption; one that is deep in a
     compilation is not waited for. Inside `interruption` the signals go to that one.
     """
 
+    before_end: list[Callable[[], None]] = []
+
     def end() -> None:
+        for call in before_end:
+            with contextlib.suppress(Exception):  # the program ends in any case, wherever the main thread stands
+                call()
         if processes.is_main_process():
             with contextlib.suppress(OSError):
                 print(sentence, flush=True)
@@ -78,7 +85,7 @@ def ending_at_once(sentence: str) -> Iterator[None]:
 
     with _receiving(receive, interrupt):
         try:
-            yield
+            yield before_end
         except KeyboardInterrupt:
             end()
 

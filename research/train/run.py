@@ -50,6 +50,7 @@ def train(
     run_id: str | None = None,
     loggers: tuple[Logger, ...] = (),
     stop_after: int | None = None,
+    opened: Callable[[RunLog], Any] = lambda log: None,
 ) -> Run:
     """Runs an experiment to its end, or to an interruption, and leaves a run directory `root/NAME/ID/`.
 
@@ -61,6 +62,7 @@ def train(
         run_id: the ID of the run, by default a new one; a run that has it already is continued.
         loggers: called with every log entry besides the experiment's own loggers; a notebook plots with one.
         stop_after: the step to stop after, as an interruption would.
+        opened: called with the run once it is open, by whoever may end the program before the first step.
 
     Raises:
         UserError: anything in the configuration, the data or the folder that the user can fix.
@@ -68,7 +70,7 @@ def train(
     experiment = resolved(experiment)
     backend.start(exact.THREADS if experiment.exact else 0)
     check(experiment)  # all that is wrong with the options alone is said before data are read
-    with ExitStack() as opened:
+    with ExitStack() as on_exit:
         run_id = processes.broadcast_from_first(run_id or new_id())
         has_started = processes.broadcast_from_first((root / name / run_id / RECORD).exists())
         if has_started and processes.broadcast_from_first(read_record(root / name / run_id)["status"] == "finished"):
@@ -76,7 +78,7 @@ def train(
         unfinished = None
         if resume or has_started:
             opening = partial(open_unfinished, name, experiment, root, run_id if has_started else None)
-            unfinished = opened.enter_context(closing(open_on_main_process(opening)))
+            unfinished = on_exit.enter_context(closing(open_on_main_process(opening)))
         stages: dict[str, float] = {}
         with _timed(partial(stages.__setitem__, "data")):
             data = experiment.data.build()
@@ -90,13 +92,14 @@ def train(
             _check_same_data(unfinished, data.summary)
         facts = {"data": data.summary, "model": model}
         opening = partial(open_new, name, experiment, root, run_id, facts)
-        log = unfinished or opened.enter_context(closing(open_on_main_process(opening)))
-        log.record.update(facts)
-        _record_cut_statistics(log, assembly)
-        for stage, seconds in stages.items():
-            log.spent(stage, seconds)
-        log.save()
+        log = unfinished or on_exit.enter_context(closing(open_on_main_process(opening)))
+        opened(log)
         try:
+            log.record.update(facts)
+            _record_cut_statistics(log, assembly)
+            for stage, seconds in stages.items():
+                log.spent(stage, seconds)
+            log.save()
             return _train(assembly, evaluations, log, loggers, stop_after)
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"

