@@ -232,3 +232,13 @@ def test_a_step_saved_again_replaces_what_was_left_of_it(copy):
     assert newest_good(copy, pytest.fail) == 2
     manifest = json.loads((copy / "00000002.json").read_text().split("\n")[0])
     assert set(manifest["files"]) == {str(file.relative_to(copy / "00000002")) for file in files_of(copy, 2)[:-1]}
+
+
+def test_a_save_that_cannot_be_says_its_own_cause(tmp_path):
+    """An array without any numbers, which an optimizer may keep, is no full disk."""
+    messages: list[str] = []
+    saver = Saver(tmp_path, keep_last=1, report=messages.append)
+    saver.save(1, {"params": np.ones(3, np.float32), "optimizer": np.zeros((0, 3), np.float32)}, {"score": None})
+    saver.wait()
+    assert saver.saved is None and "zero size" in saver.cause and "\n" not in saver.cause
+    assert len(messages) == 1 and saver.cause in messages[0] and "space" not in messages[0]

@@ -1,5 +1,7 @@
 """The backend is tested before it is trusted, and described for the record."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -66,3 +68,32 @@ def test_the_cache_folder_is_the_users_choice(monkeypatch, tmp_path):
     monkeypatch.delenv("ONTOGENY_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert backend.cache_folder() == tmp_path / "ontogeny"
+
+
+def test_without_a_home_each_process_has_a_folder_of_its_own(monkeypatch, capsys):
+    """A user whom the system does not know: what is compiled goes where nobody else writes, and that is said once."""
+    for name in ("ONTOGENY_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(backend.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    backend._folder_of_this_process.cache_clear()
+    folder = backend.cache_folder()
+    assert folder == backend.cache_folder() and folder.stat().st_mode & 0o777 == 0o700
+    assert capsys.readouterr().err.count("there is no home folder") == 1
+    folder.rmdir()
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_left_out(monkeypatch, tmp_path, capsys):
+    """A file where its folder should be, or a disk without room: programs are compiled, once more each time."""
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("ONTOGENY_CACHE", str(tmp_path / "file"))
+        backend.start()
+        assert "xla cannot be written (Not a directory)" in capsys.readouterr().err
+        assert jax.config.jax_compilation_cache_dir is None
+        monkeypatch.setenv("ONTOGENY_CACHE", str(tmp_path / "small"))
+        monkeypatch.setattr(backend.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(2**16, 2**15, 2**15))
+        backend.start()
+        assert "has only 32,768 bytes free" in capsys.readouterr().err
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

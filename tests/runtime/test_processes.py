@@ -3,6 +3,7 @@
 import pytest
 
 from research.core.errors import UserError
+from research.runtime import processes
 from research.runtime.processes import Processes, ProcessInfo, broadcast_from_first, processes_to_start
 
 INDEXED_JOB = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
@@ -73,3 +74,20 @@ def test_one_process_agrees_with_itself():
     """Without others a value is passed through as it is."""
     value = {"step": None}
     assert broadcast_from_first(value) is value
+
+
+@pytest.mark.parametrize(("coordinator", "bound"), [("127.0.0.1:9876", "127.0.0.1:9876"), ("node1:9876", None)])
+def test_the_processes_of_one_machine_meet_where_no_other_reaches_them(coordinator, bound, monkeypatch):
+    """The coordinator of others binds as JAX does, for they come from other machines."""
+    given: dict[str, object] = {}
+
+    def initialize(*_: object, **options: object) -> None:
+        given.update(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(processes.jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(processes.jax_internals, "keep_running_without_peers", lambda: None)
+    monkeypatch.setattr(processes.os, "dup2", lambda *_: None)
+    with pytest.raises(UserError, match="Where the processes meet"):
+        processes._initialize(ProcessInfo(0, 2, coordinator))
+    assert given["coordinator_bind_address"] == bound
