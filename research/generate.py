@@ -16,7 +16,7 @@ import tyro
 
 from research.core import command_line, streams
 from research.core.errors import UserError
-from research.core.ranges import Range, Seed
+from research.core.ranges import Prose, Range, Seed
 from research.core.shapes import Params
 from research.core.terminal import printable
 from research.data.text.paired_text import boundary_ids
@@ -42,14 +42,14 @@ class Options:
 
     model: Annotated[str, tyro.conf.Positional]
     """a run directory, 'latest', a folder or .gguf file of a published model, or its name on the Hugging Face hub"""
-    prompt: Annotated[str, tyro.conf.Positional] = "\n"
+    prompt: Annotated[Prose, tyro.conf.Positional] = "\n"
     """what the text begins with; for translation and the like, what is to be translated"""
     tokens: Annotated[int, Range(1, 2**20)] = 200
     """the most tokens to add"""
     samples: Annotated[int, Range(1, 1024)] = 1
     """how many texts"""
     seed: Seed = 0
-    stop: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    stop: Annotated[tuple[Prose, ...], tyro.conf.UseAppendAction] = ()
     """a string before which a text ends; again for another"""
     beams: Annotated[int, Range(0, MOST_BEAMS)] = 0
     """search for the likeliest text with so many beams instead of drawing one"""

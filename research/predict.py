@@ -16,6 +16,7 @@ from rich.text import Text
 
 from research.core import command_line
 from research.core.errors import UserError
+from research.core.ranges import Prose
 from research.core.terminal import console
 from research.data.sources import matching_files, read_records
 from research.data.sources.text import text_of
@@ -32,15 +33,15 @@ class Options:
 
     run: Annotated[str, tyro.conf.Positional]
     """a run directory, an experiment's folder such as runs/bert_sentiment, or 'latest'"""
-    text: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    text: Annotated[tuple[Prose, ...], tyro.conf.UseAppendAction] = ()
     """a text; again for another"""
     file: str = ""
     """a file with a text on each line, besides; compressed or not"""
-    other: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    other: Annotated[tuple[Prose, ...], tyro.conf.UseAppendAction] = ()
     """for models of pairs: the second text of each, in the same order"""
     image: tuple[str, ...] = ()
     """files of images"""
-    row: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    row: Annotated[tuple[Prose, ...], tyro.conf.UseAppendAction] = ()
     """a row of a table, 'column=value,column=value'; again for another"""
     table: str = ""
     """a table, such as CSV with a header, JSON lines or Parquet, besides"""

@@ -71,6 +71,8 @@ def from_json(value: Any, field: str = "") -> Any:
     """
     if field.count(".") > DEEPEST:
         raise UserError(f"The recorded configuration has {DEEPEST} parts inside one another: restore it from a copy.")
+    if not field and not isinstance(value, dict):
+        raise UserError(f"The recorded configuration is {type(value).__name__}, and no object: restore it from a copy.")
     if isinstance(value, list):
         return tuple(from_json(item, f"{field}.{index}") for index, item in enumerate(value))
     if not isinstance(value, dict):

@@ -72,6 +72,16 @@ class Pattern:
 
 
 @dataclasses.dataclass(frozen=True)
+class Unicode:
+    """The text can be written in UTF-8, as bytes of another encoding on a command line cannot."""
+
+    def fault(self, value: Any) -> str:
+        """Returns what to give instead of a text, and nothing where it can be written."""
+        lone = any("\ud800" <= character <= "\udfff" for character in value)
+        return "give text in UTF-8" if lone else ""
+
+
+@dataclasses.dataclass(frozen=True)
 class File:
     """The text names a regular file where it names anything that is there: no folder, pipe or device."""
 
@@ -111,6 +121,7 @@ Epsilon = Annotated[float, Range(1e-30, 1)]  # a smaller one is 0 where it is sq
 # Text.
 Regex = Annotated[str, Pattern()]
 FilePath = Annotated[str, File()]
+Prose = Annotated[str, Unicode()]
 
 
 def option(field: str) -> str:
@@ -187,7 +198,7 @@ def _check_value(value: Any, hint: Any, path: str, place: Place, verb: str = "is
     if hint in (int, float) and not any(isinstance(each, Range) for each in conditions):
         conditions = (ANY, *conditions)
     for condition in conditions:
-        if isinstance(condition, Range | Pattern | File) and (fault := condition.fault(value)):
+        if isinstance(condition, Range | Pattern | Unicode | File) and (fault := condition.fault(value)):
             raise _refusal(value, fault, f"{place(path)} {verb}")
 
 

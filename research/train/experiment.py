@@ -174,6 +174,8 @@ def check(experiment: Experiment) -> Mesh:
     Raises:
         UserError: a value of the wrong type or out of its range; devices, batch, steps and schedule that do not fit.
     """
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"A {type(experiment).__name__} is no experiment: give an Experiment, or restore its record.")
     ranges.check(experiment)
     if not isinstance(experiment.optimizer, OptimizerConfig):
         raise UserError(

@@ -56,6 +56,8 @@ def test_a_value_that_json_cannot_hold_is_a_bug_that_shows():
         ({"type": "research.core.configs.from_json"}, "not a configuration class"),
         ({"type": OPTIMIZER, "speed": 1, "kind": "sgd"}, r"the fields \['speed'\], which it does not have"),
         ({"type": "research.train.experiment.Experiment"}, "does not fill research.train.experiment.Experiment"),
+        (None, "is NoneType, and no object"),
+        ([{"type": OPTIMIZER}], "is list, and no object"),
         ({"type": ["research.core.mesh.MeshConfig"]}, "only types of research"),
         ({"type": "research.a\0b.Model"}, "not in this project"),
     ],

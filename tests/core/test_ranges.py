@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from research.core import patterns, ranges
 from research.core.errors import UserError
-from research.core.ranges import Below1, Depth, FilePath, Fraction, Pattern, Range, Regex, Seed
+from research.core.ranges import Below1, Depth, FilePath, Fraction, Pattern, Prose, Range, Regex, Seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Whole:
     few: Annotated[int, Range(1, 3)] | None = None
     plain: float = 1.0
     file: FilePath = ""
+    text: Prose = ""
     any_part: Any = None
 
 
@@ -84,6 +85,7 @@ def part(**fields: Any) -> Part:
         ({"few": "4"}, "--few is '4': give a whole number or nothing."),
         ({"plain": -math.inf}, "--plain is -inf: give a number that is finite."),
         ({"file": "/dev/zero"}, "--file is '/dev/zero': give a regular file."),
+        ({"text": "caf\udce9"}, "--text is 'caf\\udce9': give text in UTF-8."),
         ({"file": "/"}, "--file is '/': give a regular file."),
         ({"any_part": part(dropout=2)}, "--any-part.dropout is 2: give a number from 0 to below 1."),
     ],
