@@ -8,7 +8,6 @@ published model, and where an experiment or a model is built.
 
 import dataclasses
 import functools
-import math
 import os
 import types
 from collections.abc import Callable, Mapping
@@ -48,8 +47,6 @@ class Range:
 
     def __str__(self) -> str:
         low, high = (f"{end:.10g}" if isinstance(end, float) else str(end) for end in (self.low, self.high))
-        if math.isinf(self.high):
-            return "that is finite"
         if self.above:
             return f"above {low} and below {high}" if self.below else f"above {low}, up to {high}"
         return f"from {low} to below {high}" if self.below else f"from {low} to {high}"
@@ -91,8 +88,6 @@ class File:
         there, regular = os.path.exists(value), os.path.isfile(value)  # noqa: PTH110, PTH113
         return "give a regular file" if there and not regular else ""
 
-
-ANY = Range(-math.inf, math.inf, above=True, below=True)  # of a field that states none
 
 # Whole numbers.
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # of a larger one, JAX takes the lower 32 bits: two seeds would be one
@@ -195,8 +190,6 @@ def _check_value(value: Any, hint: Any, path: str, place: Place, verb: str = "is
             _check_value(item, of_item, f"{path}.{index}" if is_part else path, place, verb="has")
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         check(value, place, within=path)
-    if hint in (int, float) and not any(isinstance(each, Range) for each in conditions):
-        conditions = (ANY, *conditions)
     for condition in conditions:
         if isinstance(condition, Range | Pattern | Unicode | File) and (fault := condition.fault(value)):
             raise _refusal(value, fault, f"{place(path)} {verb}")

@@ -83,7 +83,7 @@ def part(**fields: Any) -> Part:
         ({"rules": (("a", 1.0), ("b",))}, "--rules has ('b',): give a tuple of 2 items."),
         ({"few": 4}, "--few is 4: give a number from 1 to 3."),
         ({"few": "4"}, "--few is '4': give a whole number or nothing."),
-        ({"plain": -math.inf}, "--plain is -inf: give a number that is finite."),
+        ({"plain": "1"}, "--plain is '1': give a number."),
         ({"file": "/dev/zero"}, "--file is '/dev/zero': give a regular file."),
         ({"text": "caf\udce9"}, "--text is 'caf\\udce9': give text in UTF-8."),
         ({"file": "/"}, "--file is '/': give a regular file."),
@@ -98,10 +98,13 @@ def test_what_does_not_fit_is_named_with_its_value_and_what_to_give(fields, mess
 
 
 def test_what_fits_comes_back():
-    """Ends belong to a range unless it says otherwise; whole numbers are numbers; nothing is what an option may be."""
+    """Ends belong to a range unless it says otherwise; whole numbers are numbers; nothing is what an option may be.
+
+    A field of one's own that states no range has none.
+    """
     for file in (__file__, "no file of this name", "with\0nothing", "n" * 5000):
         ranges.check(made(file=file))  # who reads it says that it is not there
-    whole = made(depth=1000, limits=(0, 1, 0.5), few=3, part=part(dropout=0), any_part=math.nan)
+    whole = made(depth=1000, limits=(0, 1, 0.5), few=3, part=part(dropout=0), plain=math.nan, any_part=None)
     assert ranges.check(whole) is whole
 
 

@@ -129,11 +129,11 @@ def test_a_job_that_fails_does_not_stop_the_others(
 ) -> None:
     """The other jobs run, the sweep ends with exit code 2 and names the one that failed."""
     jobs_here(monkeypatch)
-    grid = ("--grid", "batch_size=0,50")
+    grid = ("--grid", "optimizer.layer_decay=0.5,1.0")
     assert start(monkeypatch, NAME, *grid, *SHORT, "--runs", str(tmp_path)) == 2
     shown = capsys.readouterr()
     assert "1 of 2 jobs finished, 1 not started" in shown.out
-    assert "error: 1 of 2 jobs failed (batch_size 0, seed 0): see their messages above" in shown.err
+    assert "error: 1 of 2 jobs failed (optimizer.layer_decay 0.5, seed 0): see their messages above" in shown.err
 
 
 def test_sigterm_reaches_the_job_and_stops_the_sweep(tmp_path: Path) -> None:
@@ -162,6 +162,12 @@ def test_sigterm_reaches_the_job_and_stops_the_sweep(tmp_path: Path) -> None:
         ([NAME, "--grid", "optimizer.clip=1,fast"], "could not convert string to float: 'fast'"),
         ([NAME, "--grid", "optimizer.learning_rate"], "gives no values"),
         ([NAME, "--grid", "optimizer.learning_rate=1,,2"], "gives no values"),
+        ([NAME, "--grid", "batch_size=0,50"], "--batch-size is 0: give a number from 1"),
+        ([NAME, "--seeds", "0..999999999"], "are more than 1000 seeds"),
+        (
+            [NAME, "--seeds", "0..99", "--grid", "steps=1,2,3,4,5,6,7,8,9,10,11"],
+            "1100 jobs, and 1000 are the most",
+        ),
         ([NAME, "--grid", "steps=1", "--grid", "steps=2"], "--grid steps is given twice"),
         ([NAME, "--grid", "seed=1,2"], "seeds with --seeds"),
         ([NAME, "--grid", "log_every=1,2"], "changes nothing that a run computes"),

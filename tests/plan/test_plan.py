@@ -149,7 +149,7 @@ def test_both_explanations_print_and_leave_no_run(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         (["--mesh.fsdp", "64"], "JAX has started with"),
-        (["--devices", "8", "100000"], "100000 devices are more than can be imitated here"),
+        (["--devices", "8", "100000"], "--devices has 100000: give a number from 1 to 4096"),
         (["--devices", "12"], "12 devices are not divisible"),
         (["--mesh.tensor", "1", "--mesh.fsdp", "1", "--accumulate", "3"], "not divisible by 1 data-parallel"),
     ],
