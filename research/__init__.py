@@ -48,7 +48,7 @@ from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment, assemble
 from research.train.optimizer_groups import OptimizerGroup, OptimizerGroups
 from research.train.optimizers import Optimizer, OptimizerConfig
-from research.train.predictions import predict_inputs
+from research.train.predictions import predict_answers, predict_inputs
 from research.train.pretrained import PretrainedModel, PretrainedTokenizer
 from research.train.run import load_run, train
 from research.train.schedules import Schedule
@@ -101,6 +101,7 @@ __all__ = [
     "load_pretrained",
     "load_run",
     "make_generate",
+    "predict_answers",
     "predict_inputs",
     "save_pretrained",
     "stream",

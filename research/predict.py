@@ -1,11 +1,13 @@
 """Asks a run about inputs of your own: `python -m research.predict RUN --text "A film to remember."`.
 
-Prints for each input the probability of every class, or the numbers predicted. What to give is what the run was trained
-on: texts (--text, --file), images (--image), or rows of a table (--row, --table).
+Prints for each input the probability of every class, the numbers predicted, or the answer found. What to give is what
+the run was trained on: texts (--text, --file), questions with the texts that answer them (--text, --other), images
+(--image), or rows of a table (--row, --table).
 """
 
 import csv
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +23,7 @@ from research.core.terminal import console
 from research.data.sources import matching_files, read_records
 from research.data.sources.text import text_of
 from research.runs.directory import find
-from research.train.predictions import predict_inputs
+from research.train.predictions import answers_questions, predict_answers, predict_inputs
 from research.train.run import load_run
 
 Named = list[tuple[str, Any]]  # inputs, each with what the table of predictions calls it
@@ -38,7 +40,7 @@ class Options:
     file: str = ""
     """a file with a text on each line, besides; compressed or not"""
     other: Annotated[tuple[Prose, ...], tyro.conf.UseAppendAction] = ()
-    """for models of pairs: the second text of each, in the same order"""
+    """for models of pairs: the second text of each, in the same order; of a question, the text that answers it"""
     image: tuple[str, ...] = ()
     """files of images"""
     row: Annotated[tuple[Prose, ...], tyro.conf.UseAppendAction] = ()
@@ -47,6 +49,8 @@ class Options:
     """a table, such as CSV with a header, JSON lines or Parquet, besides"""
     logits: bool = False
     """print the logits instead of probabilities"""
+    json: bool = False
+    """print JSON lines instead of a table"""
     best: bool = False
     """the checkpoint that is best by the evaluator's `best` metric instead of the newest"""
 
@@ -55,16 +59,32 @@ def main() -> None:
     options = command_line.parse(Options, description=__doc__ or "")
     inputs = named_inputs(options)
     run = load_run(find(options.run), best=options.best)
-    outputs = predict_inputs(run, [value for _, value in inputs], logits=options.logits)
-    names = run.assembly.data.class_names
-    numbered = [f"prediction {number}" for number in range(1, outputs.shape[1] + 1)]
-    columns = names or (numbered if len(numbered) > 1 else ["prediction"])
+    values = [value for _, value in inputs]
+    if answers_questions(run):
+        columns, rows, best = ["answer"], [[answer] for answer in predict_answers(run, values)], False
+    else:
+        outputs = predict_inputs(run, values, logits=options.logits)
+        names = run.assembly.data.class_names
+        numbered = [f"prediction {number}" for number in range(1, outputs.shape[1] + 1)]
+        columns = list(names) or (numbered if len(numbered) > 1 else ["prediction"])
+        rows, best = outputs.tolist(), bool(names)
+    named = [name for name, _ in inputs]
+    if options.json:
+        for name, row in zip(named, rows, strict=True):
+            predicted = {"prediction": columns[row.index(max(row))], "scores": dict(zip(columns, row, strict=True))}
+            print(json.dumps({"input": name, **(predicted if best else dict(zip(columns, row, strict=True)))}))
+        return
     table = Table("input", *columns)
-    for (name, _), numbers in zip(inputs, outputs, strict=True):
-        best = numbers.argmax() if names else -1
-        cells = [Text(f"{number:.4f}", "bold" if place == best else "") for place, number in enumerate(numbers)]
-        table.add_row(name, *cells)
+    for name, row in zip(named, rows, strict=True):
+        table.add_row(name, *_cells(row, best))
     console().print(table)
+
+
+def _cells(row: Sequence[Any], best: bool) -> list[Text]:
+    """Returns a row as the table shows it, the largest number bold where it is `best`."""
+    cells = [value if isinstance(value, str) else f"{value:.4f}" for value in row]
+    largest = row.index(max(row)) if best else -1
+    return [Text(cell, "bold" if place == largest else "") for place, cell in enumerate(cells)]
 
 
 def named_inputs(options: Options) -> Named:

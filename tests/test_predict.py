@@ -1,6 +1,7 @@
 """Promises of `research.predict`: inputs as a user has them get what evaluation computed for them, or one sentence."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -14,12 +15,15 @@ from research.data.sources import read_table
 from research.data.tables import TableData
 from research.data.text.labelled_text import LabelledText
 from research.data.text.tokenizers import TokenizerConfig
+from research.evaluate.answers import AnswersEvaluator
 from research.evaluate.binary import BinaryEvaluator
+from research.models.bert import BERT
 from research.models.mlp import MLP
+from research.tasks.answer_spans import AnswerSpans
 from research.tasks.binary_classification import BinaryClassification
 from research.tasks.task import evaluation_context
 from research.train.experiment import Experiment
-from research.train.predictions import predict_inputs
+from research.train.predictions import predict_answers, predict_inputs
 from research.train.run import train
 
 
@@ -39,6 +43,30 @@ def table_run(tmp_path_factory):
         batch_size=8,
     )
     return train(experiment, name="table", root=folder / "runs"), path
+
+
+@pytest.fixture(scope="module")
+def answers_run(tmp_path_factory):
+    """A run that finds answers, of two steps."""
+    folder = tmp_path_factory.mktemp("answers")
+    data = LabelledText(
+        kind="answers",
+        text="question",
+        other="context",
+        label="answer",
+        group=(),
+        length=24,
+        tokenizer=TokenizerConfig("wordpiece", vocabulary_size=160),
+    ).small(folder)
+    experiment = Experiment(
+        data=data,
+        model=BERT(depth=1, width=8, heads=2, context=24, vocabulary=160, head="span", dropout=0.0),
+        task=AnswerSpans(longest=4),
+        evaluators=(AnswersEvaluator(),),
+        steps=2,
+        batch_size=8,
+    )
+    return train(experiment, name="answers", root=folder / "runs")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +91,22 @@ def test_rows_of_a_table_get_what_evaluation_computes(table_run):
     logits = evaluated(run, "test")
     np.testing.assert_allclose(predict_inputs(run, rows)[:, 1], jax.nn.sigmoid(logits), rtol=1e-5)
     np.testing.assert_allclose(predict_inputs(run, rows, logits=True)[:, 1], logits, rtol=1e-5, atol=1e-6)
+
+
+def test_answers_are_the_words_of_the_text_that_evaluation_measures(answers_run):
+    """Of each question of a split: the same tokens, as the text writes them; "" where they are not in the text."""
+    data, task = answers_run.assembly.data, answers_run.assembly.task
+    texts, context = data.texts["validation"], evaluation_context(answers_run.assembly.experiment.seed)
+    found = predict_answers(answers_run, list(zip(texts["text"], texts["other"], strict=True)))
+    assert len(found) == len(texts["text"]) and any(found)
+    for batch in evaluation_batches(data.splits["validation"], 16):
+        spans = np.asarray(task.predict(answers_run.state.evaluated, batch, context)["spans"])
+        for row, example in zip(*np.nonzero(batch["mask"]), strict=True):
+            number, (first, last) = batch["indices"][row, example], spans[row, example]
+            assert found[number] in texts["other"][number]
+            if found[number]:
+                written = data.tokenizer.decode(batch["inputs"][row, first : last + 1])
+                assert written.replace(" ", "").removeprefix("##") == found[number].replace(" ", "")
 
 
 def test_images_get_what_evaluation_computes(image_run):
@@ -131,7 +175,29 @@ def test_a_table_and_rows_are_predicted_from_the_command_line(table_run, image_r
     assert f"{predict_inputs(image_run, [image])[0, 0]:.4f}" in capsys.readouterr().out
 
 
-def test_what_a_run_cannot_read_is_refused(table_run, image_run, tiny_images, capsys):
+def test_answers_are_printed_and_every_kind_as_json_lines(answers_run, table_run, image_run, tiny_images, capsys):
+    """A question and a text give the words found; `--json` gives one object for each input, with its prediction."""
+    pair = ("--text", "Which number?", "--other", "Anne sold 5 new boats.")
+    (answer,) = predict_answers(answers_run, [(pair[1], pair[3])])
+    assert run_module("research.predict", str(answers_run.folder), *pair) == 0
+    assert answer in capsys.readouterr().out
+    (run, path), image = table_run, str(tiny_images / "dark" / "00.png")
+    (probabilities,) = predict_inputs(run, [{"x": 0.5, "kind": "a"}]).tolist()
+    scores = dict(zip(run.assembly.data.class_names, probabilities, strict=True))
+    best = max(scores, key=scores.get)
+    for arguments, expected in (
+        ((str(answers_run.folder), *pair), {"input": pair[1], "answer": answer}),
+        ((str(run.folder), "--row", "x=0.5,kind=a"), {"input": "x=0.5,kind=a", "prediction": best, "scores": scores}),
+    ):
+        assert run_module("research.predict", *arguments, "--json") == 0
+        assert json.loads(capsys.readouterr().out) == expected
+    assert run_module("research.predict", str(image_run.folder), "--image", image, image, "--json") == 0
+    assert [json.loads(line)["input"] for line in capsys.readouterr().out.splitlines()] == [image, image]
+    assert run_module("research.predict", str(run.folder), "--table", str(path), "--json") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 96
+
+
+def test_what_a_run_cannot_read_is_refused(answers_run, table_run, image_run, tiny_images, capsys):
     """An unknown category, a missing column, no image, or inputs of another kind: one sentence, exit code 2."""
     (run, path), image = table_run, str(tiny_images / "dark" / "00.png")
     table, images = str(run.folder), str(image_run.folder)
@@ -144,6 +210,7 @@ def test_what_a_run_cannot_read_is_refused(table_run, image_run, tiny_images, ca
         ([table, "--image", image], "These data are rows of a table"),
         ([table, "--text", "Hi", "--row", "x=1"], "inputs of one kind"),
         ([images, "--text", "Hi"], "These data are images"),
+        ([str(answers_run.folder), "--text", "Who?"], "Each example of these data is a pair of texts"),
         ([images, "--row", "x=1"], "These data are images, and input 1 is dict"),
         ([images, "--image", str(path)], "cannot be decoded as an image"),
         ([images, "--image", "nowhere.png"], "'nowhere.png', names no file"),
