@@ -148,7 +148,9 @@ def load_language(source: str) -> TextGenerator:
         loaded = load_pretrained(source)
         model, params, tokenizer = loaded.model, loaded.params, loaded.tokenizer
     if model.decoding is None:
-        raise UserError(f"{source} holds no model that continues text: name a run or a model of language modelling.")
+        raise UserError(
+            f"{source} holds no model that continues text step by step (with a `decoding`): name a run of a language model."
+        )
     decoding = fastest(model.decoding, params)
     if tokenizer is None:
         raise UserError(f"{source} holds no tokenizer that can be read here: a prompt cannot be turned into tokens.")
