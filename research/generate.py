@@ -149,7 +149,8 @@ def load_language(source: str) -> TextGenerator:
         model, params, tokenizer = loaded.model, loaded.params, loaded.tokenizer
     if model.decoding is None:
         raise UserError(
-            f"{source} holds no model that continues text step by step (with a `decoding`): name a run of a language model."
+            f"{source} holds no model that continues text step by step (one with a `decoding`): name a run of a "
+            "language model."
         )
     decoding = fastest(model.decoding, params)
     if tokenizer is None:

@@ -1,5 +1,6 @@
 """The families of pretrained models that are known here, and which of them a model is of."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from research.hub.marian import MARIAN_FAMILY
 from research.hub.t5 import T5_FAMILY
 from research.hub.weights import UNQUANTISED
 
+DEPTHS = ("n_layer", "num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
+MOST_BLOCKS = 999
 FAMILIES: tuple[Family, ...] = (GPT2_FAMILY, LLAMA_FAMILY, BERT_FAMILY, T5_FAMILY, MARIAN_FAMILY)
 
 
@@ -26,12 +29,25 @@ def family_of_file(described: Json, path: Path) -> Family:
             f"{path} holds weights quantised by {str(method)[:50]!r} (quant_method in config.json), which are not read "
             f"here: {UNQUANTISED}."
         )
+    _check_sizes(described, path)
     kind = described.get("model_type")
     for family in FAMILIES:
         if kind in family.model_types:
             return family
     known = [each for family in FAMILIES for each in family.model_types]
     raise UserError(f"{path} has the model_type {kind!r}, which is not known here; known are {', '.join(known)}.")
+
+
+def _check_sizes(described: Json, path: Path) -> None:
+    """Raises UserError for a depth that no list of blocks may be as long as, and for numbers that are none."""
+    inner = described.get("text_config")
+    for name, value in {**(inner if isinstance(inner, Mapping) else {}), **described}.items():
+        if name in DEPTHS and not (type(value) is int and 1 <= value <= MOST_BLOCKS):
+            raise UserError(
+                f"config.json in {path} sets {name!r} to {str(value)[:50]}: give a number from 1 to {MOST_BLOCKS}."
+            )
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.json in {path} sets {name!r} to {value}, which is no number: correct it.")
 
 
 def family_of_config(config: Any) -> Family:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from research.core import trees
+from research.core import ranges, trees
 from research.core.errors import UserError
 from research.core.files import write_atomic
 from research.core.mesh import MeshConfig, shard
@@ -38,6 +38,7 @@ from research.models.model import Apply, Model
 
 POOLING = "1_Pooling/config.json"
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]  # what is fetched of a published model
+MOST_OUTPUTS = 1 << 28
 SHARD = 5_000_000_000  # bytes of a file, as other libraries have it
 
 
@@ -102,7 +103,7 @@ def load_pretrained(
     if outputs is not None and head is None:
         raise UserError(f"The number of outputs, {outputs}, belongs to a head: name the head as well.")
     with _understanding(path):
-        config, count = family.configuration(described, head)
+        config, count = _checked(family.configuration(described, head), path)
         count = outputs or count
         rules = _rules(path, described)
         model, tokenizer = writing(config.build(Spec(count)), rules, count), _fitted(tokenizer, rules, described)
@@ -142,7 +143,7 @@ def describe(source: str | Path, revision: str | None = None, head: str | None =
     if adapter is not None:
         described = adapter.described(described)
     with _understanding(path):
-        config, count = family_of_file(described, path).configuration(described, head)
+        config, count = _checked(family_of_file(described, path).configuration(described, head), path)
         config.build(Spec(count))  # which refuses sizes that are impossible
         return Described(config, count, _rules(path, described), _labels(described))
 
@@ -203,6 +204,14 @@ def _folder_described(path: Path) -> dict[str, Any]:
         chosen = [name for name, on in modes.items() if name.startswith("pooling_mode_") and on is True]
         described["sentence_pooling"] = " and ".join(chosen)
     return described
+
+
+def _checked(found: tuple[Any, int], path: Path) -> tuple[Any, int]:
+    """Returns a configuration and its outputs; raises UserError where a number has another type or is out of range."""
+    config, count = found
+    if type(count) is not int or not 0 < count <= MOST_OUTPUTS:
+        raise UserError(f"The model in {path} would have {str(count)[:50]} tokens or labels: correct its config.json.")
+    return ranges.check(config, lambda field: f"In the description of the model in {path}, {field}"), count
 
 
 @contextmanager
