@@ -17,7 +17,7 @@ import tyro
 from research.core import ranges
 from research.core.errors import UserError
 from research.core.renames import renamed_option
-from research.core.terminal import note
+from research.core.terminal import print_message
 
 T = TypeVar("T")
 
@@ -108,5 +108,5 @@ def _flush() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    note(f"error: {message}")
+    print_message(f"error: {message}")
     sys.exit(code)

@@ -2,7 +2,7 @@
 
 Names of files, classes and runs, and texts that models write, may hold control characters, which change what a
 terminal shows, and square brackets, which Rich takes for styles. `printable` makes the first visible; `console` prints
-strings as they are. `note` is for messages on standard error; `command_line.run` prepares the streams of every program.
+strings as they are. `print_message` is for standard error; `command_line.run` prepares the streams of every program.
 """
 
 import re
@@ -36,7 +36,7 @@ def say(text: object) -> None:
     print(printable(text), flush=True)
 
 
-def note(text: object) -> None:
+def print_message(text: object) -> None:
     """Prints a message to standard error, in one line; where that cannot be written the program goes on without."""
     with suppress(OSError):
         print(one_line(text), file=sys.stderr, flush=True)

@@ -172,9 +172,10 @@ def _embedded(base: str, config: str, cache: Path) -> tfds.core.DatasetBuilder:
             builder = build()
             if not builder.data_path.exists():
                 _download_and_prepare(builder, cache / "downloads")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the writer of records makes a RuntimeError of what the system refuses
+        reason = str(error).strip().partition("\n")[0][:300]
         raise UserError(
-            f"The data set {base!r} could not be prepared in {folder} ({error}): make room and write access there, or "
+            f"The data set {base!r} could not be prepared in {folder} ({reason}): make room and write access there, or "
             "set ONTOGENY_CACHE to another folder."
         ) from None
     return builder

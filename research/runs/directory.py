@@ -15,7 +15,7 @@ from research.core.errors import UserError
 from research.core.files import write_atomic
 from research.core.json_files import read_json, read_lines
 from research.core.renames import upgraded
-from research.core.terminal import note
+from research.core.terminal import print_message
 from research.runs import schema
 
 RECORD = "run.json"
@@ -102,7 +102,7 @@ def readable(runs: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
         try:
             record = read_record(run)
         except UserError as error:
-            note(f"{run} is passed over: {error}")
+            print_message(f"{run} is passed over: {error}")
         else:
             yield run, record
 
@@ -118,7 +118,7 @@ def find(run: str, root: Path = Path("runs")) -> Path:
         if not runs:
             raise UserError(f"There is no run under {root}/: train one first, for example with 'make run'.")
         if ahead := [each for each in runs if each.name > runs[-1].name]:
-            note(f"latest is {runs[-1]}: {ahead[-1]} is dated in the future, and passed over")
+            print_message(f"latest is {runs[-1]}: {ahead[-1]} is dated in the future, and passed over")
         return runs[-1]
     path = Path(run)
     if not (path / RECORD).exists() and not (path / RECORD).is_symlink():

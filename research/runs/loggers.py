@@ -12,7 +12,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from research.core.errors import UserError
-from research.core.terminal import console, note
+from research.core.terminal import console, print_message
 
 Logger = Callable[[Mapping[str, Any]], Any]
 
@@ -48,7 +48,7 @@ class Terminal:
             self._show(entry)
         except (OSError, SystemExit):  # Rich ends a program whose reader has gone
             self.console.quiet = True
-            note("standard output cannot be written: training goes on without it")
+            print_message("standard output cannot be written: training goes on without it")
 
     def _show(self, entry: Mapping[str, Any]) -> None:
         match entry["kind"]:

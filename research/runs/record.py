@@ -21,7 +21,7 @@ from research.core import configs
 from research.core.errors import UserError
 from research.core.files import append_lines
 from research.core.json_files import truncate_after
-from research.core.terminal import note
+from research.core.terminal import print_message
 from research.runs.directory import CHAIN, CHECKPOINTS, METRICS, all_runs, read_record, readable, write_record
 from research.runs.schema import is_plain_name
 from research.runtime import backend, processes
@@ -82,7 +82,7 @@ class RunLog:
             self.unwritten[file] = [*kept, *lines]
             if not kept:
                 what = f"{self.folder / file} cannot be written: free space there"
-                note(f"{what}; training goes on, and the lines wait until then")
+                print_message(f"{what}; training goes on, and the lines wait until then")
         return file not in self.unwritten
 
     def spent(self, stage: str, seconds: float) -> None:
@@ -105,7 +105,7 @@ class RunLog:
         """Records something a reader of the report must know, and prints it to standard error."""
         self.record["events"].append({"step": step, "time": now(), "kind": kind, "message": message, **metadata})
         if self.lock is not None:
-            note(f"step {step}: {message}")
+            print_message(f"step {step}: {message}")
         self.try_save()
 
     def failed_evaluation(self, step: int, name: str, error: Exception) -> None:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.core.errors import UserError
-from research.core.terminal import note
+from research.core.terminal import print_message
 from research.runtime.jax_internals import backends_are_initialized
 
 MIN_FREE_BYTES = 2**26  # on the disk of the compilation cache; programs take some megabytes each
@@ -44,7 +44,9 @@ def cache_folder() -> Path:
 @functools.cache
 def _folder_of_this_process() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="ontogeny-"))
-    note(f"there is no home folder: what is prepared and compiled goes to {folder}; name a lasting one, ONTOGENY_CACHE")
+    print_message(
+        f"there is no home folder: what is prepared and compiled goes to {folder}; name a lasting one, ONTOGENY_CACHE"
+    )
     return folder
 
 
@@ -58,7 +60,7 @@ def start(threads: int = 0) -> None:
         os.environ["NPROC"] = str(threads)
     folder = cache_folder() / "xla"
     if problem := _problem(folder):
-        note(f"{folder} {problem}: programs are compiled each time; name another place with ONTOGENY_CACHE")
+        print_message(f"{folder} {problem}: programs are compiled each time; name another place with ONTOGENY_CACHE")
         jax.config.update("jax_compilation_cache_dir", None)
     else:
         jax.config.update("jax_compilation_cache_dir", str(folder))

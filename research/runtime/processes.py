@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from research.core.errors import UserError
 from research.core.ranges import Limit, Range
-from research.core.terminal import note
+from research.core.terminal import print_message
 from research.runtime import jax_internals
 
 # Exit codes of a process.
@@ -283,7 +283,7 @@ def _wait_for_peers(session: _Session) -> None:
 def _exit(code: int, message: str = "") -> NoReturn:
     """Ends the process at once: its main thread may hang in a computation that waits for a lost process."""
     if message:
-        note(f"error: {message}")
+        print_message(f"error: {message}")
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     os._exit(code)

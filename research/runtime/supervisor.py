@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from research.core.terminal import note
+from research.core.terminal import print_message
 from research.runtime.processes import LOOPBACK, LOST, ProcessInfo
 from research.runtime.supervisor_state import Observation, Phase, SupervisorState, WorkerStatus, transition
 
@@ -109,7 +109,7 @@ def _enter(
         case Phase.RESTARTING | Phase.ENDED:
             _kill(workers)
             if state.message:
-                note(state.message)
+                print_message(state.message)
             return []
     return workers
 

@@ -16,10 +16,11 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from research.core import configs, terminal, trees
+from research.core import configs, trees
 from research.core.errors import UserError
 from research.core.ranges import Below1
 from research.core.shapes import Params, Spec
+from research.core.terminal import print_message
 from research.data.dataset import Tokenizer
 from research.data.text import tokenizers
 from research.hub.pretrained import Described, describe, load_pretrained, load_tokenizer, writing
@@ -183,7 +184,7 @@ class PretrainedModel:
         """Returns the source's parameters by path, and the names of what it has besides."""
         if is_run(self.source):
             run = find(self.source)
-            step = checkpoints.newest_good(run / CHECKPOINTS, terminal.say)
+            step = checkpoints.newest_good(run / CHECKPOINTS, print_message)
             if step is None:
                 raise UserError(f"{self.source} has no good checkpoint to start from: train it first.")
             params, model = checkpoints.load_params(run / CHECKPOINTS, step), _model_of(run)

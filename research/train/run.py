@@ -16,7 +16,7 @@ import numpy as np
 from research.core import configs, trees
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, check_batch
-from research.core.terminal import note
+from research.core.terminal import print_message
 from research.models.flops import layer_table
 from research.runs import chain, checkpoints
 from research.runs.directory import CHECKPOINTS, METRICS, RECORD, read_chain, read_metrics, read_record
@@ -173,7 +173,7 @@ def _evaluations(assembly: Assembly) -> list[Evaluation]:
             "of them with --evaluators.0.split."
         )
     for split in sorted(absent):
-        note(f"the data have no {split} split, which is not evaluated")
+        print_message(f"the data have no {split} split, which is not evaluated")
     return built_evaluations(assembly, present)
 
 
@@ -218,7 +218,7 @@ def _model_facts(assembly: Assembly) -> dict[str, Any]:
 def _timed(note: Callable[[float], None]) -> Iterator[None]:
     began = time.perf_counter()
     yield
-    note(time.perf_counter() - began)
+    print_message(time.perf_counter() - began)
 
 
 def _fitting_here(experiment: Experiment) -> Experiment:
@@ -256,7 +256,7 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
     step = checkpoints.best(kept) if best else None
     found_good = step is None
     if step is None:
-        step = checkpoints.newest_good(kept, note)
+        step = checkpoints.newest_good(kept, print_message)
     if step is None:
         raise UserError(f"{folder} has no good checkpoint: train it further with --resume, or train again.")
     state = _evaluated_state(assembly, kept, step, verified=found_good, old=record.get("format") == 1)

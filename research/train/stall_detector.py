@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from research.core.terminal import note
+from research.core.terminal import print_message
 
 SLOW_FACTOR = 10  # times the median of the recent steps
 MIN_SECONDS = 1.0  # below which no step is slow
@@ -72,7 +72,9 @@ class StallDetector:
             if seconds > max(MIN_SECONDS, SLOW_FACTOR * median):
                 self._slow = step
                 positions = "; ".join(thread_positions(self._watched))
-                note(f"step {step} has taken {seconds:.1f} s so far, where the median is {median:.2g} s: {positions}")
+                print_message(
+                    f"step {step} has taken {seconds:.1f} s so far, where the median is {median:.2g} s: {positions}"
+                )
 
 
 def thread_positions(first: int) -> list[str]:

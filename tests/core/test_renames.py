@@ -124,7 +124,7 @@ def test_every_old_kind_has_a_new_type(kind):
     """And no field is lost or left over."""
     new = from_json(upgraded({**OLD, "metrics": kind}))
     assert type(new).__name__.lower() == f"{kind}evaluator"
-    assert {field.name for field in dataclasses.fields(new)} == {"split", "batch_size", "limit", "best"}
+    assert {field.name for field in dataclasses.fields(new)} == {"split", "batch_size", "limit", "best", "name"}
 
 
 def test_what_is_not_old_stays():

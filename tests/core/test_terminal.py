@@ -106,7 +106,7 @@ def test_a_note_is_one_line_and_needs_no_reader(monkeypatch: pytest.MonkeyPatch)
     """Names with line breaks cannot forge a message; a closed standard error ends no training."""
     written = io.StringIO()
     monkeypatch.setattr(sys, "stderr", written)
-    terminal.note("a\nerror: b\x1b[2J")
+    terminal.print_message("a\nerror: b\x1b[2J")
     assert written.getvalue() == "a\\nerror: b\\x1b[2J\n"
     monkeypatch.setattr(written, "write", lambda text: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    terminal.note("nobody reads this")
+    terminal.print_message("nobody reads this")
