@@ -218,7 +218,7 @@ def _model_facts(assembly: Assembly) -> dict[str, Any]:
 def _timed(note: Callable[[float], None]) -> Iterator[None]:
     began = time.perf_counter()
     yield
-    print_message(time.perf_counter() - began)
+    note(time.perf_counter() - began)
 
 
 def _fitting_here(experiment: Experiment) -> Experiment:
