@@ -16,7 +16,7 @@ from rich.text import Text
 
 from research.core import command_line
 from research.core.errors import UserError
-from research.core.files import make_folder, write_atomic
+from research.core.files import replace_text
 from research.core.terminal import console, printable, say
 from research.report import record_tables, result_tables
 from research.report.curves import comparison_charts
@@ -172,8 +172,11 @@ def write_page(path: Path, runs: Sequence[Run], comparison: Comparison) -> Path:
         comparison=comparison,
         chart_list=comparison_charts({run.letter: run.entries for run in runs}),
     )
-    make_folder(path.parent)
-    write_atomic(path, page)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, page)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with --output.") from None
     return path
 
 

@@ -56,18 +56,23 @@ def write_atomic(path: Path, text: str) -> None:
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
     with writing(path):
-        try:
-            temporary.unlink(missing_ok=True)  # a pipe or a link in the way would be written into
-            with open(temporary, "x", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        replace_text(path, text)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Does the same, and raises OSError."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.unlink(missing_ok=True)  # a pipe or a link in the way would be written into
+        with open(temporary, "x", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def make_folder(path: Path) -> None:

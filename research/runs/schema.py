@@ -258,10 +258,10 @@ _history = fields(
     skipped=count,
     rollbacks=items(items(whole, 3)),
 )
-# What is beside a checkpoint: the digests of its files, and where training goes on. Fixed parameters have the first.
-MANIFEST = fields(
-    "files", files=each(text), step=count, score=optional(number), chain=text, history=_history, unevaluated=truth
-)
+# What is beside a checkpoint: the digests of its files, its score, and where training goes on, which older ones say
+# otherwise.
+MANIFEST = fields("files", files=each(text), step=count, score=optional(number))
+RESUMABLE = fields("chain", "history", chain=text, history=_history, unevaluated=truth)
 _picture = fields("png", "label", "predicted", png=text, label=text, predicted=text)
 PICTURES = fields(
     *("split", "examples", "wrong_total"),

@@ -7,9 +7,8 @@ from functools import partial
 from typing import NamedTuple
 
 from research.core import trees
-from research.core.errors import UserError
 from research.core.terminal import say
-from research.runs import chain, checkpoints
+from research.runs import chain, checkpoints, schema
 from research.runs.directory import CHECKPOINTS, read_chain
 from research.runs.record import RunLog
 from research.runtime import processes
@@ -45,8 +44,7 @@ def newest_checkpoint(assembly: Assembly, log: RunLog, *, periodic: bool = False
         return ResumePoint(state, chain.START, History())
     abstract = trees.abstract_like(assembly.state, assembly.shardings)
     changing, metadata = checkpoints.load(folder, step, abstract.changing, verified=True)
-    if not {"chain", "history"} <= metadata.keys():
-        raise UserError(f"The checkpoint of step {step} in {folder} does not say where training goes on: train again.")
+    schema.check(metadata, schema.RESUMABLE, f"{folder}, step {step}")
     state = restored(changing, checkpoints.load_fixed(folder, abstract.fixed))
     if processes.is_main_process() and _last_chain_value(log) != metadata["chain"]:
         message = "the hash chain on disk has lost entries, from which later comparisons will differ"
