@@ -129,11 +129,11 @@ def test_a_job_that_fails_does_not_stop_the_others(
 ) -> None:
     """The other jobs run, the sweep ends with exit code 2 and names the one that failed."""
     jobs_here(monkeypatch)
-    grid = ("--grid", "optimizer.layer_decay=0.5,1.0")
+    grid = ("--grid", "schedule.warmup=20,0")
     assert start(monkeypatch, NAME, *grid, *SHORT, "--runs", str(tmp_path)) == 2
     shown = capsys.readouterr()
     assert "1 of 2 jobs finished, 1 not started" in shown.out
-    assert "error: 1 of 2 jobs failed (optimizer.layer_decay 0.5, seed 0): see their messages above" in shown.err
+    assert "error: 1 of 2 jobs failed (schedule.warmup 20, seed 0): see their messages above" in shown.err
 
 
 def test_sigterm_reaches_the_job_and_stops_the_sweep(tmp_path: Path) -> None:
