@@ -24,7 +24,7 @@ from research.train.schedules import Schedule
 class ScheduleFree(OptimizerConfig):
     """Schedule-free AdamW (Defazio et al. 2024). Evaluation, samples and exports use x, the average of its iterates."""
 
-    learning_rate: Annotated[float, Range(0, 1e6)] = 2.5e-3
+    learning_rate: Annotated[float, Range(0, 1e30)] = 2.5e-3
     """the highest; the schedule should be constant after its warm-up"""
     b1: Below1 = 0.9
     """gradients are taken at b1 x + (1 - b1) z, with z the iterates of AdamW without momentum"""

@@ -176,12 +176,12 @@ def check(experiment: Experiment) -> Mesh:
     """
     if not isinstance(experiment, Experiment):
         raise UserError(f"A {type(experiment).__name__} is no experiment: give an Experiment, or restore its record.")
-    ranges.check(experiment)
     if not isinstance(experiment.optimizer, OptimizerConfig):
         raise UserError(
             f"{type(experiment.optimizer).__name__} is no optimizer: let the class inherit from "
             "research.train.optimizers.OptimizerConfig, which shows how to use any optax transformation."
         )
+    ranges.check(experiment)
     # Both refuse a warm-up that is too long; an optimizer of one's own may name no learning rates.
     if not experiment.optimizer.learning_rates(experiment.steps, experiment.schedule):
         experiment.schedule.build(experiment.steps)

@@ -78,7 +78,7 @@ class Optimizer(OptimizerConfig):
     kind: Literal["gradient_descent", "sgd", "momentum", "adam", "adamw", "lion", "muon"] = "adamw"
     """gradient_descent and sgd are the same step, over the whole data or over batches of it; so are adam and adamw, as
     weight_decay is decoupled and l2 is not; muon takes optax's own momentum of 0.95 for matrices, Adam for the rest"""
-    learning_rate: Annotated[float, Range(0, 1e6)] = 1e-3
+    learning_rate: Annotated[float, Range(0, 1e30)] = 1e-3
     """the highest, which the schedule scales"""
     b1: Below1 = 0.9
     """decay of the first moment, and of momentum"""
