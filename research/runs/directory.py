@@ -7,7 +7,7 @@ whole; a stage adds files and never edits another's.
 
 import datetime
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,16 @@ def read_record(run: Path) -> dict[str, Any]:
     path = run / RECORD
     if not path.exists() and not path.is_symlink():
         raise UserError(f"{run} has no {RECORD}: name a run directory, such as runs/gpt_austen/ID, or 'latest'.")
-    record = read_json(path, own=True)
+    record = _read(path)
     schema.check(record, schema.RECORD, path)
     return {**record, "config": upgraded(record["config"])}
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path, own=True)
+    except UserError as error:
+        raise UserError(f"{error} Or restore it from a copy, or train again.") from None
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -69,7 +76,7 @@ def read_shown(run: Path, name: str, form: schema.Form) -> dict[str, Any] | None
     path = run / name
     if not path.exists() and not path.is_symlink():
         return None
-    value = read_json(path, own=True)
+    value = _read(path)
     schema.check(value, form, path)
     return value
 
@@ -96,13 +103,15 @@ def _is_after(run_id: str, limit: str) -> bool:
     return run_id[:8].isdecimal() and run_id > limit
 
 
-def readable(runs: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yields the runs with their records, and says which are passed over since theirs cannot be read."""
+def readable(
+    runs: Iterable[Path], report: Callable[[str], Any] = print_message
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yields the runs with their records; reports which are passed over since theirs cannot be read."""
     for run in runs:
         try:
             record = read_record(run)
         except UserError as error:
-            print_message(f"{run} is passed over: {error}")
+            report(f"{run} is passed over: {error}")
         else:
             yield run, record
 

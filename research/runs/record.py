@@ -179,8 +179,13 @@ def newest_unfinished(name: str, experiment: Any, root: Path, run_id: str | None
         UserError: there is none; the newest unfinished run computes something else (says which fields differ).
     """
     runs = [run for run in all_runs(root) if run.parent.name == name and run_id in (None, run.name)]
-    unfinished = (run for run in readable(reversed(runs)) if run[1]["status"] != "finished")
+    passed: list[str] = []
+    unfinished = (run for run in readable(reversed(runs), passed.append) if run[1]["status"] != "finished")
     newest = next(unfinished, None)
+    if newest is None and passed:
+        raise UserError(f"There is no unfinished run of {name} under {root}/ that can be read: {passed[0]}")
+    for text in passed:
+        print_message(text)
     if newest is None:
         raise UserError(f"There is no unfinished run of {name} under {root}/ to resume: start one without --resume.")
     same = (run for run in itertools.chain([newest], unfinished) if not changed_fields(run[1], experiment))
