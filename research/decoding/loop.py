@@ -126,7 +126,8 @@ def make_read(decoding: Decoding, chunk: int) -> Callable[..., Reading]:
         check_context(decoding, prompts, tokens)
         length = rows.shape[1]
         capacity = -(-(length + tokens) // UNIT) * UNIT
-        cache = decoding.init_cache(params, len(prompts), capacity, **context)
+        own = {name: jnp.array(array) for name, array in context.items()}  # the caller's may not be donated
+        cache = decoding.init_cache(params, len(prompts), capacity, **own)
         for start in range(int(first.min()) // chunk * chunk, length, chunk):
             logits, cache = decode_step(params, cache, rows[:, start : start + chunk], jnp.int32(start), first)
         return Reading(logits[:, -1], cache, first, length)

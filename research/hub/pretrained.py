@@ -31,12 +31,12 @@ from research.hub.family import Tensor
 from research.hub.generation import GENERATION, described_rules, read_rules, rules_of, within
 from research.hub.locate import find_model
 from research.hub.matching import check_tied, match
+from research.hub.sentence_modules import MODULES, POOLING, check_modules
 from research.hub.tokenizer import open_tokenizer, save_tokenizer
 from research.hub.weights import Weights, aligned, open_folder, read_json, write_folder
 from research.models.generation_rules import GenerationRules
 from research.models.model import Apply, Model
 
-POOLING = "1_Pooling/config.json"
 FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]  # what is fetched of a published model
 MOST_OUTPUTS = 1 << 28
 SHARD = 5_000_000_000  # bytes of a file, as other libraries have it
@@ -138,7 +138,7 @@ class Described(NamedTuple):
 
 def describe(source: str | Path, revision: str | None = None, head: str | None = None) -> Described:
     """Returns what `load_pretrained` builds without reading parameters; raises UserError likewise."""
-    path, adapter = find_model(source, revision, ["config.json", GENERATION, POOLING, SETTINGS, TENSORS])
+    path, adapter = find_model(source, revision, ["config.json", GENERATION, MODULES, POOLING, SETTINGS, TENSORS])
     described = _folder_described(path) if path.is_dir() else gguf.open_file(path)[0]
     if adapter is not None:
         described = adapter.described(described)
@@ -199,6 +199,8 @@ def load_tokenizer(source: str | Path, revision: str | None = None) -> Subwords:
 def _folder_described(path: Path) -> dict[str, Any]:
     """Returns config.json, and how a model of the sentence-transformers library makes one vector of a text."""
     described = dict(read_json(path / "config.json"))
+    if (path / MODULES).exists():
+        check_modules(path / MODULES)
     if (path / POOLING).exists():
         modes = read_json(path / POOLING)
         chosen = [name for name, on in modes.items() if name.startswith("pooling_mode_") and on is True]

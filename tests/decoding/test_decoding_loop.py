@@ -10,6 +10,7 @@ from research.core.shapes import Spec
 from research.decoding.loop import ENDED, Text, make_generate
 from research.decoding.sampling import Sampling
 from research.models.gpt import GPT
+from research.models.t5 import T5
 
 VOCABULARY = 40
 MODELS = {
@@ -130,3 +131,15 @@ def test_text_comes_in_pieces_that_never_change() -> None:
         pieces = [row.add(byte) for byte in text.encode()]
         assert "\ufffd" not in "".join(pieces)
         assert "".join(pieces) + row.finish() == expected
+
+
+def test_the_input_of_an_encoder_may_be_used_again() -> None:
+    """What the caller gives is not donated to the cache: a second text from the same arrays is the same."""
+    built = T5(depth=1, width=8, heads=2).build(Spec(11))
+    context = {"inputs": jnp.ones((1, 3), jnp.int32), "segments": jnp.ones((1, 3), jnp.int32)}
+    params = jax.jit(built.init)(jax.random.key(0), {"inputs": context["inputs"]})
+    generate = make_generate(built.decoding, Sampling(temperature=0.0))
+    prompt = [np.zeros(1, np.int32)]
+    first, again = (list(generate(params, prompt, keys(1), tokens=3, context=context)) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert not any(array.is_deleted() for array in context.values())

@@ -404,3 +404,32 @@ def test_small_and_large_fractions_are_weights(dtype, saved):
     rewrite(saved, lambda found: {name: array.astype(dtype) for name, array in found.items()})
     expected = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype).astype(np.float32), params)
     jax.tree.map(np.testing.assert_array_equal, load_pretrained(saved).params, expected)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (["Transformer", "Pooling"], None),
+        (["Transformer", "Pooling", "Normalize"], None),
+        (
+            ["Transformer", "Pooling", "Dense"],
+            "lists the modules Transformer, Pooling, Dense; a model here goes through",
+        ),
+        (["Transformer", "Pooling", "Dense", "Normalize"], "Dense"),
+        (["Transformer", "LSTM", "Pooling"], "LSTM"),
+        (["Pooling"], "Pooling"),
+    ],
+)
+def test_modules_that_are_not_applied_are_refused_by_name(kinds, message, tmp_path):
+    """A dense layer after the pooling would give other numbers, and another count of them."""
+    config = BERT(depth=1, width=16, heads=4, mlp_dim=20, context=8, head="embedding", vocabulary=VOCABULARY)
+    save_pretrained(tmp_path, config, initial(config))
+    folders = {"Transformer": "", "Pooling": "1_Pooling"}
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": folders.get(kind, "2_Other")} for kind in kinds]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    for read in (describe, load_pretrained):
+        if message is None:
+            assert read(tmp_path).outputs == 16
+        else:
+            with pytest.raises(UserError, match=message):
+                read(tmp_path)
