@@ -134,8 +134,18 @@ def open_on_main_process(opening: Callable[[], RunLog]) -> RunLog:
     return log or RunLog(Path(folder), record, lock=None)
 
 
-def open_new(name: str, experiment: Any, root: Path, run_id: str, metadata: Mapping[str, Any]) -> RunLog:
-    """Creates `root/NAME/ID/` with `metadata` in its record; raises UserError where that cannot be written."""
+def open_new(
+    name: str,
+    experiment: Any,
+    root: Path,
+    run_id: str,
+    metadata: Mapping[str, Any],
+    opened: Callable[[RunLog], Any] = lambda log: None,
+) -> RunLog:
+    """Creates `root/NAME/ID/` with `metadata` in its record; raises UserError where that cannot be written.
+
+    `opened` is called before the record says that the run is running.
+    """
     if not (is_plain_name(name) and is_plain_name(run_id)):
         raise UserError(f"A run cannot be kept in {name!r}/{run_id!r}: give it a plain name without '/'.")
     folder = root / name / run_id
@@ -156,14 +166,15 @@ def open_new(name: str, experiment: Any, root: Path, run_id: str, metadata: Mapp
     }
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
+        log = RunLog(folder, record, _lock(folder))
+        opened(log)
         write_record(folder, record)
     except OSError as error:
         raise UserError(
             f"The run directory {folder} cannot be written ({error.strerror}): free space there or choose another "
             "place with --runs DIR."
         ) from None
-    return RunLog(folder, record, lock)
+    return log
 
 
 def newest_unfinished(name: str, experiment: Any, root: Path, run_id: str | None = None) -> tuple[Path, dict[str, Any]]:

@@ -62,7 +62,7 @@ def train(
         run_id: the ID of the run, by default a new one; a run that has it already is continued.
         loggers: called with every log entry besides the experiment's own loggers; a notebook plots with one.
         stop_after: the step to stop after, as an interruption would.
-        opened: called with the run once it is open, by whoever may end the program before the first step.
+        opened: called on the main process with the run, by whoever may end the program before the first step.
 
     Raises:
         UserError: anything in the configuration, the data or the folder that the user can fix.
@@ -91,9 +91,10 @@ def train(
         if unfinished:
             _check_same_data(unfinished, data.summary)
         facts = {"data": data.summary, "model": model}
-        opening = partial(open_new, name, experiment, root, run_id, facts)
+        opening = partial(open_new, name, experiment, root, run_id, facts, opened)
         log = unfinished or on_exit.enter_context(closing(open_on_main_process(opening)))
-        opened(log)
+        if unfinished:
+            opened(log)
         try:
             log.record.update(facts)
             _record_cut_statistics(log, assembly)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from research.core.errors import UserError
-from research.core.ranges import Below1, Range
+from research.core.ranges import Below1, Finite, Range
 from research.data import catalogue
 from research.data.dataset import Data, Rows
 from research.data.splitting import split_of
@@ -30,7 +30,7 @@ class ImageData:
     """your own images: a folder with a sub-folder for each class"""
     size: Annotated[int, Range(1, 8192)] = 64
     """height and width that the images of a folder are brought to"""
-    window: tuple[float, float] | None = None
+    window: tuple[Finite, Finite] | None = None
     """lowest and highest value of images of a folder of more than 8 bits a channel, which become black and white; by
     default 0 and the largest number of the bits in use in the data set, and of floating-point numbers 0 and 1"""
     image: str = "image"
