@@ -76,7 +76,7 @@ def test_several_texts_and_beams(tiny_runs, capsys) -> None:
     ("arguments", "message"),
     [
         (["nowhere"], "neither a folder"),
-        (["{run}", "Hi", "--tokens", "0"], "nothing to write"),
+        (["{run}", "Hi", "--tokens", "0"], "--tokens is 0"),
         (["{run}", "Hi", "--top-p", "2"], "--top-p is 2"),
         (["{labels}", "Hi"], "no model that continues text"),
     ],

@@ -114,7 +114,7 @@ OLD = {"type": EVALUATOR, "metrics": "language", "split": "test", "batch_size": 
 
 def test_an_old_evaluator_becomes_one_of_its_kind():
     """Split, batch size and limit stay; an old run was judged by the loss, whatever decides today."""
-    (found,) = from_json(upgraded([OLD]))
+    (found,) = map(from_json, upgraded([OLD]))
     assert found == LanguageEvaluator("test", 8, 5, best=("loss", "min"))
     assert from_json(upgraded({**OLD, "metrics": "translation"})).best == ("loss", "min") != TranslationEvaluator().best
 
@@ -144,7 +144,7 @@ def test_renamed_fields_of_an_old_record_load():
         "rate_rules": [["^lora/", 1.0], ["^(?!lora/)", 0.0]],
     }
     schedule = {"type": "research.train.schedules.Schedule", "kind": "warmup_stable_decay", "decay_share": 0.1}
-    assert from_json(upgraded([optimizer, schedule])) == (
+    assert tuple(map(from_json, upgraded([optimizer, schedule]))) == (
         Optimizer(
             "muon",
             learning_rate=0.02,
