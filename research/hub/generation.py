@@ -94,25 +94,24 @@ def _bad_words(value: Any, name: str) -> tuple[list[int], bool]:
 
 
 def within(rules: GenerationRules, vocabulary: int) -> GenerationRules:
-    """Returns the rules for the tokens that a model has; ends and forbidden tokens that it lacks never occur.
+    """Returns the rules for the tokens that a model has.
 
-    Raises:
-        UserError: a token that must be written is none of them.
+    Ends and forbidden tokens that it lacks never occur. One that must be written, but is none of its tokens, cannot be
+    obeyed: it is among the `unknown`, which are refused where a text is written.
     """
-    for name, token in (
-        ("decoder_start_token_id", rules.start),
-        ("forced_bos_token_id", rules.first),
-        ("forced_eos_token_id", rules.last),
-    ):
-        if token is not None and token >= vocabulary:
-            raise UserError(
-                f"The generation settings set {name!r} to {token}, but the model has {vocabulary} tokens: correct "
-                f"{GENERATION}, or config.json where that is missing."
-            )
     end, never, never_first = (
         tuple(token for token in tokens if token < vocabulary) for tokens in (rules.end, rules.never, rules.never_first)
     )
-    return dataclasses.replace(rules, end=end, never=never, never_first=never_first)
+    forced = (
+        ("decoder_start_token_id", rules.start),
+        ("forced_bos_token_id", rules.first),
+        ("forced_eos_token_id", rules.last),
+    )
+    beyond = {name: token for name, token in forced if token is not None and token >= vocabulary}
+    start, first, last = (None if name in beyond else token for name, token in forced)
+    unknown = (*rules.unknown, *((name, str(token)) for name, token in beyond.items()))
+    kept = dataclasses.replace(rules, end=end, never=never, never_first=never_first, unknown=unknown)
+    return dataclasses.replace(kept, start=start, first=first, last=last)
 
 
 def described_rules(rules: GenerationRules) -> dict[str, Any]:

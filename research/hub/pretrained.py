@@ -149,7 +149,7 @@ def describe(source: str | Path, revision: str | None = None, head: str | None =
 
 
 def writing(model: Model, rules: GenerationRules, vocabulary: int) -> Model:
-    """Returns the model with rules of how it writes; raises UserError where they force one that it lacks."""
+    """Returns the model with rules of how it writes, as far as its tokens go."""
     if model.decoding is None:
         return model
     return model._replace(decoding=model.decoding._replace(rules=within(rules, vocabulary)))
