@@ -10,6 +10,7 @@ from orbax.checkpoint import v1 as orbax
 
 from research.core import trees
 from research.core.errors import UserError
+from research.core.mesh import MeshConfig
 from research.core.shapes import Spec
 from research.data.pipeline import training_batches
 from research.data.text.labelled_text import LabelledText
@@ -271,3 +272,21 @@ def test_a_language_model_with_spare_ids_can_be_tuned(tiny_text, tmp_path) -> No
     )
     state = assemble(experiment, experiment.data.build()).initial_state()
     assert state.params["token_embedding"].shape == (rows, 8)
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "remarks"),
+    [(("bad", "good"), [0, 1], 0), (("Good", "Bad"), [1, 0], 0), (("no", "yes"), [0, 1], 1)],
+)
+def test_a_kept_head_follows_the_names_of_the_classes(labels, order, remarks, tmp_path) -> None:
+    """Its outputs are in the order of the data's classes; where these have other names, that is said."""
+    config = BERT(depth=1, width=16, heads=2, context=8, head="sequence", vocabulary=7)
+    init = jax.jit(config.build(Spec(2)).init)
+    params = init(jax.random.key(0), {"inputs": jnp.zeros((1, 1), jnp.int32)})
+    save_pretrained(tmp_path, config, params, labels=("bad", "good"))
+    shardings = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), params)
+    started = PretrainedModel(str(tmp_path), head="sequence").start(
+        jax.tree.map(jnp.zeros_like, params), shardings, MeshConfig().build(jax.devices()[:1]), Spec(2, labels=labels)
+    )
+    np.testing.assert_array_equal(started.params["head"]["kernel"], params["head"]["kernel"][:, np.array(order)])
+    assert len(started.remarks) == remarks
