@@ -40,7 +40,7 @@ def parse(cls: type[T], default: T | None = None, *, description: str = "", args
     return ranges.check(tyro.cli(cls, description=description, args=args, **options))
 
 
-# What a system may refuse of a file that is named rightly, or that a user has named wrongly.
+# Errors of the system that a user can correct: permissions, space on a disk, and names of files.
 REFUSALS = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO),

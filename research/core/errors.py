@@ -12,6 +12,11 @@ class UserError(Exception):
     """An error the user can fix; its text is the whole message."""
 
 
+def visible(text: object) -> str:
+    """Returns a text for a message, whatever cannot be printed escaped."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text))
+
+
 def listed(names: Iterable[object], limit: int = 10) -> str:
     """Returns names for a message: the first ten, each cut to 60 printable characters, and "..." where more follow.
 
@@ -19,7 +24,5 @@ def listed(names: Iterable[object], limit: int = 10) -> str:
     'age, a\\\\nb'
     """
     first = list(islice(names, limit + 1))
-    shown = [
-        "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(name)[:60]) for name in first[:limit]
-    ]
+    shown = [visible(str(name)[:60]) for name in first[:limit]]
     return ", ".join([*shown, *(["..."] if len(first) > limit else [])]) or "none"

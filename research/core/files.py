@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from research.core.errors import UserError
+from research.core.errors import UserError, visible
 
 
 def regular_size(path: str | Path) -> int:
@@ -42,9 +42,7 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
 
 def shown(path: str | Path) -> str:
     """Returns a path for a message: shortened in its middle where it is very long, control characters escaped."""
-    name = str(path)
-    if not name.isprintable():
-        name = "".join(each if each.isprintable() else repr(each)[1:-1] for each in name)
+    name = visible(path)
     return name if len(name) <= 300 else f"{name[:200]}...{name[-80:]}"
 
 

@@ -6,6 +6,7 @@ into pieces of text and finds stop strings.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -218,7 +219,11 @@ class Text:
         return self._give(self._decoded())
 
     def _decoded(self) -> str:
-        return self.decode([*self.before, *self.ids])[len(self.decode(self.before)) :]
+        return self.decode([*self.before, *self.ids])[self._characters_before :]
+
+    @functools.cached_property
+    def _characters_before(self) -> int:
+        return len(self.decode(self.before))
 
     def _give(self, text: str) -> str:
         piece, self.given = text[self.given :], max(self.given, len(text))

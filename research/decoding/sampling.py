@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from research.core.ranges import Fraction, Limit, Range
+from research.models.generation_rules import NEVER
 
-NEVER = -jnp.inf
 Penalty = Annotated[float, Range(-1000, 1000)]
 
 

@@ -110,8 +110,9 @@ def within(rules: GenerationRules, vocabulary: int) -> GenerationRules:
     beyond = {name: token for name, token in forced if token is not None and token >= vocabulary}
     start, first, last = (None if name in beyond else token for name, token in forced)
     unknown = (*rules.unknown, *((name, str(token)) for name, token in beyond.items()))
-    kept = dataclasses.replace(rules, end=end, never=never, never_first=never_first, unknown=unknown)
-    return dataclasses.replace(kept, start=start, first=first, last=last)
+    return dataclasses.replace(
+        rules, end=end, start=start, never=never, never_first=never_first, first=first, last=last, unknown=unknown
+    )
 
 
 def described_rules(rules: GenerationRules) -> dict[str, Any]:

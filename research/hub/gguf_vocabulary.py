@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, processors
+from tokenizers import AddedToken, processors
 
 from research.core.errors import UserError
 from research.data.text.tokenizers import Subwords
-from research.hub.sentencepiece import CONTROL, SPACE, USER_DEFINED, merges_of
+from research.hub.sentencepiece import CONTROL, USER_DEFINED, byte_pairs
 from research.hub.tokenizer_classes import WORDS, byte_level, cut_by
 
 ROLES = {
@@ -74,17 +74,8 @@ def _sentencepiece(
 ) -> tokenizers.Tokenizer:
     scores, types = metadata["tokenizer.ggml.scores"], metadata["tokenizer.ggml.token_type"]
     merged = {token: scores[id] for token, id in vocabulary.items() if types[id] not in (CONTROL, USER_DEFINED)}
-    merges = merges_of(vocabulary, merged)
-    model = models.BPE(dict(vocabulary), merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
-    trained = tokenizers.Tokenizer(model)
-    spaces: list[Any] = [normalizers.Replace(" ", SPACE)]
-    back: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    if metadata.get("tokenizer.ggml.add_space_prefix", True):
-        spaces.insert(0, normalizers.Prepend(" "))
-        back.append(decoders.Strip(" ", 1, 0))
-    trained.normalizer = normalizers.Sequence(spaces)
-    trained.decoder = decoders.Sequence(back)
-    return trained
+    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
+    return byte_pairs(vocabulary, merged, unknown=unknown, byte_fallback=True, prefix=prefix)
 
 
 def _byte_level(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> tokenizers.Tokenizer:

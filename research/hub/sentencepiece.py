@@ -121,27 +121,42 @@ def pairs_of(model: SentencePiece) -> tokenizers.Tokenizer:
         raise UserError("The SentencePiece model is none of byte pairs, which models of this class have.")
     vocabulary = {text: index for index, (text, _, _) in enumerate(model.pieces)}
     plain = {text: score for text, score, kind in model.pieces if kind not in (CONTROL, USER_DEFINED)}
-    merges = merges_of(vocabulary, plain)
     unknown = model.pieces[model.unknown][0]
-    options: dict[str, Any] = {"unk_token": unknown, "fuse_unk": True, "byte_fallback": model.byte_fallback}
-    trained = tokenizers.Tokenizer(models.BPE(vocabulary, merges, **options))
+    return byte_pairs(vocabulary, plain, unknown=unknown, byte_fallback=model.byte_fallback, prefix=model.prefix)
+
+
+def byte_pairs(
+    vocabulary: Mapping[str, int],
+    scores: Mapping[str, float],
+    *,
+    unknown: str | None,
+    byte_fallback: bool,
+    prefix: bool,
+) -> tokenizers.Tokenizer:
+    """Returns the byte-pair tokenizer of SentencePiece.
+
+    Args:
+        vocabulary: ids of tokens.
+        scores: of those that are made by merging; not control and user-defined tokens.
+        unknown: the unknown token, None for none.
+        byte_fallback: whether unknown characters become their bytes.
+        prefix: whether a space is put before the text.
+    """
+    options: dict[str, Any] = {"unk_token": unknown, "fuse_unk": True, "byte_fallback": byte_fallback}
+    trained = tokenizers.Tokenizer(models.BPE(dict(vocabulary), _merges(vocabulary, scores), **options))
     spaces: list[Any] = [normalizers.Replace(" ", SPACE)]
     back: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    if model.prefix:
+    if prefix:
         spaces.insert(0, normalizers.Prepend(SPACE))
         back.append(decoders.Strip(" ", 1, 0))
     trained.normalizer, trained.decoder = normalizers.Sequence(spaces), decoders.Sequence(back)
     return trained
 
 
-def merges_of(vocabulary: Mapping[str, int], scores: Mapping[str, float]) -> list[tuple[str, str]]:
+def _merges(vocabulary: Mapping[str, int], scores: Mapping[str, float]) -> list[tuple[str, str]]:
     """Returns every pair of tokens that makes another, the pairs of the best token first.
 
     SentencePiece merges whatever becomes the token of the best score.
-
-    Args:
-        vocabulary: ids of tokens.
-        scores: of those that are made by merging; not control and user-defined tokens.
     """
     pairs = []
     for token, score in scores.items():

@@ -2,9 +2,9 @@
 
 import pytest
 import transformers
+from rendering import render
 
 from research.data.text.chat import ChatData
-from research.data.text.chat_template import render
 from research.data.text.tokenizers import TokenizerConfig
 
 pytestmark = pytest.mark.peer

@@ -75,7 +75,7 @@ def find_answers(
     """Returns every conversation as text with what is learned of it.
 
     Args:
-        template, special, tools, date: as `chat_template.render` takes them.
+        template, special, tools, date: as `chat_template.rendered` takes them.
         conversations: checked messages, which end with an answer that is learned.
 
     Raises:

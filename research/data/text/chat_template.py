@@ -1,6 +1,6 @@
 """Chat templates: Jinja programs that come with published models and turn a conversation into the text they know.
 
-They are other people's code, so `render` runs them in Jinja's sandbox, in a process of its own with little memory and
+They are other people's code, so `rendered` runs them in Jinja's sandbox, in a process of its own with little memory and
 little time: `chat_sandbox.py`. Texts are those of transformers' `apply_chat_template`.
 """
 
@@ -48,7 +48,7 @@ class Rendered(NamedTuple):
     generated: tuple[tuple[int, int], ...] | None
 
 
-def render(
+def rendered(
     template: str,
     conversations: Sequence[Sequence[Message]],
     special: Mapping[str, str],
@@ -56,8 +56,8 @@ def render(
     answering: bool = False,
     tools: Sequence[Tools | None] = (),
     date: str = "",
-) -> list[str]:
-    """Returns the text of each conversation.
+) -> list[Rendered]:
+    """Returns the text of each conversation with its generation blocks.
 
     Args:
         template: Jinja, which sees `messages`, `tools`, `add_generation_prompt` and special tokens (`bos_token`, ...).
@@ -70,20 +70,6 @@ def render(
     Raises:
         UserError: the template fails, refuses a conversation, or takes too much time or memory.
     """
-    found = rendered(template, conversations, special, answering=answering, tools=tools, date=date)
-    return [each.text for each in found]
-
-
-def rendered(
-    template: str,
-    conversations: Sequence[Sequence[Message]],
-    special: Mapping[str, str],
-    *,
-    answering: bool = False,
-    tools: Sequence[Tools | None] = (),
-    date: str = "",
-) -> list[Rendered]:
-    """Returns the text of each conversation with its generation blocks; arguments and errors are those of `render`."""
     tokens = {f"{role}_token": token for role, token in special.items()}
     offered = list(tools) or [None] * len(conversations)
     contexts = [

@@ -7,12 +7,13 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rendering import render
 
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig
 from research.data.text import chat_template
 from research.data.text.chat import ChatData
-from research.data.text.chat_template import CHATML, render
+from research.data.text.chat_template import CHATML
 from research.data.text.table_chats import preferred
 from research.data.text.tokenizers import TokenizerConfig
 from research.evaluate.language import LanguageEvaluator

@@ -5,12 +5,13 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rendering import render
 
 from research.core.errors import UserError
 from research.data.text import chat_spans
 from research.data.text.chat import ChatData
 from research.data.text.chat_spans import find_answers
-from research.data.text.chat_template import CHATML, Rendered, render, unused_marks, without_marks
+from research.data.text.chat_template import CHATML, Rendered, unused_marks, without_marks
 from research.data.text.tokenizers import TokenizerConfig
 
 # As Qwen 3: of turns before the last question, what was thought is left out.
