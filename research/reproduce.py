@@ -7,6 +7,7 @@ the final parameters are compared: `identical`, or the first step that differs a
 import dataclasses
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from research.core.terminal import say
 from research.runs.chain import first_difference
 from research.runs.directory import find, read_chain, read_record, required
 from research.runtime import backend
-from research.train.run import recorded_experiment, train
+from research.train.run import Run, recorded_experiment, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ def main() -> None:
     required(record, folder, "environment", "params_sha256")
     _use_thread_pool(record["environment"]["thread_pool"])
     chain = read_chain(folder)
-    again = train(recorded_experiment(record, folder), name=record["name"], root=options.runs)
+    again = _trained_again(record, folder, options.runs)
     if again.record["status"] != "finished":
         raise UserError(
             f"The second run stopped at step {int(again.state.step)}; resume it, then use research.compare."
@@ -54,6 +55,18 @@ def main() -> None:
     for name, (old, new) in environment_differences(record, dict(again.record)).items():
         say(f"  {name}: {old} then, {new} now")
     sys.exit(1)
+
+
+def _trained_again(record: Mapping[str, Any], folder: Path, root: Path) -> Run:
+    """Trains a recorded run again: in parts, as it was, if its end was moved on the way."""
+    experiment, name, run_id = recorded_experiment(record, folder), record["name"], None
+    for part in record.get("extensions", []):
+        shorter = dataclasses.replace(experiment, steps=part["steps"])
+        run = train(shorter, name=name, root=root, run_id=run_id, stop_after=part["step"])
+        run_id = run.folder.name
+        if int(run.state.step) != part["step"]:
+            return run
+    return train(experiment, name=name, root=root, run_id=run_id)
 
 
 def environment_differences(left: dict[str, Any], right: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -13,7 +13,6 @@ import yaml
 from tiny_run import ROOT, only_run, record
 
 from experiments import gpt_austen
-from research.core import command_line
 from research.launch import launcher
 from research.runs.directory import write_record
 from research.runtime.processes import ProcessInfo, processes_to_start
@@ -61,7 +60,7 @@ def parsed(folder: Path, *before: str) -> launcher.Options:
     """Returns the options of the experiment in `folder/command`, which begins with the words `before`."""
     words = (folder / "command").read_text(encoding="utf-8").splitlines()
     assert words[: len(before)] == list(before)
-    return command_line.parse(launcher.Options, launcher.Options(gpt_austen.CONFIG), args=words[len(before) :])
+    return launcher.parse(gpt_austen.CONFIG, args=words[len(before) :])
 
 
 def write_status(folder: Path, status: str) -> None:
@@ -85,7 +84,7 @@ def test_slurm_starts_the_command_given(
     assert start(tmp_path, command, "srun", NOTE, **variables).wait(10) == 0
     options = parsed(tmp_path, ".venv/bin/python", "-m", "experiments.gpt_austen")
     assert (options.experiment.steps, options.experiment.mesh.fsdp) == (5000, 16)
-    assert (options.group.restarts, options.resume) == (3, resumes)
+    assert (options.group.restarts, bool(options.resume)) == (3, resumes)
     assert processes_to_start(options.group, {"SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "9"}) == [
         ProcessInfo(9, 16)
     ]
@@ -101,7 +100,7 @@ def test_a_pod_starts_its_process(
     started = start(tmp_path, [*container(jobset)["command"], script], "python", NOTE, ATTEMPT=attempt)
     assert (started.wait(10) == 0) == run_exists, "a run that has finished is the end of the pod, any other is not"
     options, pods = parsed(tmp_path, "-m", "experiments.gpt_austen"), job(jobset)["completions"]
-    assert options.resume == (attempt == "1" and run_exists)
+    assert bool(options.resume) == (attempt == "1" and run_exists)
     assert options.runs == tmp_path / "runs"
     name, port = jobset["metadata"]["name"], container(jobset)["ports"][0]["containerPort"]
     pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}

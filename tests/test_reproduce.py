@@ -1,5 +1,6 @@
 """Promises of `python -m research.reproduce RUN`: identical where nothing changed, else the first step that differs."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ import pytest
 from tiny_run import Program, only_run, record, run_module
 
 from research.runtime import backend
+from research.train.experiment import Experiment
+from research.train.run import train
 
 
 @pytest.fixture
@@ -44,6 +47,20 @@ def test_another_process_reproduces_a_run_to_the_bit(tiny_runs: Path, tmp_path: 
     again = only_run(tmp_path)
     assert (again / "chain.jsonl").read_bytes() == (run / "chain.jsonl").read_bytes()
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_whose_end_was_moved_is_reproduced_in_its_parts(
+    tiny_language_run: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Moved twice, once before the end and once after it; as one run towards the last end it would have other bits."""
+    run_id = "20260101-000000-000-abcd"
+    for steps, stop in ((8, 5), (10, None), (12, None)):
+        experiment = dataclasses.replace(tiny_language_run, steps=steps)
+        extended = train(experiment, name="tiny", root=tmp_path / "runs", run_id=run_id, stop_after=stop)
+    assert [(part["step"], part["steps"]) for part in extended.record["extensions"]] == [(5, 8), (10, 10)]
+    code, output = reproduce(extended.folder, capsys)
+    assert code == 0 and f"identical: {extended.record['params_sha256']}" in output
+    assert train(experiment, name="tiny", root=tmp_path / "other").record["params_sha256"] not in output
 
 
 def test_the_first_step_that_differs_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,28 +5,33 @@ its results beside the baselines, and leaves its report.
 """
 
 import dataclasses
+import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from research.core import command_line
+from research.core.errors import UserError
 from research.core.terminal import console, say
 from research.evaluate.results_table import results_table
 from research.launch.attention_maps import picture_attention
 from research.launch.image_predictions import write_image_predictions
 from research.plan.options import Explanation
 from research.report.html import write_report
-from research.runs.record import new_id, newest_unfinished
+from research.runs.directory import find, read_record
+from research.runs.record import new_id
+from research.runs.resumable import find_resumable
 from research.runtime import processes, supervisor
 from research.runtime.interruption import ending_at_once
 from research.train.experiment import Experiment
 from research.train.pretrained import resolved
-from research.train.run import Run, train
+from research.train.run import Run, recorded_experiment, train
 
+NEWEST = "newest"  # what --resume alone means
 INTERRUPTED = (
     "Interrupted with nothing to save: repeat the command, and add --resume to it if the run had begun to train."
 )
@@ -37,8 +42,9 @@ class Options:
     """The command line of an experiment."""
 
     experiment: Annotated[Experiment, tyro.conf.arg(name="")]
-    resume: bool = False
-    """continue the newest unfinished run of this configuration, exactly"""
+    resume: Annotated[str, tyro.conf.arg(metavar="[RUN]")] = ""
+    """continue a run, exactly, with its recorded configuration: the newest that has not finished, or RUN; with more
+    --steps than it was to take, a finished one goes on too"""
     runs: Path = Path("runs")
     """where run directories are"""
     group: Annotated[processes.Processes, tyro.conf.arg(name="")] = processes.Processes()
@@ -53,11 +59,12 @@ def launch(config: Experiment) -> None:
 
 
 def parse(config: Experiment, description: str = "", args: Sequence[str] | None = None) -> Options:
-    """Parses the command line of an experiment, and checks its values.
+    """Parses the command line of an experiment, and checks its values; --resume may stand without a value.
 
     A warm-up that is the experiment's own, and leaves nothing of the steps asked for, becomes a tenth of them; one that
     is given is obeyed or refused.
     """
+    args = _with_newest(sys.argv[1:] if args is None else args)
     options = command_line.parse(Options, Options(config), description=description, args=args)
     experiment = options.experiment
     if experiment.schedule.warmup < experiment.steps or command_line.is_given("--schedule.warmup", args):
@@ -66,8 +73,53 @@ def parse(config: Experiment, description: str = "", args: Sequence[str] | None 
     return dataclasses.replace(options, experiment=dataclasses.replace(experiment, schedule=schedule))
 
 
+def _with_newest(args: Sequence[str]) -> list[str]:
+    """Returns arguments in which an option --resume that stands alone has the value NEWEST."""
+    words: list[str] = []
+    for argument, following in itertools.zip_longest(args, args[1:], fillvalue="--"):
+        words += [argument, NEWEST] if argument == "--resume" and following.startswith("--") else [argument]
+    return words
+
+
+def resumed(options: Options, name: str, run_id: str | None) -> Options:
+    """Returns the options of a run that goes on: its recorded configuration, on which those of the program are put.
+
+    Args:
+        options: those of the program, on top of the experiment's own configuration.
+        name: the experiment's name.
+        run_id: the ID of the run, where it has been chosen before and may have finished since.
+
+    Returns:
+        The options, `resume` the run's directory.
+
+    Raises:
+        UserError: no run can go on so; says why.
+    """
+    root, asked = options.runs, run_id
+    if options.resume != NEWEST:
+        folder = find(options.resume, root).absolute()
+        root, asked = folder.parent.parent, folder.name
+        if folder.parent.name != name:
+            raise UserError(
+                f"{folder} is a run of {folder.parent.name}, not of {name}: resume it with python -m "
+                f"experiments.{folder.parent.name} --resume {folder}."
+            )
+
+    def wanted(folder: Path, record: Mapping[str, Any]) -> Experiment:
+        return resolved(parse(recorded_experiment(record, folder)).experiment)
+
+    if run_id:
+        folder = root / name / run_id
+        experiment = wanted(folder, read_record(folder))
+    else:
+        folder, _, experiment, *_ = find_resumable(name, root, wanted, asked)
+    return dataclasses.replace(options, experiment=experiment, runs=root, resume=str(folder))
+
+
 def _launch(config: Experiment, name: str, description: str) -> None:
-    options = parse(config, description)
+    options, assignment = parse(config, description), supervisor.assignment()
+    if options.resume:
+        options = resumed(options, name, assignment.run_id if assignment else None)
     experiment = options.experiment
     if experiment.schedule.warmup < config.schedule.warmup and not command_line.is_given("--schedule.warmup"):
         lowered = f"from {config.schedule.warmup} to {experiment.schedule.warmup}, a tenth of {experiment.steps}"
@@ -75,19 +127,18 @@ def _launch(config: Experiment, name: str, description: str) -> None:
     if options.explanation.asked:
         options.explanation.show(experiment)
         return
-    assignment = supervisor.assignment()
     if assignment is None and (infos := processes.processes_to_start(options.group, os.environ)):
         # Chosen once, so that a restart continues this run whatever has become of it, and no other.
-        asked = options.resume and newest_unfinished(name, resolved(experiment), options.runs)[0].name
-        sys.exit(supervisor.supervise(infos, asked or new_id(), options.group.restarts))
+        asked = Path(options.resume).name or new_id()
+        sys.exit(supervisor.supervise(infos, asked, options.group.restarts))
     with ending_at_once(INTERRUPTED) as before_end:
         with processes.distributed_session(assignment.info if assignment else processes.ProcessInfo()):
-            run_id = assignment.run_id if assignment else None
+            run_id = assignment.run_id if assignment else Path(options.resume).name or None
             run = train(
                 experiment,
                 name=name,
                 root=options.runs,
-                resume=options.resume,
+                resume=bool(options.resume),
                 run_id=run_id,
                 opened=lambda log: before_end.append(log.note_sudden_end),
             )

@@ -41,7 +41,7 @@ from research.launch import launcher
 from research.launch.discovery import modules
 from research.report.sweep_page import PAGE, GridPoint, SeedRun, Sweep, split_tables, terminal_table, write_page
 from research.runs.directory import all_runs, read_metrics, readable
-from research.runs.record import changed_fields, computes
+from research.runs.resumable import changed_fields, computes
 from research.runtime.supervisor import signals
 from research.train.experiment import Experiment
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as orbax
 
@@ -72,7 +73,7 @@ class Saver:
         if processes.is_main_process():
             _remove(path)
         try:
-            response = orbax.save_async(path, state)
+            response = orbax.save_async(path, _without_empty(state))
         except (OSError, ValueError) as error:
             self.failed(step, _first_line(error))
             return
@@ -185,12 +186,28 @@ def load(
     problem = None if verified else _problem(path)
     if problem is not None:
         raise UserError(f"The checkpoint {path} cannot be used: {problem}; choose another step or train again.")
-    _check_same_model(path, abstract, partial=partial)
-    options = orbax.options.PyTreeOptions(loading=orbax.options.PyTreeOptions.Loading(partial_load=partial))
-    with orbax.Context(pytree_options=options):
-        state = orbax.load(path, abstract)
+    stored = _without_empty(abstract)
+    _check_same_model(path, stored, partial=partial)
+    context = orbax.Context()
+    context.pytree.loading.partial_load = partial
+    with context:
+        state = _with_empty(orbax.load(path, stored), abstract)
     manifest = _read_manifest(path)
     return state, {} if manifest is None else manifest
+
+
+def _without_empty(tree: Any) -> Any:
+    """Returns a tree with None for arrays without any number, such as optimizers keep: orbax stores none of those."""
+    return jax.tree.map(lambda leaf: leaf if leaf.size else None, tree)
+
+
+def _with_empty(stored: Any, abstract: Any) -> Any:
+    """Returns what `_without_empty` took from a tree of the form of `abstract` put back."""
+
+    def leaf(wanted: Any, found: Any) -> Any:
+        return found if wanted.size else jnp.zeros(wanted.shape, wanted.dtype, device=wanted.sharding)
+
+    return jax.tree.map(leaf, abstract, stored)
 
 
 def load_params(folder: Path, step: int) -> dict[str, Any]:

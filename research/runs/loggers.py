@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from research.core.errors import UserError
 from research.core.terminal import console, print_message
@@ -18,17 +18,26 @@ Logger = Callable[[Mapping[str, Any]], Any]
 
 
 class Terminal:
-    """The live progress bar, and lines above it; plain lines where the output is not a terminal."""
+    """The live progress bar, and lines above it; plain lines where the output is not a terminal.
 
-    def __init__(self, steps: int, start: int, run: Path):
+    Args:
+        steps: of the run.
+        start: the step it begins after.
+        run: its directory.
+        judged: the evaluation that decides, its metric, and whether "min" or "max" is the best.
+    """
+
+    def __init__(self, steps: int, start: int, run: Path, judged: tuple[str, str, str] | None = None):
         self.console = console()
         status = TextColumn("{task.fields[status]}", markup=False)
-        columns = ("step", BarColumn(bar_width=24), MofNCompleteColumn(), status)
+        columns = ("step", BarColumn(bar_width=24), MofNCompleteColumn(), status, TimeElapsedColumn())
         self._progress = Progress(
             *columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal
         )
         self._task = self._progress.add_task("", total=steps, completed=start, status="")
-        self._steps, self._run = steps, run
+        self._steps, self._run, self._judged = steps, run, judged
+        self._trained = self._last = ""
+        self._best: tuple[float, int] | None = None
 
     def __enter__(self) -> "Terminal":
         self._progress.start()
@@ -36,6 +45,10 @@ class Terminal:
 
     def __exit__(self, *_: Any) -> None:
         self._progress.stop()
+
+    def evaluating(self, name: str, batch: int) -> None:
+        """Shows which batch of an evaluation is under way."""
+        self._progress.update(self._task, status=f"evaluating {name}, batch {batch}")
 
     def __call__(self, entry: Mapping[str, Any]) -> None:
         """Shows an entry: training moves the bar, evaluations and samples are printed above it.
@@ -53,22 +66,34 @@ class Terminal:
     def _show(self, entry: Mapping[str, Any]) -> None:
         match entry["kind"]:
             case "train":
-                status = f"loss {entry['loss']:.4f}  {entry['rate']:,.0f} {entry['unit']}/s"
-                self._progress.update(self._task, completed=entry["step"], status=status)
+                self._trained = f"loss {entry['loss']:.4f}  {entry['rate']:,.0f} {entry['unit']}/s"
+                self._progress.update(self._task, completed=entry["step"])
                 if not self.console.is_terminal:
                     left = f"{entry['seconds_left']:.0f} s left"
-                    self.console.print(f"step {entry['step']}/{self._steps}  {status}  {left}")
+                    self.console.print(f"step {entry['step']}/{self._steps}  {self._trained}  {left}")
             case "compiled":
                 self.console.print(f"first step after {entry['seconds']:.1f} s, most of them for compilation")
             case "evaluation":
                 numbers = "  ".join(f"{name} {value:.4f}" for name, value in scalars(entry).items())
                 self.console.print(f"step {entry['step']}  {entry['name']}: {numbers}")
+                self._judge(entry)
             case "sample":
                 self.console.rule(f"step {entry['step']} writes", align="left", style="dim")
                 files = [entry["images"]] if "images" in entry else entry.get("audio", [])
                 shown = "\n".join(str(self._run / file) for file in files) if files else entry["text"]
                 self.console.print(shown, soft_wrap=bool(files))
                 self.console.rule(style="dim")
+        self._progress.update(self._task, status=f"{self._trained}{self._last}")
+
+    def _judge(self, entry: Mapping[str, Any]) -> None:
+        """Notes the last result of the evaluation that decides, and the best so far."""
+        if self._judged is None or entry["name"] != self._judged[0] or self._judged[1] not in entry:
+            return
+        name, metric, direction = self._judged
+        value = entry[metric]
+        if self._best is None or (value < self._best[0] if direction == "min" else value > self._best[0]):
+            self._best = value, entry["step"]
+        self._last = f"  {name} {metric} {value:.4f}, best {self._best[0]:.4f} at {self._best[1]}"
 
 
 def scalars(entry: Mapping[str, Any]) -> dict[str, float]:

@@ -1,14 +1,13 @@
-"""The record of a run: opening a new run directory or the newest unfinished one, and what `run.json` says.
+"""The record of a run: what `run.json` says, and opening a new run directory.
 
 The record is written when the run starts, at every event and when it ends, so that a killed run can be read,
-compared and resumed.
+compared and resumed (`resumable.py`).
 """
 
 import contextlib
 import dataclasses
 import datetime
 import fcntl
-import itertools
 import os
 import secrets
 import subprocess
@@ -22,15 +21,10 @@ from research.core.errors import UserError
 from research.core.files import append_lines
 from research.core.json_files import truncate_after
 from research.core.terminal import print_message
-from research.runs.directory import CHAIN, CHECKPOINTS, METRICS, all_runs, read_record, readable, write_record
+from research.runs.directory import CHAIN, CHECKPOINTS, METRICS, write_record
 from research.runs.schema import is_plain_name
 from research.runtime import backend, processes
 
-# Fields that change how a run is watched, but not what it computes: free to differ when it is resumed. So is the mesh,
-# which says where it is computed: the same batches and keys, and but for the order of the sums the same numbers.
-# The period of checkpoints is not among them: a spike of the loss takes a run back to one.
-WATCHING = ("log_every", "evaluate_every", "sample_every", "keep_last", "loggers")
-MESH = "mesh."
 # 1: checkpoints hold one tree `params`; 2: what is fixed is stored once, and variables apart.
 FORMAT = 2
 
@@ -166,7 +160,7 @@ def open_new(
     }
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        log = RunLog(folder, record, _lock(folder))
+        log = RunLog(folder, record, lock(folder))
         opened(log)
         write_record(folder, record)
     except OSError as error:
@@ -177,60 +171,14 @@ def open_new(
     return log
 
 
-def newest_unfinished(name: str, experiment: Any, root: Path, run_id: str | None = None) -> tuple[Path, dict[str, Any]]:
-    """Returns folder and record of the newest run of `name` with this configuration that has not finished.
-
-    Args:
-        name: the experiment's name.
-        experiment: the configuration.
-        root: where run directories are.
-        run_id: the ID of the run, where no other will do.
-
-    Raises:
-        UserError: there is none; the newest unfinished run computes something else (says which fields differ).
-    """
-    runs = [run for run in all_runs(root) if run.parent.name == name and run_id in (None, run.name)]
-    passed: list[str] = []
-    unfinished = (run for run in readable(reversed(runs), passed.append) if run[1]["status"] != "finished")
-    newest = next(unfinished, None)
-    if newest is None and passed:
-        raise UserError(f"There is no unfinished run of {name} under {root}/ that can be read: {passed[0]}")
-    for text in passed:
-        print_message(text)
-    if newest is None:
-        raise UserError(f"There is no unfinished run of {name} under {root}/ to resume: start one without --resume.")
-    same = (run for run in itertools.chain([newest], unfinished) if not changed_fields(run[1], experiment))
-    folder, record = next(same, newest)
-    if record.get("format") != FORMAT:
-        raise UserError(
-            f"{folder} was written by an older version, whose checkpoints have another form: start a new run without "
-            f"--resume, from its parameters with --model.source {folder} where the model is a pretrained one."
-        )
-    changed = changed_fields(record, experiment)
-    if changed:
-        listed = "; ".join(f"{field} was {old!r} and is now {new!r}" for field, (old, new) in changed.items())
-        raise UserError(
-            f"The configuration of {folder} has changed: {listed}. Resume with the recorded values, or start a new run "
-            "without --resume."
-        )
-    return folder, record
-
-
-def open_unfinished(name: str, experiment: Any, root: Path, run_id: str | None = None) -> RunLog:
-    """Opens the run that `newest_unfinished` finds, to resume it; raises UserError likewise."""
-    folder, record = newest_unfinished(name, experiment, root, run_id)
-    log = RunLog(folder, record, _lock(folder))
-    if read_record(folder) != record:
-        log.close()
-        raise UserError(f"Another process has just trained {folder} further: repeat the command.")
-    record = {"stages": {}, "events": [], "resumes": [], "data": {}, **record}
-    record["status"] = "running"
-    record.pop("error", None)
-    return dataclasses.replace(log, record=record)
-
-
 def note_resumption(log: RunLog, step: int) -> None:
-    """Records that a run goes on from `step`, and which of the conditions that its bits may depend on have changed."""
+    """Records that a run goes on from `step`, and which of the conditions that its bits may depend on have changed.
+
+    What had been trained towards an earlier end, `extensions`, is what comes before `step`.
+    """
+    extensions = log.record.get("extensions", [])
+    for before in extensions:
+        before["step"] = step if before["step"] is None else min(step, before["step"])
     here = {"git": _git(), "environment": backend.describe()}
     moved = configs.differences({part: log.record.get(part) for part in here}, here)
     log.record.update(here)
@@ -241,29 +189,18 @@ def note_resumption(log: RunLog, step: int) -> None:
     log.save()
 
 
-def computes(field: str) -> bool:
-    """Whether a field of the configuration, named with dots, changes what a run computes."""
-    return field not in WATCHING and not field.startswith(MESH)
-
-
-def changed_fields(record: Mapping[str, Any], experiment: Any) -> dict[str, tuple[Any, Any]]:
-    """Returns {field: (recorded, now)} where an experiment would compute something else than a recorded run."""
-    found = configs.differences(record["config"], configs.to_json(experiment))
-    return {field: values for field, values in found.items() if computes(field)}
-
-
-def _lock(folder: Path) -> int:
+def lock(folder: Path) -> int:
     """Locks a run and returns the open file that holds the lock; raises UserError where another process trains it."""
     try:
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        opened = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}): free it, or choose another run.") from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(lock)
+        os.close(opened)
         raise UserError(f"{folder} is being trained by another process: wait for it, or stop it first.") from None
-    return lock
+    return opened
 
 
 def _command() -> str:

@@ -227,6 +227,7 @@ RECORD = fields(
     stages=each(amount),
     events=items(_event),
     resumes=items(fields("step", step=count, time=text)),
+    extensions=items(fields("step", "steps", step=optional(count), steps=count)),
     wait_share=amount,
     data=_data,
     model=fields(parameters=count, layers=items(_layer)),

@@ -97,16 +97,24 @@ def judged_split(splits: Iterable[str]) -> str | None:
     return "validation" if "validation" in names else next(iter(names), None)
 
 
+def judged_metric(
+    evaluators: Sequence[EvaluatorConfig], measured: Callable[[str], bool] = lambda name: True
+) -> tuple[str, str, str] | None:
+    """Returns the evaluation that decides, its metric, and "min" or "max"; None without any that is `measured`."""
+    named = zip(evaluation_names(evaluators), evaluators, strict=True)
+    best = {name: evaluator.best for name, evaluator in named if measured(name)}
+    split = judged_split(best)
+    return None if split is None else (split, *best[split])
+
+
 def score(evaluators: Sequence[EvaluatorConfig], results: Mapping[str, Mapping[str, Any]]) -> float | None:
     """Returns how good results by name are, by `best` of the split that decides: the lower, the better.
 
     A metric whose highest value is the best counts negative. None where nothing was measured.
     """
-    named = zip(evaluation_names(evaluators), evaluators, strict=True)
-    best = {name: evaluator.best for name, evaluator in named if results.get(name)}
-    split = judged_split(best)
-    if split is None:
+    judged = judged_metric(evaluators, lambda name: bool(results.get(name)))
+    if judged is None:
         return None
-    metric, direction = best[split]
-    value = results[split].get(metric)
+    name, metric, direction = judged
+    value = results[name].get(metric)
     return -value if value is not None and direction == "max" else value

@@ -106,7 +106,7 @@ def make_exact_step(
     @partial(_on_each_device, donate_argnums=0)
     def finish(state: State, total: Tree) -> tuple[State, dict[str, Any]]:
         sums = gradients.finish(jax.tree.map(lambda leaf: leaf[0], total), stream(seed, "noise", state.step))
-        return update(state, sums, training_context(state.step, seed))
+        return update(state, sums, training_context(state.step, seed), _no_loss)
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
         copies = _by_device(state)
@@ -126,6 +126,10 @@ def make_exact_step(
         return _as_one_array(replicated(mesh), [end for end, _ in ends]), ends[0][1]
 
     return step
+
+
+def _no_loss(params: Params, obj_fn: Any = None) -> jax.Array:
+    raise UserError("This optimizer evaluates the loss of the batch, of which --exact has only parts: leave it out.")
 
 
 def _chunk_numbers(mesh: Mesh, each: int) -> list[list[jax.Array]]:

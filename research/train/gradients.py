@@ -1,13 +1,13 @@
 """The gradient of a batch as sums: of the whole batch at once, or example by example, each clipped, with noise.
 
-`Gradients.build` gives the two functions that a step is made of: `sums`, of a batch or a part of one, and `finish`,
-of the sums of all parts. The sums of the parts add up to those of the whole.
+`Gradients.build` gives the functions that a step is made of: `sums`, of a batch or a part of one, and `finish`, of the
+sums of all parts; `loss` alone is for optimizers that evaluate it. The sums of the parts add up to those of the whole.
 """
 
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ from research.core.ranges import AtLeast0, Range
 from research.core.shapes import Batch, Params
 from research.runs.chain import ROW_DIGESTS
 from research.tasks.task import Context, Loss, Task, row_keys
+
+Added = TypeVar("Added")  # a tree of sums
 
 
 class Sums(NamedTuple):
@@ -41,13 +43,17 @@ class Sums(NamedTuple):
 
 
 class GradientFunctions(NamedTuple):
-    """`sums(params, others, batch, context) -> Sums` and `finish(sums, key) -> Sums`.
+    """What a step is made of. `others` are the task's parameters that do not learn.
 
-    `others` are the task's parameters that do not learn. `finish` is called once a step, with a key of its own.
+    Attributes:
+        sums: (params, others, batch, context) to the sums.
+        finish: (sums, key) to the sums that the update follows; called once a step, with a key of its own.
+        loss: (params, others, batch, context) to the sum of the loss and its weight, nothing else.
     """
 
     sums: Callable[[Params, Params, Batch, Context], Sums]
     finish: Callable[[Sums, Key[Array, ""]], Sums]
+    loss: Callable[[Params, Params, Batch, Context], tuple[Float[Array, ""], Float[Array, ""]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +79,16 @@ class Gradients:
         """Builds the functions; raises UserError where the settings, or the task, do not allow them."""
         ranges.check(self, within="gradients")
         if not self.clip:
-            return GradientFunctions(whole_batch(task, compute), lambda sums, key: sums)
+            return GradientFunctions(whole_batch(task, compute), lambda sums, key: sums, loss_alone(task, compute))
         if task.coupled:
             raise UserError(
                 f"The rows of a batch have no gradients of their own here, for {task.coupled}: leave out "
                 "--gradients.clip."
             )
         return GradientFunctions(
-            per_example(task, compute, self.clip, self.microbatch), partial(with_noise, std=self.clip * self.noise)
+            per_example(task, compute, self.clip, self.microbatch),
+            partial(with_noise, std=self.clip * self.noise),
+            loss_alone(task, compute),
         )
 
 
@@ -96,6 +104,21 @@ def _inputs_and_digest(batch: Batch) -> tuple[Batch, UInt32[Array, "2"]]:
     inputs = {name: leaf for name, leaf in batch.items() if name != ROW_DIGESTS}
     digests = jnp.asarray(batch.get(ROW_DIGESTS, np.zeros((1, 2), np.uint32)))
     return inputs, digests.sum(0, dtype=jnp.uint32)
+
+
+def loss_alone(
+    task: Task, compute: ComputeType
+) -> Callable[[Params, Params, Batch, Context], tuple[Float[Array, ""], Float[Array, ""]]]:
+    """Returns the function of a batch to the sum of its loss and its weight: one forward pass."""
+    objective = _objective(task, compute)
+
+    def loss(
+        params: Params, others: Params, batch: Batch, context: Context
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        total, whole = objective(params, others, _inputs_and_digest(batch)[0], context)
+        return total, whole.weight
+
+    return loss
 
 
 def whole_batch(task: Task, compute: ComputeType) -> Callable[[Params, Params, Batch, Context], Sums]:
@@ -175,18 +198,18 @@ def with_noise(sums: Sums, key: Key[Array, ""], *, std: float) -> Sums:
 
 
 def accumulated(
-    sums: Callable[..., Sums], params: Params, others: Params, batch: Batch, context: Context, parts: int
-) -> Sums:
+    sums: Callable[..., Added], params: Params, others: Params, batch: Batch, context: Context, parts: int
+) -> Added:
     """Returns the sums over `parts` equal micro-batches, one after another, the floating ones in float32."""
     if parts == 1:
         return sums(params, others, batch, context)
     # Every part takes rows from all over the batch, so that a batch split over devices stays where it is.
     split = jax.tree.map(lambda leaf: leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1), batch)
 
-    def of_part(micro: Batch, index: Any) -> Sums:
+    def of_part(micro: Batch, index: Any) -> Added:
         return sums(params, others, micro, dataclasses.replace(context, key=jax.random.fold_in(context.key, index)))
 
-    def add(total: Sums, part: Any) -> tuple[Sums, None]:
+    def add(total: Added, part: Any) -> tuple[Added, None]:
         index, micro = part
         return jax.tree.map(jnp.add, total, of_part(micro, index)), None
 

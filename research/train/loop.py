@@ -6,9 +6,11 @@ for bit. `run.py` calls `fit`.
 """
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -54,6 +56,7 @@ class _Session:
     saver: Saver
     stall_detector: StallDetector
     evaluators: Mapping[str, Evaluate]
+    evaluating: Callable[[str, int], None]
     on_exit: ExitStack
     stop_requested: StopRequested | None = None
     """None until the first step is done: before there is nothing to save, and a signal ends the program"""
@@ -70,6 +73,7 @@ def fit(
     *,
     evaluators: Mapping[str, Evaluate],
     loggers: Sequence[Logger],
+    evaluating: Callable[[str, int], None] = lambda name, batch: None,
     stop_after: int | None = None,
 ) -> tuple[State, bool]:
     """Trains to the experiment's last step, or to a signal; returns the state reached, saved, and whether all is done.
@@ -80,6 +84,7 @@ def fit(
         log: the open run.
         evaluators: functions of the parameters, and of one called before every batch, by name.
         loggers: functions of an entry.
+        evaluating: called before each batch of an evaluation, with its name and the number of the batch.
         stop_after: stop after this step as a signal would.
 
     Raises:
@@ -94,7 +99,7 @@ def fit(
         report=lambda text: log.event(monitor.step, text, kind="checkpoint"),
     )
     with ExitStack() as on_exit, StallDetector(monitor.slow_step) as stall_detector:
-        session = _Session(assembly, log, monitor, saver, stall_detector, evaluators, on_exit)
+        session = _Session(assembly, log, monitor, saver, stall_detector, evaluators, evaluating, on_exit)
         batches = _batches(assembly, monitor, last)
         try:
             if resume_point.unevaluated:
@@ -248,14 +253,15 @@ def _evaluate(session: _Session, state: State) -> dict[str, Mapping[str, Any]] |
     One that fails has none, and an event in the record.
     """
 
-    def check_for_signal() -> None:
+    def before_batch(name: str, numbers: Iterator[int]) -> None:
+        session.evaluating(name, next(numbers))
         if session.stop_requested and session.stop_requested():
             raise _EvaluationCutShortError
 
     results = {}
     for name, evaluate in session.evaluators.items():
         try:
-            results[name] = plain(evaluate(state.evaluated, check_for_signal))
+            results[name] = plain(evaluate(state.evaluated, partial(before_batch, name, itertools.count(1))))
         except _EvaluationCutShortError:
             return None
         except Exception as error:  # an evaluator is anyone's code, and its failure no reason to lose the training

@@ -201,7 +201,7 @@ class Monitor:
                 "with the batches after them"
             )
 
-    def slow_step(self, step: int, seconds: float) -> None:
-        """Records a step that the stall detector found slow, once it has ended."""
+    def slow_step(self, step: int, seconds: float, positions: list[str]) -> None:
+        """Records a step that the stall detector found slow, once it has ended, and where the program stood."""
         message = f"the step took {seconds:.1f} s, more than {SLOW_FACTOR} times as long as others"
-        self._log.event(step, message, kind="slow", seconds=round(seconds, 1))
+        self._log.event(step, message, kind="slow", seconds=round(seconds, 1), positions=positions)

@@ -25,6 +25,8 @@ from research.train.schedules import Schedule
 
 WEIGHT_DECAY_MULTIPLIERS = ((r"(kernel|embedding)$", 1.0), (r"(bias|scale|mean|variance)$", 0.0))
 LEARNING_RATE = "learning_rate"  # the name in the log; that of a group follows after a slash
+# Fields of optax's states: of line searches and injected hyperparameters, of estimates (Prodigy), of a plateau.
+OWN_RATES = ("learning_rate", "estim_lr", "scale")
 
 
 @runtime_checkable
@@ -58,7 +60,8 @@ class OptimizerConfig(Protocol):
     def learning_rates(self, steps: int, schedule: Schedule) -> dict[str, optax.Schedule]:
         """Returns the learning rates to log, functions of the step (0 is the first), computed on the host.
 
-        The name is "learning_rate", in a group "learning_rate/GROUP"; by default none is logged.
+        The name is "learning_rate", in a group "learning_rate/GROUP"; by default none is logged, but what the state of
+        the optimizer holds itself; see `own_rates`.
         """
         return {}
 
@@ -146,6 +149,26 @@ class Optimizer(OptimizerConfig):
                 return optax.scale_by_lion(self.b1, self.b2)
             case "muon":
                 return _muon(self.b1, self.b2, self.epsilon)
+
+
+def own_rates(state: Any) -> dict[str, jax.Array]:
+    """Returns the learning rates that an optimizer's state holds, as a line search or an estimate has found them.
+
+    Args:
+        state: of the optimizer, which may be composed of several.
+
+    Returns:
+        {"optimizer/NAME": []}, the first of each name, where there are any.
+    """
+
+    def held(node: Any) -> dict[str, Any]:
+        fields = node._asdict() if hasattr(node, "_asdict") else {}
+        return {name: value for name, value in {**fields, **fields.get("hyperparams", {})}.items() if name in OWN_RATES}
+
+    found: dict[str, jax.Array] = {}
+    for node in filter(held, jax.tree.leaves(state, is_leaf=lambda node: bool(held(node)))):
+        found = {**{f"optimizer/{name}": jnp.asarray(value) for name, value in held(node).items()}, **found}
+    return found
 
 
 def evaluation_params(state: Any, params: Params) -> Params:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +16,16 @@ import numpy as np
 from research.core import configs, trees
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, check_batch
-from research.core.terminal import print_message
+from research.core.terminal import print_message, say
 from research.models.flops import layer_table
 from research.runs import chain, checkpoints
 from research.runs.directory import CHECKPOINTS, METRICS, RECORD, read_chain, read_metrics, read_record
 from research.runs.loggers import Logger, Terminal, last_results, open_loggers
-from research.runs.record import RunLog, new_id, note_resumption, now, open_new, open_on_main_process, open_unfinished
+from research.runs.record import RunLog, new_id, note_resumption, now, open_new, open_on_main_process
+from research.runs.resumable import is_longer, open_resumable
 from research.runtime import backend, processes
 from research.train import exact
-from research.train.evaluation import Evaluation, EvaluatorConfig, evaluation_names, plain
+from research.train.evaluation import Evaluation, EvaluatorConfig, evaluation_names, judged_metric, plain
 from research.train.experiment import Assembly, Experiment, assemble, check
 from research.train.loop import fit
 from research.train.pretrained import resolved
@@ -59,7 +60,8 @@ def train(
         name: the experiment's name.
         root: where run directories are.
         resume: continue the newest unfinished run of this name and configuration, exactly, instead of starting one.
-        run_id: the ID of the run, by default a new one; a run that has it already is continued.
+        run_id: the ID of the run, by default a new one; a run that has it already is continued, a finished one where
+            the experiment has more steps.
         loggers: called with every log entry besides the experiment's own loggers; a notebook plots with one.
         stop_after: the step to stop after, as an interruption would.
         opened: called on the main process with the run, by whoever may end the program before the first step.
@@ -73,15 +75,18 @@ def train(
     with ExitStack() as on_exit:
         run_id = processes.broadcast_from_first(run_id or new_id())
         has_started = processes.broadcast_from_first((root / name / run_id / RECORD).exists())
-        if has_started and processes.broadcast_from_first(read_record(root / name / run_id)["status"] == "finished"):
+        if has_started and processes.broadcast_from_first(_is_done(read_record(root / name / run_id), experiment)):
             return load_run(root / name / run_id)  # lost after its end, before its report
         unfinished = None
         if resume or has_started:
-            opening = partial(open_unfinished, name, experiment, root, run_id if has_started else None)
+            opening = partial(open_resumable, name, experiment, root, run_id if has_started else None)
             unfinished = on_exit.enter_context(closing(open_on_main_process(opening)))
         stages: dict[str, float] = {}
+        _announce(f"{name}: preparing the data")
         with _timed(partial(stages.__setitem__, "data")):
             data = experiment.data.build()
+        counts = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
+        _announce(f"data: {data.summary.get('name', 'your own')}, {counts} examples, after {stages['data']:.1f} s")
         with _timed(partial(stages.__setitem__, "assembly")):
             assembly = assemble(experiment, data)
             assembly.check_memory()
@@ -92,7 +97,10 @@ def train(
             _check_same_data(unfinished, data.summary)
         facts = {"data": data.summary, "model": model}
         opening = partial(open_new, name, experiment, root, run_id, facts, opened)
+        devices = f"{assembly.mesh.size} {jax.devices()[0].device_kind} device{'s' * (assembly.mesh.size > 1)}"
+        _announce(f"model: {type(experiment.model).__name__}, {model['parameters']:,} parameters, on {devices}")
         log = unfinished or on_exit.enter_context(closing(open_on_main_process(opening)))
+        _announce(f"run: {log.folder}")
         if unfinished:
             opened(log)
         try:
@@ -109,6 +117,10 @@ def train(
             raise
 
 
+def _is_done(record: Mapping[str, Any], experiment: Experiment) -> bool:
+    return record["status"] == "finished" and not is_longer(experiment, record)
+
+
 def _train(
     assembly: Assembly,
     evaluations: Sequence[Evaluation],
@@ -122,7 +134,11 @@ def _train(
     resume_point = newest_checkpoint(assembly, log)
     if resume_point.head != chain.START:
         note_resumption(log, int(resume_point.state.step))
-    with Terminal(experiment.steps, int(resume_point.state.step), log.folder) as terminal:
+    else:
+        log.record.pop("extensions", None)  # all of the steps are to come
+    _announce("compiling the first step")
+    judged = judged_metric(assembly.evaluators)
+    with Terminal(experiment.steps, int(resume_point.state.step), log.folder, judged) as terminal:
         every: list[Logger] = [lambda entry: log.append(METRICS, [entry]), terminal, *extra]
         if processes.is_main_process():
             every += open_loggers(experiment.loggers, log.folder, log.record["config"])
@@ -132,6 +148,7 @@ def _train(
             log,
             evaluators={evaluation.name: evaluation.measure for evaluation in evaluations},
             loggers=every,
+            evaluating=terminal.evaluating,
             stop_after=stop_after,
         )
     log.write_lines()
@@ -213,6 +230,13 @@ def _model_facts(assembly: Assembly) -> dict[str, Any]:
     }
     rows = layer_table(assembly.model, assembly.state.merged, batch)
     return {"parameters": sum(leaf.size for leaf in jax.tree.leaves(assembly.state.merged)), "layers": rows}
+
+
+def _announce(text: str) -> None:
+    """Prints what the run does now, for whoever waits; where the output is closed or full it goes on without."""
+    if processes.is_main_process():
+        with suppress(OSError):
+            say(text)
 
 
 @contextmanager

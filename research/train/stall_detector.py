@@ -1,7 +1,7 @@
 """Detects stalls: names a step that takes far longer than the median while it hangs, and where the program stands.
 
 It only looks, from another thread, and never ends anything: a slow step may be a slow disk that recovers. The training
-loop uses one `StallDetector` around all its steps.
+loop uses one `StallDetector` around all its steps, and records where it stood.
 """
 
 import statistics
@@ -16,7 +16,7 @@ from types import FrameType
 from research.core.terminal import print_message
 
 SLOW_FACTOR = 10  # times the median of the recent steps
-MIN_SECONDS = 1.0  # below which no step is slow
+MIN_SECONDS = 10.0  # below which no step is slow
 RECENT = 100  # steps
 POLL_SECONDS = 0.25  # between looks
 
@@ -26,14 +26,15 @@ PROJECT = Path(__file__).parents[2]
 class StallDetector:
     """Watches the steps of a loop, inside a `with` block; the loop says when a step begins and when one is no step.
 
-    `report(step, seconds)` is called by the loop's own thread when a slow step has ended.
+    `report(step, seconds, positions)` is called by the loop's own thread when a slow step has ended, with where the
+    program's threads stood when it was found slow.
     """
 
-    def __init__(self, report: Callable[[int, float], None]):
+    def __init__(self, report: Callable[[int, float, list[str]], None]):
         self._report = report
         self._durations: deque[float] = deque(maxlen=RECENT)
         self._current: tuple[int, float] | None = None  # replaced as a whole, so that both threads see a step or none
-        self._slow: int | None = None
+        self._slow: tuple[int, list[str]] | None = None
         self._watched = threading.get_ident()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._look, name="stall detector", daemon=True)
@@ -58,23 +59,20 @@ class StallDetector:
         (step, began), self._current = self._current, None
         seconds = time.perf_counter() - began
         self._durations.append(seconds)
-        if self._slow == step:
-            self._slow = None
-            self._report(step, seconds)
+        slow, self._slow = self._slow, None
+        if slow and slow[0] == step:
+            self._report(step, seconds, slow[1])
 
     def _look(self) -> None:
         while not self._closed.wait(POLL_SECONDS):
             current = self._current
-            if current is None or current[0] == self._slow or len(self._durations) < 2:
+            if current is None or (self._slow and current[0] == self._slow[0]) or len(self._durations) < 2:
                 continue
             step, began = current
             seconds, median = time.perf_counter() - began, statistics.median(list(self._durations))
             if seconds > max(MIN_SECONDS, SLOW_FACTOR * median):
-                self._slow = step
-                positions = "; ".join(thread_positions(self._watched))
-                print_message(
-                    f"step {step} has taken {seconds:.1f} s so far, where the median is {median:.2g} s: {positions}"
-                )
+                self._slow = step, thread_positions(self._watched)
+                print_message(f"step {step} has taken {seconds:.1f} s so far, where the median is {median:.2g} s")
 
 
 def thread_positions(first: int) -> list[str]:

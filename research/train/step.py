@@ -10,12 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from research.core import trees
 from research.core.shapes import Batch, Params, Tree
 from research.core.streams import stream
 from research.tasks.task import Context, Task, WeightedSum
+from research.train import optimizers
 from research.train.gradients import GradientFunctions, Sums, accumulated
 from research.train.state import State
 
@@ -48,7 +49,11 @@ def make_step(
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
         context, others = training_context(state.step, seed), trees.merge(state.fixed, state.variables)
         sums = accumulated(gradients.sums, state.params, others, batch, context, accumulate)
-        return update(state, gradients.finish(sums, stream(seed, "noise", state.step)), context)
+
+        def value_fn(params: Params, obj_fn: Any = None) -> Float[Array, ""]:  # some ask for it by that name
+            return _mean(*accumulated(gradients.loss, params, others, batch, context, accumulate))
+
+        return update(state, gradients.finish(sums, stream(seed, "noise", state.step)), context, value_fn)
 
     return step
 
@@ -60,19 +65,24 @@ def training_context(step: jax.Array, seed: int) -> Context:
 
 def make_update(
     task: Task, optimizer: optax.GradientTransformation, *, average_decay: float, statistics_decay: float
-) -> Callable[[State, Sums, Context], tuple[State, dict[str, Any]]]:
-    """Returns `update(state, sums, context) -> (state, metrics)`: all of a step that follows the backward pass.
+) -> Callable[[State, Sums, Context, Callable[..., Any]], tuple[State, dict[str, Any]]]:
+    """Returns `update(state, sums, context, value_fn) -> (state, metrics)`: all that follows the backward pass.
 
+    `value_fn(params)` is the mean loss of the batch, for optimizers that evaluate it, as those with a line search do.
     A step whose loss or gradient is not finite is skipped: `skipped` among its metrics is 1, and the state stays but
     for the step number and the schedule that follows it.
     """
     following = optax.with_extra_args_support(optimizer)
 
-    def update(state: State, sums: Sums, context: Context) -> tuple[State, dict[str, Any]]:
+    def update(
+        state: State, sums: Sums, context: Context, value_fn: Callable[..., Any]
+    ) -> tuple[State, dict[str, Any]]:
         loss, divisor = sums.loss, jnp.maximum(sums.divisor, 1e-9)
         gradients = jax.tree.map(lambda g: g / divisor, sums.gradients)
-        value = loss.sum / jnp.maximum(loss.weight, 1e-9)  # for transformations that follow it, as `optax.polyak_sgd`
-        updates, moments = following.update(gradients, state.optimizer, state.params, value=value)
+        value = _mean(loss.sum, loss.weight)
+        # By the names that optax's transformations give them; most want none of these.
+        wanted = {"value": value, "grad": gradients, "value_fn": value_fn, "obj_fn": value_fn}
+        updates, moments = following.update(gradients, state.optimizer, state.params, **wanted)
         params = optax.apply_updates(state.params, updates)
         variables = update_statistics(state.variables, loss.statistics, statistics_decay)
         if task.after is not None:
@@ -87,7 +97,8 @@ def make_update(
             "gradient_norm": optax.global_norm(gradients),
             "batch": sums.digest,
             "random": jax.random.key_data(context.key),
-            **{name: mean.sum / jnp.maximum(mean.weight, 1e-9) for name, mean in loss.metrics.items()},
+            **{name: _mean(mean.sum, mean.weight) for name, mean in loss.metrics.items()},
+            **optimizers.own_rates(moments),
         }
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
         metrics["skipped"] = 1 - finite.astype(jnp.float32)
@@ -95,6 +106,10 @@ def make_update(
         return unless_skipped(finite, new, state), metrics
 
     return update
+
+
+def _mean(total: Float[Array, ""], weight: Float[Array, ""]) -> Float[Array, ""]:
+    return total / jnp.maximum(weight, 1e-9)
 
 
 def unless_skipped(finite: Bool[Array, ""], new: State, old: State) -> State:

@@ -1,6 +1,7 @@
 """Promises of an experiment's command line: every field is an option, and a run leaves all it says it leaves."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,39 @@ def test_a_default_warm_up_gives_way_to_few_steps(arguments: list[str], warmup: 
     """The experiment's own leaves nothing of 100 steps and becomes a tenth; one that is given stays, to be refused."""
     assert gpt_austen.CONFIG.schedule.warmup == 100
     assert launcher.parse(gpt_austen.CONFIG, args=arguments).experiment.schedule.warmup == warmup
+
+
+def test_resume_needs_no_options(
+    tiny_runs: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alone or with a run's directory it takes the recorded configuration; more --steps let a finished run go on."""
+    runs = shutil.copytree(tiny_runs / "runs", tmp_path / "runs")
+    run = only_run(tmp_path)
+    assert run_module("experiments.gpt_austen", "--resume", "--runs", str(runs), "--log-every", "20") == 0
+    assert f"resuming {run} at step 13" in capsys.readouterr().err
+    assert record(run)["params_sha256"] == record(finished)["params_sha256"]
+    assert run_module("experiments.gpt_austen", "--steps", "42", "--resume", str(run)) == 0
+    assert f"resuming {run} at step 40" in capsys.readouterr().err
+    assert record(run)["config"]["steps"] == 42 and record(run)["extensions"][0]["steps"] == 40
+    assert len((run / "chain.jsonl").read_text(encoding="utf-8").splitlines()) == 42
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("experiments.gpt_austen", "--steps", "39"), "steps was 40 and is now 39"),
+        (("experiments.gpt_austen", "--model.width", "64"), "model.width was 32 and is now 64"),
+        (("experiments.article_regression",), "python -m experiments.gpt_austen --resume"),
+    ],
+)
+def test_what_a_run_cannot_go_on_as_is_refused(
+    tiny_runs: Path, capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...], said: str
+) -> None:
+    """Fewer steps, another model, another experiment: the run stays as it is."""
+    run = only_run(tiny_runs)
+    before = (run / "run.json").read_bytes()
+    assert run_module(*wrong, "--resume", str(run)) == 2
+    assert said in capsys.readouterr().err and (run / "run.json").read_bytes() == before
 
 
 def test_options_are_refused_before_the_data_are_read(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from research.runs import checkpoints
 from research.runs.chain import PARTS
 from research.runs.directory import CHAIN, METRICS, read_record, write_record
 from research.runs.loggers import scalars
-from research.runs.record import open_unfinished
+from research.runs.resumable import open_resumable
 from research.train.run import load_run, train
 
 
@@ -217,12 +218,34 @@ def test_resuming_what_computes_something_else_is_refused(finished, tiny_languag
         train(tiny_language_run, name="tiny", root=tmp_path, resume=True)
 
 
+def test_a_finished_run_goes_on_to_a_later_end(finished, tiny_language_run, tmp_path):
+    """The schedule is stretched, what was trained stays, the record keeps both ends; cut short, it ends the same."""
+    longer = dataclasses.replace(tiny_language_run, steps=12)
+    runs = []
+    for name, stops in {"whole": [], "cut": [9]}.items():
+        shutil.copytree(finished.folder, tmp_path / name / "tiny/its_id")
+        for stop in [*stops, None]:
+            run = train(longer, name="tiny", root=tmp_path / name, run_id="its_id", stop_after=stop)
+        runs.append(run)
+    whole, cut = runs
+    assert lines(whole, CHAIN)[:8] == lines(finished, CHAIN) and len(lines(whole, CHAIN)) == 12
+    assert lines(cut, CHAIN) == lines(whole, CHAIN)
+    assert cut.record["params_sha256"] == whole.record["params_sha256"]
+    (earlier,) = whole.record["extensions"]
+    assert (earlier["step"], earlier["steps"], whole.record["config"]["steps"]) == (8, 8, 12)
+    assert earlier["params_sha256"] == finished.record["params_sha256"] != whole.record["params_sha256"]
+    rates = {entry["step"]: entry["learning_rate"] for entry in lines(whole) if entry["kind"] == "train"}
+    assert rates[12] < rates[8] < rates[10] < rates[6], "at 8 near the end of the first schedule"
+    kept = read_record(whole.folder)
+    assert train(longer, name="tiny", root=tmp_path / "whole", run_id="its_id").record == kept
+
+
 def test_a_run_is_trained_by_one_process_at_a_time(tiny_language_run, tmp_path):
     """A second process that would resume the same run is refused while the first one trains."""
     train(tiny_language_run, name="tiny", root=tmp_path, stop_after=3)
-    first = open_unfinished("tiny", tiny_language_run, tmp_path)
+    first = open_resumable("tiny", tiny_language_run, tmp_path)
     with pytest.raises(UserError, match="trained by another process"):
-        open_unfinished("tiny", tiny_language_run, tmp_path)
+        open_resumable("tiny", tiny_language_run, tmp_path)
     first.close()
     assert train(tiny_language_run, name="tiny", root=tmp_path, resume=True).record["status"] == "finished"
 

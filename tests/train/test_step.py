@@ -253,6 +253,33 @@ def test_a_transformation_may_follow_the_loss():
     np.testing.assert_allclose(0.5 - state.params["w"], metrics["loss"] / metrics["gradient_norm"], rtol=1e-4)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_line_search_evaluates_the_loss_of_the_whole_batch(parts):
+    """L-BFGS is at the minimum of a parabola after two steps, also in micro-batches; its own rate is a metric."""
+    task, batch = linear_task(), linear_batch()
+    state, step = state_of(task, optax.lbfgs()), jax.jit(step_of(task, optax.lbfgs(), accumulate=parts))
+    for _ in range(2):
+        state, metrics = step(state, batch)
+    np.testing.assert_allclose(
+        state.params["w"], 6 / 14, rtol=1e-5
+    )  # sum of x y over sum of x^2, of the rows that count
+    assert metrics["optimizer/learning_rate"] > 0
+
+
+def test_a_transformation_may_ask_for_the_curvature_of_the_loss():
+    """Sophia, which differentiates the loss twice, moves as it does when it is given the loss written by hand."""
+    sophia, batch = optax.contrib.sophia(0.1), linear_batch()
+
+    def mean_loss(params):
+        return jnp.sum((params["w"] * batch["inputs"] - batch["targets"]) ** 2 * batch["mask"]) / 3
+
+    before = state_of(linear_task(), sophia)
+    updates, _ = sophia.update(jax.grad(mean_loss)(before.params), before.optimizer, before.params, obj_fn=mean_loss)
+    state, _ = one_step(linear_task(), batch, sophia)
+    np.testing.assert_allclose(state.params["w"], before.params["w"] + updates["w"], rtol=1e-6)
+    assert updates["w"] != 0
+
+
 def test_the_state_is_given_to_the_step():
     """Donated buffers are reused, also where the moving average starts as a copy of the parameters."""
     task, batch = linear_task(), linear_batch()
