@@ -24,6 +24,7 @@ os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # where an opera
 import jax
 import numpy as np
 import pytest
+import type_checks  # noqa: F401 (before this project, whose checks it makes cheap)
 from hypothesis import settings
 from PIL import Image
 from tiny_run import only_run, options, record, run_module
