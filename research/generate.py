@@ -56,6 +56,7 @@ class Options:
     length_penalty: LengthPenalty = 1.0
     """of the beams: a text's score is its log-probability over its length to this power"""
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = Sampling(temperature=0.8)
+    trust: command_line.Trust = ()
 
 
 class TextGenerator(NamedTuple):
@@ -90,7 +91,7 @@ def main() -> None:
         raise UserError("A beam search finds one text, and knows no stop strings: leave out --samples and --stop.")
     if any("\ud800" <= character <= "\udfff" for character in options.prompt):
         raise UserError(f"The prompt {options.prompt[:60]!r} is not UTF-8, as text has to be here: write it in UTF-8.")
-    language = load_language(options.model)
+    language = load_language(options.model, options.trust)
     prompts, context = language.begun(options.prompt, options.samples)
     shown = options.prompt if language.start is None else ""
     write = visibly if sys.stdout.isatty() else exactly
@@ -134,10 +135,15 @@ def visibly(text: str) -> None:
     exactly(printable(text))
 
 
-def load_language(source: str) -> TextGenerator:
-    """Loads a language model; raises UserError where there is none, or it cannot continue text."""
+def load_language(source: str, trusted: Sequence[str] = ()) -> TextGenerator:
+    """Loads a language model; raises UserError where there is none, or it cannot continue text.
+
+    Args:
+        source: a run, or a published model.
+        trusted: packages of the user's own whose classes a run may name.
+    """
     if is_run(source):
-        run = load_run(find(source))
+        run = load_run(find(source), trusted=trusted)
         model, params, tokenizer = run.assembly.model, run.state.evaluated, run.assembly.data.tokenizer
         config = run.assembly.experiment.model
         if isinstance(config, PretrainedModel) and config.lora.rank:  # merged once, and not for every token

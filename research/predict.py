@@ -53,12 +53,13 @@ class Options:
     """print JSON lines instead of a table"""
     best: bool = False
     """the checkpoint that is best by the evaluator's `best` metric instead of the newest"""
+    trust: command_line.Trust = ()
 
 
 def main() -> None:
     options = command_line.parse(Options, description=__doc__ or "")
     inputs = named_inputs(options)
-    run = load_run(find(options.run), best=options.best)
+    run = load_run(find(options.run), best=options.best, trusted=options.trust)
     values = [value for _, value in inputs]
     if answers_questions(run):
         columns, rows, best = ["answer"], [[answer] for answer in predict_answers(run, values)], False

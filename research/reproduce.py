@@ -19,6 +19,7 @@ from research.core.terminal import say
 from research.runs.chain import first_difference
 from research.runs.directory import find, read_chain, read_record, required
 from research.runtime import backend
+from research.train.experiment import Experiment
 from research.train.run import Run, recorded_experiment, train
 
 
@@ -30,6 +31,7 @@ class Options:
     """a run directory, or 'latest'"""
     runs: Path = Path("runs")
     """where the new run goes"""
+    trust: command_line.Trust = ()
 
 
 def main() -> None:
@@ -41,7 +43,7 @@ def main() -> None:
     required(record, folder, "environment", "params_sha256")
     _use_thread_pool(record["environment"]["thread_pool"])
     chain = read_chain(folder)
-    again = _trained_again(record, folder, options.runs)
+    again = _trained_again(record, recorded_experiment(record, folder, options.trust), options.runs)
     if again.record["status"] != "finished":
         raise UserError(
             f"The second run stopped at step {int(again.state.step)}; resume it, then use research.compare."
@@ -57,9 +59,9 @@ def main() -> None:
     sys.exit(1)
 
 
-def _trained_again(record: Mapping[str, Any], folder: Path, root: Path) -> Run:
+def _trained_again(record: Mapping[str, Any], experiment: Experiment, root: Path) -> Run:
     """Trains a recorded run again: in parts, as it was, if its end was moved on the way."""
-    experiment, name, run_id = recorded_experiment(record, folder), record["name"], None
+    name, run_id = record["name"], None
     for part in record.get("extensions", []):
         shorter = dataclasses.replace(experiment, steps=part["steps"])
         run = train(shorter, name=name, root=root, run_id=run_id, stop_after=part["step"])
@@ -71,7 +73,7 @@ def _trained_again(record: Mapping[str, Any], folder: Path, root: Path) -> Run:
 
 def environment_differences(left: dict[str, Any], right: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns {name: (left, right)} of what differs in the environments and the code of two records."""
-    parts = ("environment", "git", "data")
+    parts = ("environment", "git", "code", "data")
     first, second = ({part: record.get(part) for part in parts} for record in (left, right))
     return configs.differences(first, second)
 

@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import jax
 import tyro
@@ -20,6 +20,13 @@ from research.core.renames import renamed_option
 from research.core.terminal import print_message
 
 T = TypeVar("T")
+Trust = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(
+        help="a package of your own that the run's configuration names, whose code is run; again for another"
+    ),
+]
 
 
 def parse(cls: type[T], default: T | None = None, *, description: str = "", args: Sequence[str] | None = None) -> T:

@@ -1,15 +1,15 @@
 """Configurations as JSON and back: frozen dataclasses that name their own type.
 
 `run.json` stores what ran as plain JSON; `from_json` rebuilds the very dataclasses, and imports nothing but
-dataclasses of this project, so that reading a stranger's run cannot run a stranger's code, and no value whose type or
-range is not that of its field.
+dataclasses of this project and of packages that the caller trusts, so that reading a stranger's run cannot run a
+stranger's code, and no value whose type or range is not that of its field.
 """
 
 import dataclasses
 import importlib
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from research.core import ranges
@@ -58,12 +58,13 @@ def to_json(config: Any) -> Any:
     raise TypeError(f"a configuration holds dataclasses, tuples, numbers and strings, not {type(config).__name__}")
 
 
-def from_json(value: Any, field: str = "") -> Any:
+def from_json(value: Any, field: str = "", trusted: Sequence[str] = ()) -> Any:
     """Inverse of `to_json`.
 
     Args:
         value: a configuration in its JSON form.
         field: where it stands in another one, such as `model.lora`.
+        trusted: packages or modules besides this project's whose classes may be imported.
 
     Raises:
         UserError: a named class or field does not exist here, or a value has another type than its field or is out of
@@ -74,12 +75,14 @@ def from_json(value: Any, field: str = "") -> Any:
     if not field and not isinstance(value, dict):
         raise UserError(f"The recorded configuration is {type(value).__name__}, and no object: restore it from a copy.")
     if isinstance(value, list):
-        return tuple(from_json(item, f"{field}.{index}") for index, item in enumerate(value))
+        return tuple(from_json(item, f"{field}.{index}", trusted) for index, item in enumerate(value))
     if not isinstance(value, dict):
         return value
-    cls = _resolve(value.get("type", ""))
+    cls = _resolve(value.get("type", ""), trusted)
     fields = {
-        name: from_json(item, f"{field}.{name}" if field else name) for name, item in value.items() if name != "type"
+        name: from_json(item, f"{field}.{name}" if field else name, trusted)
+        for name, item in value.items()
+        if name != "type"
     }
     unknown = fields.keys() - {each.name for each in dataclasses.fields(cls)}
     if unknown:
@@ -121,12 +124,18 @@ def _recorded(field: str) -> str:
     return f"The field {field!r} of the recorded configuration"
 
 
-def _resolve(name: Any) -> Any:
+def _resolve(name: Any, trusted: Sequence[str]) -> Any:
     module, _, cls_name = name.rpartition(".") if isinstance(name, str) else ("", "", "")
-    if module.split(".")[0] not in PACKAGES:
+    if not is_within(module, PACKAGES + tuple(trusted)):
+        own = module.split(".")[0]
+        advice = (
+            f"if {own} is a package of your own, add --trust {own}, which runs its code"
+            if own.isidentifier() and own != "__main__"
+            else "define it in a module instead of a notebook or script"
+        )
         raise UserError(
             f"The recorded configuration names the type {name!r}; only types of {' and '.join(PACKAGES)} are rebuilt: "
-            "define it in a module there instead of a notebook or script."
+            f"{advice}."
         )
     try:
         cls = getattr(importlib.import_module(module), cls_name)
@@ -135,6 +144,22 @@ def _resolve(name: Any) -> Any:
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise UserError(f"The recorded configuration names {name!r}, which is not a configuration class.")
     return cls
+
+
+def is_within(module: str, packages: Iterable[str]) -> bool:
+    """Whether a module is one of the packages, or inside one.
+
+    >>> is_within("mine.models", ["mine"]), is_within("mines", ["mine"])
+    (True, False)
+    """
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def own_modules(value: Any) -> list[str]:
+    """Returns the modules outside this project whose classes a configuration in JSON form names."""
+    types = {str(item) for name, item in flatten_config(value) if name.rpartition(".")[2] == "type"}
+    modules = {name.rpartition(".")[0] for name in types}
+    return sorted(module for module in modules if not is_within(module, PACKAGES))
 
 
 def flatten_config(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

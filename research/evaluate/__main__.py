@@ -31,11 +31,12 @@ class Options:
     """the checkpoint that is best by the evaluator's `best` metric instead of the newest"""
     split: str = ""
     """evaluate this split instead of those of the configuration"""
+    trust: command_line.Trust = ()
 
 
 def main() -> None:
     options = command_line.parse(Options, description=__doc__ or "")
-    run = load_run(find(options.run), best=options.best)
+    run = load_run(find(options.run), best=options.best, trusted=options.trust)
     evaluators = run.assembly.evaluators
     if not evaluators:
         raise UserError(f"{run.folder} has no evaluators in its configuration: train it with one.")

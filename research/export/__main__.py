@@ -34,13 +34,14 @@ class Options:
     """the checkpoint that is best by the evaluator's `best` metric instead of the newest"""
     tokenizer: bool = True
     """write the tokenizer as well"""
+    trust: command_line.Trust = ()
 
 
 def main() -> None:
     options = command_line.parse(Options, description=__doc__ or "")
     if options.base and options.format != "adapter":
         raise UserError("A whole model needs no base: leave out --base, or add --format adapter.")
-    run = load_run(find(options.run), best=options.best)
+    run = load_run(find(options.run), best=options.best, trusted=options.trust)
     if options.format == "adapter":
         export_adapter(run, options.folder, options.base, tokenizer=options.tokenizer)
     else:

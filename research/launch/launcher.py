@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from research.core import command_line
+from research.core import command_line, configs
 from research.core.errors import UserError
 from research.core.terminal import console, say
 from research.evaluate.results_table import results_table
@@ -81,13 +81,14 @@ def _with_newest(args: Sequence[str]) -> list[str]:
     return words
 
 
-def resumed(options: Options, name: str, run_id: str | None) -> Options:
+def resumed(options: Options, name: str, run_id: str | None, trusted: Sequence[str] = ()) -> Options:
     """Returns the options of a run that goes on: its recorded configuration, on which those of the program are put.
 
     Args:
         options: those of the program, on top of the experiment's own configuration.
         name: the experiment's name.
         run_id: the ID of the run, where it has been chosen before and may have finished since.
+        trusted: the modules outside this project whose classes the experiment's own configuration has.
 
     Returns:
         The options, `resume` the run's directory.
@@ -106,7 +107,7 @@ def resumed(options: Options, name: str, run_id: str | None) -> Options:
             )
 
     def wanted(folder: Path, record: Mapping[str, Any]) -> Experiment:
-        return resolved(parse(recorded_experiment(record, folder)).experiment)
+        return resolved(parse(recorded_experiment(record, folder, trusted)).experiment)
 
     if run_id:
         folder = root / name / run_id
@@ -119,7 +120,8 @@ def resumed(options: Options, name: str, run_id: str | None) -> Options:
 def _launch(config: Experiment, name: str, description: str) -> None:
     options, assignment = parse(config, description), supervisor.assignment()
     if options.resume:
-        options = resumed(options, name, assignment.run_id if assignment else None)
+        own = configs.own_modules(configs.to_json(config))
+        options = resumed(options, name, assignment.run_id if assignment else None, own)
     experiment = options.experiment
     if experiment.schedule.warmup < config.schedule.warmup and not command_line.is_given("--schedule.warmup"):
         lowered = f"from {config.schedule.warmup} to {experiment.schedule.warmup}, a tenth of {experiment.steps}"

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
+import hashlib
 import os
 import secrets
 import subprocess
@@ -153,6 +154,7 @@ def open_new(
         "started": now(),
         "environment": backend.describe(),
         "git": _git(),
+        "code": own_code(configs.to_json(experiment)),
         "stages": {},
         "events": [],
         "resumes": [],
@@ -209,6 +211,24 @@ def _command() -> str:
     spec = sys.modules["__main__"].__spec__
     program = f"python -m {spec.name}" if spec else f"python {Path(sys.argv[0]).name}"
     return " ".join([program.removesuffix(".__main__"), *sys.argv[1:]])
+
+
+def own_code(config: Any) -> dict[str, str]:
+    """Returns the SHA-256 of the file of each module outside this project whose classes a configuration names."""
+    digests = {}
+    for name in configs.own_modules(config):
+        main = sys.modules["__main__"]
+        module = main if main.__spec__ and main.__spec__.name == name else sys.modules.get(name)
+        with contextlib.suppress(OSError):
+            if file := getattr(module, "__file__", None):
+                digests[name] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return digests
+
+
+def changed_code(record: Mapping[str, Any]) -> list[str]:
+    """Returns the modules outside this project, loaded here, whose files are not those of a recorded run."""
+    now = own_code(record["config"])
+    return [name for name, digest in record.get("code", {}).items() if now.get(name) != digest]
 
 
 def _git() -> dict[str, Any] | None:

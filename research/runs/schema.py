@@ -223,6 +223,7 @@ RECORD = fields(
     started=text,
     error=text,
     environment=fields(devices=fields("count", "kind"), thread_pool=count),
+    code=each(text),
     git=optional(fields("commit", "dirty", commit=text, dirty=truth)),
     stages=each(amount),
     events=items(_event),

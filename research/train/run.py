@@ -21,7 +21,7 @@ from research.models.flops import layer_table
 from research.runs import chain, checkpoints
 from research.runs.directory import CHECKPOINTS, METRICS, RECORD, read_chain, read_metrics, read_record
 from research.runs.loggers import Logger, Terminal, last_results, open_loggers
-from research.runs.record import RunLog, new_id, note_resumption, now, open_new, open_on_main_process
+from research.runs.record import RunLog, changed_code, new_id, note_resumption, now, open_new, open_on_main_process
 from research.runs.resumable import is_longer, open_resumable
 from research.runtime import backend, processes
 from research.train import exact
@@ -76,7 +76,8 @@ def train(
         run_id = processes.broadcast_from_first(run_id or new_id())
         has_started = processes.broadcast_from_first((root / name / run_id / RECORD).exists())
         if has_started and processes.broadcast_from_first(_is_done(read_record(root / name / run_id), experiment)):
-            return load_run(root / name / run_id)  # lost after its end, before its report
+            known = configs.own_modules(configs.to_json(experiment))
+            return load_run(root / name / run_id, trusted=known)  # lost after its end, before its report
         unfinished = None
         if resume or has_started:
             opening = partial(open_resumable, name, experiment, root, run_id if has_started else None)
@@ -256,25 +257,38 @@ def _fitting_here(experiment: Experiment) -> Experiment:
     return experiment
 
 
-def recorded_experiment(record: Mapping[str, Any], folder: Path) -> Experiment:
-    """Returns the configuration of a record; raises UserError where it cannot be rebuilt here, or is another's."""
-    experiment = configs.from_json(record["config"])
+def recorded_experiment(record: Mapping[str, Any], folder: Path, trusted: Sequence[str] = ()) -> Experiment:
+    """Returns the configuration of a record; raises UserError where it cannot be rebuilt here, or is another's.
+
+    Args:
+        record: of the run.
+        folder: its directory, for messages.
+        trusted: packages of the user's own whose classes may be imported.
+    """
+    experiment = configs.from_json(record["config"], trusted=trusted)
+    for module in changed_code(record):
+        print_message(f"{module} has changed since {folder} was recorded")
     if not isinstance(experiment, Experiment):
         raise UserError(f"{folder / RECORD} holds the configuration of no experiment, but {type(experiment).__name__}.")
     return experiment
 
 
-def load_run(folder: Path, *, best: bool = False) -> Run:
+def load_run(folder: Path, *, best: bool = False, trusted: Sequence[str] = ()) -> Run:
     """Rebuilds a run from its directory: data, functions, and the state of its newest (or best) good checkpoint.
 
     It may have been trained on more devices than there are here.
+
+    Args:
+        folder: the run directory.
+        best: the checkpoint that is best by the evaluator's metric instead of the newest.
+        trusted: packages of the user's own whose classes may be imported; nothing else outside this project is.
 
     Raises:
         UserError: the record names what this project does not have, or no checkpoint is good.
     """
     backend.start()
     record = read_record(folder)
-    experiment = _fitting_here(recorded_experiment(record, folder))
+    experiment = _fitting_here(recorded_experiment(record, folder, trusted))
     assembly = assemble(experiment, experiment.data.build())
     assembly.check_memory()
     kept = folder / CHECKPOINTS
