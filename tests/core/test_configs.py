@@ -48,7 +48,7 @@ def test_a_value_that_json_cannot_hold_is_a_bug_that_shows():
     ("value", "message"),
     [
         ({"type": "os.path.join"}, "only types of research and experiments are rebuilt"),
-        ({"type": "__main__.Mine"}, "define it in a module there"),
+        ({"type": "__main__.Mine"}, "define it in a module instead"),
         ({"type": "researchers.Model"}, "only types of research"),
         ({}, "only types of research"),
         ({"type": "research.nothing.Model"}, "not in this project"),
