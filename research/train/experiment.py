@@ -29,6 +29,7 @@ from research.train.evaluation import EvaluatorConfig
 from research.train.gradients import GradientFunctions, Gradients
 from research.train.optimizers import Optimizer, OptimizerConfig
 from research.train.pretrained import LoadReport, combined
+from research.train.profiling import traced_steps
 from research.train.recovery import Recovery
 from research.train.schedules import Schedule
 from research.train.state import Parts, State, new_state, partition, state_sharding
@@ -70,6 +71,8 @@ class Experiment:
     """steps between samples of generated text (0: none)"""
     keep_last: Annotated[int, Range(1, 10_000)] = 2
     """newest checkpoints kept; the best is kept besides"""
+    profile: str = ""
+    """steps to trace for XProf or Perfetto, such as 10..15"""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """where metrics go besides metrics.jsonl"""
 
@@ -185,6 +188,7 @@ def check(experiment: Experiment) -> Mesh:
     # Both refuse a warm-up that is too long; an optimizer of one's own may name no learning rates.
     if not experiment.optimizer.learning_rates(experiment.steps, experiment.schedule):
         experiment.schedule.build(experiment.steps)
+    traced_steps(experiment.profile, experiment.steps)
     mesh = experiment.mesh.build()
     check_batch(mesh, experiment.batch_size, experiment.accumulate)
     if experiment.exact:

@@ -34,6 +34,7 @@ from research.tasks.task import Context
 from research.train.evaluation import plain, score
 from research.train.experiment import Assembly, Experiment
 from research.train.monitor import Monitor
+from research.train.profiling import Profiler, traced_steps
 from research.train.recovery import SpikeError, TooManySkipsError
 from research.train.resume import ResumePoint, newest_checkpoint
 from research.train.stall_detector import StallDetector
@@ -57,6 +58,7 @@ class _Session:
     stall_detector: StallDetector
     evaluators: Mapping[str, Evaluate]
     evaluating: Callable[[str, int], None]
+    profiler: Profiler
     on_exit: ExitStack
     stop_requested: StopRequested | None = None
     """None until the first step is done: before there is nothing to save, and a signal ends the program"""
@@ -99,12 +101,18 @@ def fit(
         report=lambda text: log.event(monitor.step, text, kind="checkpoint"),
     )
     with ExitStack() as on_exit, StallDetector(monitor.slow_step) as stall_detector:
-        session = _Session(assembly, log, monitor, saver, stall_detector, evaluators, evaluating, on_exit)
+        profiler = Profiler(
+            traced_steps(experiment.profile, experiment.steps), log.folder, is_main=log.lock is not None
+        )
+        on_exit.callback(profiler.close)
+        parts = (monitor, saver, stall_detector, evaluators, evaluating, profiler)
+        session = _Session(assembly, log, *parts, on_exit)
         batches = _batches(assembly, monitor, last)
         try:
             if resume_point.unevaluated:
                 _on_periods(session, state, stopping=monitor.step == last)
             while monitor.step < last and not stopping:
+                profiler.begins(monitor.step + 1)
                 stall_detector.begins(monitor.step + 1)
                 try:
                     state, metrics = step(state, monitor.next_batch(batches))
@@ -130,6 +138,8 @@ def fit(
 def _record_step(session: _Session, metrics: Any) -> StopRequested:
     """Records a step, and after the first one its compilation; returns the function that asks for signals."""
     session.monitor.record_step(metrics)
+    if written := session.profiler.ends(session.monitor.step, metrics):
+        session.log.event(session.monitor.step, f"the profile of the steps is in {written}", kind="profile")
     if session.stop_requested is None:
         session.stall_detector.ends()
         session.monitor.record_compilation(metrics)

@@ -257,7 +257,9 @@ def test_an_optimizer_of_ones_own_trains_a_run(tiny_language_run, tmp_path):
     start = run.assembly.initial_state().params
     moves = jax.tree.map(lambda new, old: jnp.unique(jnp.round(new - old, 3)), run.state.params, start)
     assert {float(move) for leaf in jax.tree.leaves(moves) for move in leaf} <= {-1.0, -0.5, 0.0, 0.5, 1.0}
-    with pytest.raises(UserError, match=r"names the type '.*Mine'; only types .*: if test_optimizers is a package of your own, add --trust"):
+    with pytest.raises(
+        UserError, match=r"names the type '.*Mine'; only types .*: .* of your own, add --trust test_opt"
+    ):
         load_run(run.folder)
 
 
