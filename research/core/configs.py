@@ -146,6 +146,26 @@ def _resolve(name: Any, trusted: Sequence[str]) -> Any:
     return cls
 
 
+def completed(value: Any, config: Any) -> Any:
+    """Returns a recorded configuration with the fields that a class has got since, at their defaults.
+
+    Args:
+        value: the recorded configuration in its JSON form.
+        config: one of today, whose parts of the same types know the fields.
+    """
+    if isinstance(value, list) and isinstance(config, tuple):
+        return [completed(item, config[index]) if index < len(config) else item for index, item in enumerate(value)]
+    if not (isinstance(value, dict) and dataclasses.is_dataclass(config) and value.get("type") == type_name(config)):
+        return value
+    known = {field.name: field for field in dataclasses.fields(config)}
+    new = {
+        name: to_json(field.default)
+        for name, field in known.items()
+        if name not in value and field.default is not dataclasses.MISSING
+    }
+    return {**new, **{name: completed(item, getattr(config, name, None)) for name, item in value.items()}}
+
+
 def is_within(module: str, packages: Iterable[str]) -> bool:
     """Whether a module is one of the packages, or inside one.
 

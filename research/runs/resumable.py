@@ -133,5 +133,6 @@ def computes(field: str) -> bool:
 
 def changed_fields(record: Mapping[str, Any], experiment: Any) -> dict[str, tuple[Any, Any]]:
     """Returns {field: (recorded, now)} where an experiment would compute something else than a recorded run."""
-    found = configs.differences(record["config"], configs.to_json(experiment))
+    recorded = configs.completed(record["config"], experiment)
+    found = configs.differences(recorded, configs.to_json(experiment))
     return {field: values for field, values in found.items() if computes(field)}

@@ -259,6 +259,8 @@ _history = fields(
     recent=items(number),
     skipped=count,
     rollbacks=items(items(whole, 3)),
+    best=optional(number),
+    stale=count,
 )
 # What is beside a checkpoint: the digests of its files, its score, and where training goes on, which older ones say
 # otherwise.

@@ -8,15 +8,19 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from research.core.errors import UserError
+from research.core.ranges import AtLeast0
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
-from research.tasks.supervised import example_inputs, in_parameter_type, masked_mean, standardise
+from research.tasks.supervised import example_inputs, in_parameter_type, masked_mean, standardise, weighted
 from research.tasks.task import Context, Loss, Task, with_sown
 
 
 @dataclasses.dataclass(frozen=True)
 class BinaryClassification:
     """Binary cross entropy with logits, in nats; batches hold `labels` [batch], 0 or 1."""
+
+    class_weights: tuple[AtLeast0, ...] = ()
+    """what the loss of an example is multiplied by in training, of class 0 and of class 1 (none: 1)"""
 
     def build(self, model: Any, data: Data) -> Task:
         """Builds the task for a model configuration, which gets one output, and its data."""
@@ -34,7 +38,11 @@ class BinaryClassification:
             outputs, sown = functions.apply(params, {**batch, "inputs": inputs}, train=context.train, key=context.key)
             logits = outputs[:, 0].astype(jnp.float32)
             labels = batch["labels"]
-            mean = masked_mean(optax.sigmoid_binary_cross_entropy(logits, labels), batch["mask"])
+            losses = optax.sigmoid_binary_cross_entropy(logits, labels)
+            if context.train:
+                both = jnp.stack([1 - labels, labels], axis=-1).astype(jnp.float32)
+                losses = weighted(losses, self.class_weights, both, data)
+            mean = masked_mean(losses, batch["mask"])
             metrics = {"accuracy": masked_mean((logits > 0) == (labels == 1), batch["mask"])}
             return with_sown(Loss(mean.sum, mean.weight, metrics), sown, batch["mask"])
 

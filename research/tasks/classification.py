@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from research.core.ranges import Below1
+from research.core.ranges import AtLeast0, Below1
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.vision.augmentation import Augmentation
-from research.tasks.supervised import example_inputs, in_parameter_type, masked_mean, standardise
+from research.tasks.supervised import example_inputs, in_parameter_type, masked_mean, standardise, weighted
 from research.tasks.task import Context, Loss, Task, with_sown
 
 
@@ -25,6 +25,8 @@ class Classification:
 
     label_smoothing: Below1 = 0.0
     """share of each label's mass spread evenly over all classes (Szegedy et al. 2016)"""
+    class_weights: tuple[AtLeast0, ...] = ()
+    """what the loss of an example is multiplied by in training, of each class in order (none: 1), if some are rare"""
     augmentation: Augmentation = Augmentation()
     """random changes of the training images, made on the device"""
 
@@ -37,15 +39,18 @@ class Classification:
 
         def loss(params: Params, batch: Batch, context: Context) -> Loss:
             inputs, labels = jnp.asarray(batch["inputs"]), jax.nn.one_hot(batch["labels"], data.outputs)
-            key = context.key
+            key, shares = context.key, labels
             if context.train:
                 key, augment = jax.random.split(key)
-                inputs, labels = self.augmentation.apply(augment, inputs, labels)
-                labels = optax.smooth_labels(labels, self.label_smoothing)
+                inputs, shares = self.augmentation.apply(augment, inputs, labels)
+                labels = optax.smooth_labels(shares, self.label_smoothing)
             inputs = in_parameter_type(params, standardise(data, inputs))
             outputs, sown = functions.apply(params, {**batch, "inputs": inputs}, train=context.train, key=key)
             logits = outputs.astype(jnp.float32)
-            mean = masked_mean(optax.softmax_cross_entropy(logits, labels), batch["mask"])
+            losses = optax.softmax_cross_entropy(logits, labels)
+            if context.train:
+                losses = weighted(losses, self.class_weights, shares, data)
+            mean = masked_mean(losses, batch["mask"])
             metrics = {"accuracy": masked_mean(logits.argmax(-1) == labels.argmax(-1), batch["mask"])}
             return with_sown(Loss(mean.sum, mean.weight, metrics), sown, batch["mask"])
 

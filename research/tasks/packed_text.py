@@ -4,7 +4,7 @@ A row may hold several examples, kept apart by `segments`; `research/data/text/t
 what a batch holds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -78,10 +78,14 @@ def entropy_loss(
     mask: Float[Array, "batch any"] | Float[np.ndarray, "batch any"],
     sown: Sown,
     smoothing: float = 0.0,
+    weigh: Callable[[Float[Array, "batch any"]], Float[Array, "batch any"]] = lambda losses: losses,
 ) -> Loss:
-    """Returns the cross entropy of the labels that count, those of examples or of tokens, with their accuracy."""
+    """Returns the cross entropy of the labels that count, those of examples or of tokens, with their accuracy.
+
+    `weigh` changes the losses before they are added up, as by the weights of classes.
+    """
     mask = jnp.asarray(mask)
-    losses = smoothed_cross_entropy(logits, jnp.asarray(labels), smoothing)
+    losses = weigh(smoothed_cross_entropy(logits, jnp.asarray(labels), smoothing))
     correct = (logits.argmax(-1) == labels) * mask
     weight = mask.sum()
     total = Loss((losses * mask).sum(), weight, {"accuracy": WeightedSum(correct.sum(), weight)})

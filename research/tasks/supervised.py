@@ -3,11 +3,14 @@
 Regression, binary classification and classification each put their own loss on top.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
+from research.core.errors import UserError
 from research.core.shapes import Params
 from research.data.dataset import Data
 from research.tasks.task import WeightedSum
@@ -37,6 +40,31 @@ def example_inputs(data: Data) -> Float[Array, "1 ..."]:
 def in_parameter_type(params: Params, inputs: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
     """Casts inputs to the parameters' type, which the precision policy has set for the forward pass."""
     return inputs.astype(jax.tree.leaves(params)[0].dtype)
+
+
+def weighted(
+    losses: Float[Array, "*rows"], weights: Sequence[float], labels: Float[Array, "*rows classes"], data: Data
+) -> Float[Array, "*rows"]:
+    """Returns the losses of examples, each times the weight of its class; as they are without weights.
+
+    Args:
+        losses: one of each example.
+        weights: one of each class, in the order of their names, or none.
+        labels: shares of the classes, which add up to 1.
+        data: what they are the classes of.
+
+    Raises:
+        UserError: there are more or fewer weights than classes.
+    """
+    if not weights:
+        return losses
+    classes = labels.shape[-1]
+    if len(weights) != classes:
+        names = f" ({', '.join(data.class_names)})" if data.class_names else ""
+        raise UserError(
+            f"--task.class-weights are {len(weights)} weights, and the classes {classes}{names}: give one each."
+        )
+    return losses * (labels @ jnp.asarray(weights, jnp.float32))
 
 
 def masked_mean(

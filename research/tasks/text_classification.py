@@ -4,12 +4,14 @@ import dataclasses
 from functools import partial
 from typing import Any
 
+import jax
 from jaxtyping import Array, Float
 
-from research.core.ranges import Below1
+from research.core.ranges import AtLeast0, Below1
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.tasks.packed_text import applied, built, entropy_loss, initial
+from research.tasks.supervised import weighted
 from research.tasks.task import Context, Loss, Task
 
 
@@ -23,6 +25,8 @@ class TextClassification:
 
     label_smoothing: Below1 = 0.0
     """share of each label's mass spread evenly over all classes, in training (Szegedy et al. 2016)"""
+    class_weights: tuple[AtLeast0, ...] = ()
+    """what the loss of a label is multiplied by in training, of each class in order (none: 1), where some are rare"""
 
     def build(self, model: Any, data: Data) -> Task:
         """Builds the task for a model with a head for the kind of labels that the data have."""
@@ -32,8 +36,11 @@ class TextClassification:
 
         def loss(params: Params, batch: Batch, context: Context) -> Loss:
             logits, sown = applied(functions, params, batch, context)
-            smoothing = self.label_smoothing if context.train else 0.0
-            return entropy_loss(logits, batch["labels"], batch["mask"], sown, smoothing)
+            if not context.train:
+                return entropy_loss(logits, batch["labels"], batch["mask"], sown)
+            shares = jax.nn.one_hot(batch["labels"], logits.shape[-1])
+            weigh = partial(weighted, weights=self.class_weights, labels=shares, data=data)
+            return entropy_loss(logits, batch["labels"], batch["mask"], sown, self.label_smoothing, weigh)
 
         def predict(params: Params, batch: Batch, context: Context) -> dict[str, Float[Array, "batch any classes"]]:
             return {"logits": applied(functions, params, batch, context)[0]}

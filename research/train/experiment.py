@@ -69,6 +69,8 @@ class Experiment:
     """steps between digests of the parameters in the hash chain"""
     sample_every: Period = 0
     """steps between samples of generated text (0: none)"""
+    patience: Period = 0
+    """evaluations in a row without a better result, by the metric that decides, after which training ends (0: never)"""
     keep_last: Annotated[int, Range(1, 10_000)] = 2
     """newest checkpoints kept; the best is kept besides"""
     profile: str = ""

@@ -45,6 +45,7 @@ from research.train.state import State
 SAVE_TIMEOUT_SECONDS = 2.0
 
 Evaluate = Callable[[Any, Callable[[], None]], Mapping[str, Any]]
+Callback = Callable[[int, State], Any]
 
 
 @dataclasses.dataclass
@@ -68,6 +69,13 @@ class _EvaluationCutShortError(Exception):
     """A signal came during an evaluation."""
 
 
+class _Pause(NamedTuple):
+    """How what is done between two steps ended: a signal cut it short; the training has lost its patience."""
+
+    cut_short: bool = False
+    ended: bool = False
+
+
 def fit(
     assembly: Assembly,
     resume_point: ResumePoint,
@@ -76,6 +84,7 @@ def fit(
     evaluators: Mapping[str, Evaluate],
     loggers: Sequence[Logger],
     evaluating: Callable[[str, int], None] = lambda name, batch: None,
+    callbacks: Sequence[Callback] = (),
     stop_after: int | None = None,
 ) -> tuple[State, bool]:
     """Trains to the experiment's last step, or to a signal; returns the state reached, saved, and whether all is done.
@@ -87,6 +96,7 @@ def fit(
         evaluators: functions of the parameters, and of one called before every batch, by name.
         loggers: functions of an entry.
         evaluating: called before each batch of an evaluation, with its name and the number of the batch.
+        callbacks: functions of the number of a step and the state after it; one that returns True stops the loop.
         stop_after: stop after this step as a signal would.
 
     Raises:
@@ -94,7 +104,8 @@ def fit(
     """
     experiment, state, step = assembly.experiment, resume_point.state, assembly.compiled_step()
     last = min(experiment.steps, stop_after or experiment.steps)
-    monitor, stopping, cut_short = Monitor(assembly, resume_point, log, loggers), False, False
+    monitor, pause = Monitor(assembly, resume_point, log, loggers), _Pause()
+    stopping = _is_out_of_patience(experiment, monitor)
     saver = Saver(
         log.folder / CHECKPOINTS,
         keep_last=experiment.keep_last,
@@ -110,16 +121,18 @@ def fit(
         batches = _batches(assembly, monitor, last)
         try:
             if resume_point.unevaluated:
-                _on_periods(session, state, stopping=monitor.step == last)
+                pause = _on_periods(session, state, stopping=monitor.step == last)
+                stopping = stopping or pause.ended
             while monitor.step < last and not stopping:
                 profiler.begins(monitor.step + 1)
                 stall_detector.begins(monitor.step + 1)
                 try:
                     state, metrics = step(state, monitor.next_batch(batches))
                     stop_requested = _record_step(session, metrics)
-                    stopping = monitor.step == last or stop_requested() is not None
-                    cut_short = _on_periods(session, state, stopping=stopping)
-                    stopping = stopping or cut_short
+                    stopping = True in [callback(monitor.step, state) for callback in callbacks]
+                    stopping = stopping or monitor.step == last or stop_requested() is not None
+                    pause = _on_periods(session, state, stopping=stopping)
+                    stopping = stopping or any(pause)
                 except SpikeError as spike:
                     stall_detector.ends()
                     batches.close()
@@ -132,7 +145,8 @@ def fit(
             batches.close()
             saver.wait()
     monitor.record_end()
-    return state, monitor.step == experiment.steps and not cut_short
+    done = monitor.step == experiment.steps or _is_out_of_patience(experiment, monitor)
+    return state, done and not pause.cut_short
 
 
 def _record_step(session: _Session, metrics: Any) -> StopRequested:
@@ -232,21 +246,28 @@ def due(experiment: Experiment, step: int) -> Due:
     )
 
 
-def _on_periods(session: _Session, state: State, *, stopping: bool) -> bool:
-    """Evaluates, samples and saves where that is due, or the loop stops; returns whether a signal cut that short.
+def _is_out_of_patience(experiment: Experiment, monitor: Monitor) -> bool:
+    """Whether as many evaluations as the experiment bears have brought no better result."""
+    return 0 < experiment.patience <= monitor.history.stale
 
-    The resumed run then starts with the evaluation.
+
+def _on_periods(session: _Session, state: State, *, stopping: bool) -> _Pause:
+    """Evaluates, samples and saves where that is due, or the loop stops.
+
+    Where a signal cuts that short, the resumed run starts with the evaluation.
     """
     monitor, now = session.monitor, due(session.assembly.experiment, session.monitor.step)
     if session.assembly.task.sample is None:
         now = now._replace(sample=False)
     if not (stopping or any(now)):
-        return False
+        return _Pause()
     monitor.flush_pending(trees.digest(state.merged) if now.digest else None)
     session.stall_detector.ends()
     began = time.perf_counter()
     results = _evaluate(session, state) if now.evaluate else {}
     cut_short = results is None
+    ended = bool(results) and _is_out_of_patience(session.assembly.experiment, monitor)
+    stopping = stopping or ended
     if now.sample and not cut_short:
         _sample(session, session.assembly.task.sample, state)
     if stopping or cut_short or now.checkpoint:
@@ -254,7 +275,7 @@ def _on_periods(session: _Session, state: State, *, stopping: bool) -> bool:
     if stopping or cut_short:
         _check_saved(session)
     monitor.paused(time.perf_counter() - began)
-    return cut_short
+    return _Pause(cut_short, ended)
 
 
 def _evaluate(session: _Session, state: State) -> dict[str, Mapping[str, Any]] | None:
@@ -280,6 +301,7 @@ def _evaluate(session: _Session, state: State) -> dict[str, Mapping[str, Any]] |
             session.log.failed_evaluation(session.monitor.step, name, error)
     for name, result in results.items():
         session.monitor.emit({"step": session.monitor.step, "kind": "evaluation", "name": name, **result})
+    session.monitor.judge_evaluation(score(session.assembly.evaluators, results))
     return results
 
 

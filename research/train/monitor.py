@@ -181,6 +181,13 @@ class Monitor:
             raise SpikeError(self.step, recovery.best, value, median)
         self.history = self.history.after(value, skipped=skipped, window=recovery.window)
 
+    def judge_evaluation(self, score: float | None) -> None:
+        """Extends the history by an evaluation; records it where it is one too many without a better result."""
+        self.history, patience = self.history.evaluated(score), self._assembly.experiment.patience
+        if self.history.stale == patience > 0:
+            message = f"no better result in {patience} evaluations: training ends here"
+            self._log.event(self.step, message, kind="patience")
+
     def _record_skip(self) -> None:
         """Records a skipped step, near others as one event; raises TooManySkipsError after too many in a row."""
         recovery, count = self._assembly.experiment.recovery, self.history.skipped

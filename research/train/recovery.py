@@ -52,6 +52,10 @@ class History:
     """steps in a row, up to this one"""
     rollbacks: tuple[Rollback, ...] = ()
     """in order of time"""
+    best: float | None = None
+    """the lowest score of an evaluation so far"""
+    stale: int = 0
+    """evaluations since then"""
 
     def batch(self, step: int) -> int:
         """Returns the batch that a step, counted from 0, takes: its own number, but for what rollbacks left out."""
@@ -64,6 +68,12 @@ class History:
             return dataclasses.replace(self, skipped=self.skipped + 1)
         return dataclasses.replace(self, recent=(*self.recent[1 - window :], value), skipped=0)
 
+    def evaluated(self, score: float | None) -> "History":
+        """Returns the history with an evaluation more; the lower its score, the better; None where it has none."""
+        if score is not None and (self.best is None or score < self.best):
+            return dataclasses.replace(self, best=score, stale=0)
+        return dataclasses.replace(self, stale=self.stale + 1)
+
     def rollback(self, step: int, to: int) -> Rollback:
         """Returns the rollback from a spike at `step`, counted from 1, whose batch is the last one left out."""
         return Rollback(step, to, self.batch(step - 1) + 1)
@@ -72,7 +82,7 @@ class History:
 def read_history(facts: Mapping[str, Any]) -> History:
     """Rebuilds a history from its JSON form, `dataclasses.asdict`."""
     rollbacks = tuple(Rollback(*rollback) for rollback in facts["rollbacks"])
-    return History(tuple(facts["recent"]), facts["skipped"], rollbacks)
+    return History(tuple(facts["recent"]), facts["skipped"], rollbacks, facts.get("best"), facts.get("stale", 0))
 
 
 class SpikeError(Exception):

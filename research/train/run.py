@@ -27,7 +27,7 @@ from research.runtime import backend, processes
 from research.train import exact
 from research.train.evaluation import Evaluation, EvaluatorConfig, evaluation_names, judged_metric, plain
 from research.train.experiment import Assembly, Experiment, assemble, check
-from research.train.loop import fit
+from research.train.loop import Callback, fit
 from research.train.pretrained import resolved
 from research.train.resume import newest_checkpoint
 from research.train.state import State, restored
@@ -50,6 +50,7 @@ def train(
     resume: bool = False,
     run_id: str | None = None,
     loggers: tuple[Logger, ...] = (),
+    callbacks: tuple[Callback, ...] = (),
     stop_after: int | None = None,
     opened: Callable[[RunLog], Any] = lambda log: None,
 ) -> Run:
@@ -63,6 +64,8 @@ def train(
         run_id: the ID of the run, by default a new one; a run that has it already is continued, a finished one where
             the experiment has more steps.
         loggers: called with every log entry besides the experiment's own loggers; a notebook plots with one.
+        callbacks: called after every step with its number and the state, whose buffers the next step takes over: copy
+            what is to stay. One that returns True stops the run, which is saved, as an interruption would.
         stop_after: the step to stop after, as an interruption would.
         opened: called on the main process with the run, by whoever may end the program before the first step.
 
@@ -110,7 +113,7 @@ def train(
             for stage, seconds in stages.items():
                 log.spent(stage, seconds)
             log.save()
-            return _train(assembly, evaluations, log, loggers, stop_after)
+            return _train(assembly, evaluations, log, loggers, callbacks, stop_after)
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             log.record.update(status=status, error=f"{type(error).__name__}: {error}", finished=now())
@@ -127,6 +130,7 @@ def _train(
     evaluations: Sequence[Evaluation],
     log: RunLog,
     extra: tuple[Logger, ...],
+    callbacks: tuple[Callback, ...],
     stop_after: int | None,
 ) -> Run:
     experiment = assembly.experiment
@@ -135,6 +139,8 @@ def _train(
     resume_point = newest_checkpoint(assembly, log)
     if resume_point.head != chain.START:
         note_resumption(log, int(resume_point.state.step))
+        if any(earlier["step"] == resume_point.state.step for earlier in log.record.get("extensions", [])):
+            resume_point = resume_point._replace(history=dataclasses.replace(resume_point.history, stale=0))
     else:
         log.record.pop("extensions", None)  # all of the steps are to come
     _announce("compiling the first step")
@@ -150,6 +156,7 @@ def _train(
             evaluators={evaluation.name: evaluation.measure for evaluation in evaluations},
             loggers=every,
             evaluating=terminal.evaluating,
+            callbacks=callbacks,
             stop_after=stop_after,
         )
     log.write_lines()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from research.core.errors import UserError
 from research.core.precision import cast
 from research.core.trees import flatten
 from research.data.dataset import Data
@@ -48,6 +49,33 @@ def test_losses_of_parts_add_up_to_the_whole(case, split):
     whole, first, second = (task.loss(params, part, Context(KEY, 0, train=True)) for part in (batch, *parts))
     added = jax.tree.map(jnp.add, first, second)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), added, whole)
+
+
+@pytest.mark.parametrize(
+    ("plain", "heavy", "outputs"),
+    [
+        (BinaryClassification(), BinaryClassification(class_weights=(1.0, 3.0)), 1),
+        (Classification(), Classification(class_weights=(1.0, 3.0, 0.0)), 3),
+    ],
+)
+def test_class_weights_multiply_the_losses_in_training_alone(plain, heavy, outputs):
+    """An example of class 1 counts as three of it, and one of class 2 as none; an evaluation is as without."""
+    (task, params, batch), (weighty, *_) = build(plain, "labels", outputs), build(heavy, "labels", outputs)
+    repeats = np.array([1, 3, 0])[batch["labels"]]
+    repeated = {name: np.repeat(rows, repeats, axis=0) for name, rows in batch.items()}
+    training, evaluation = (Context(KEY, 0, train=train) for train in (True, False))
+    np.testing.assert_allclose(
+        weighty.loss(params, batch, training).sum, task.loss(params, repeated, training).sum, rtol=1e-5
+    )
+    assert weighty.loss(params, batch, training).weight == 6
+    assert weighty.loss(params, batch, evaluation).sum == task.loss(params, batch, evaluation).sum
+
+
+def test_as_many_class_weights_as_classes_are_wanted():
+    """One sentence with both numbers."""
+    task, params, batch = build(Classification(class_weights=(1.0, 2.0)), "labels", 3)
+    with pytest.raises(UserError, match=r"--task\.class-weights are 2 weights, and the classes 3: give one each"):
+        task.loss(params, batch, Context(KEY, 0, train=True))
 
 
 @pytest.mark.parametrize("case", TASKS)
