@@ -72,6 +72,7 @@ class Data:
         texts: of each split, each example once: for labelled text "text", "label" (as learned) and, where there is one,
             "other"; for pairs "source" and "target".
         characters_per_token: for text, by split name; turns nats per token into bits per character.
+        columns: of a table, by name: the first of a column's features in "inputs", and the one after its last.
         summary: JSON values for the record and the report: source, licence, counts, cleaning, split, digests.
         encode: inputs as a user has them (texts, rows of a table, images) to records of one example each, in their
             order and prepared as those of the splits, without labels; raises UserError for inputs that the data cannot
@@ -85,6 +86,7 @@ class Data:
     tokens: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     texts: Mapping[str, Mapping[str, Sequence[Any]]] = dataclasses.field(default_factory=dict)
     characters_per_token: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    columns: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
     summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     encode: Callable[[Sequence[Any]], Records] | None = None
 

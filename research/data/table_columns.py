@@ -36,6 +36,11 @@ class NumberColumn:
     mean: float
     std: float
 
+    @property
+    def width(self) -> int:
+        """How many features it has."""
+        return 1 + self.has_missing
+
 
 @dataclasses.dataclass(frozen=True)
 class CategoryColumn:
@@ -43,6 +48,11 @@ class CategoryColumn:
 
     name: str
     kinds: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """How many features it has."""
+        return len(self.kinds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +131,7 @@ def encode(column: Column, values: Sequence[Any]) -> Float32[np.ndarray, "rows f
             f"The column {column.name!r} has values too far from those of the training rows to compute with: fix them, "
             f"or add --data.ignore {column.name}."
         )
-    return np.concatenate([scaled, missing[:, None]][: 1 + column.has_missing], 1).astype(np.float32)
+    return np.concatenate([scaled, missing[:, None]][: column.width], 1).astype(np.float32)
 
 
 def kind_of(column: CategoryColumn, value: Any) -> str:

@@ -79,7 +79,9 @@ class TableData:
         def encode_rows(raw: Sequence[Any]) -> Rows:
             return Rows({"inputs": _features(columns, _table_of(raw, columns))})
 
-        return Data(splits=splits, outputs=outputs, class_names=names, summary=facts, encode=encode_rows)
+        ends = np.cumsum([column.width for column in columns]).tolist()
+        spans = {column.name: (end - column.width, end) for column, end in zip(columns, ends, strict=True)}
+        return Data(splits, outputs, class_names=names, columns=spans, summary=facts, encode=encode_rows)
 
     def _read(self) -> tuple[dict[str, Table], dict[str, Any]]:
         if self.train:

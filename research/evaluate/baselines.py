@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64, Integer
 
 from research.data.dataset import Data, Records
 from research.data.pipeline import gather
-from research.evaluate.metrics import Arrays, Metric, evaluate
+from research.evaluate.metrics import Metric, evaluate
 
 Table = dict[str, dict[str, float]]
 
@@ -107,11 +107,15 @@ def constant_results(
 ) -> dict[str, float]:
     """The metrics that are single numbers, where every example gets the same prediction."""
     (examples,) = {len(values) for values in batch.values()}
+    return measured(metrics, name, np.broadcast_to(prediction, (examples, *np.shape(prediction))), batch)
 
-    def predict(_: object) -> Arrays:
-        return {name: jnp.broadcast_to(jnp.asarray(prediction, jnp.float32), (examples, *np.shape(prediction)))}
 
-    results = evaluate(metrics, predict, [{**batch, "mask": np.ones(examples, np.float32)}])
+def measured(
+    metrics: Sequence[Metric], name: str, predictions: Float[np.ndarray, "examples ..."], batch: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """The metrics that are single numbers, of predictions made outside JAX."""
+    arrays = {**batch, name: predictions.astype(np.float32), "mask": np.ones(len(predictions), np.float32)}
+    results = evaluate(metrics, lambda given: {name: jnp.asarray(given[name])}, [arrays])
     return {metric: value for metric, value in results.items() if isinstance(value, float)}
 
 

@@ -1,8 +1,9 @@
-"""Evaluation of a classifier of two classes with one logit: loss, accuracy, F1, ROC-AUC; beside the majority class."""
+"""Evaluation of a classifier of two classes with one logit: loss, accuracy, F1, ROC; beside two baselines."""
 
 import dataclasses
 import operator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,7 +12,8 @@ from jaxtyping import Bool, Float, Integer
 
 from research.core.shapes import Tree
 from research.data.dataset import Data
-from research.evaluate.baselines import Table, columns, constant_results
+from research.evaluate.baselines import Table, columns, constant_results, measured
+from research.evaluate.calibration import calibration_of, calibration_sums
 from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import (
     Arrays,
@@ -25,6 +27,8 @@ from research.evaluate.metrics import (
 from research.tasks.task import Task
 from research.train.evaluation import Evaluation
 
+ROC_POINTS = 200  # of the curve that a report draws
+
 
 @dataclasses.dataclass(frozen=True)
 class BinaryEvaluator(EvaluatedSplit):
@@ -34,13 +38,14 @@ class BinaryEvaluator(EvaluatedSplit):
         """Builds the evaluation; raises UserError as `build_evaluation`."""
 
         def baselines() -> Table:
-            return binary_baseline(*columns(data, self.split, "labels"))
+            train, labels = columns(data, self.split, "labels")
+            return {**binary_baseline(train, labels), **linear_baseline(data, self.split, labels)}
 
         return build_evaluation(self, binary_metrics(), baselines, task, data, mesh, seed)
 
 
 def binary_metrics() -> tuple[Metric, ...]:
-    """Loss, accuracy, precision, recall and F1 of class 1 at probability one half, and the ROC-AUC.
+    """Loss, accuracy, precision, recall and F1 of class 1 at probability one half, ROC and calibration.
 
     Reads predictions["logits"], batch["labels"] (0 or 1) and batch["mask"], all [batch]; raises ValueError where the
     shapes of logits and labels differ.
@@ -52,6 +57,7 @@ def binary_metrics() -> tuple[Metric, ...]:
         return {
             "nats": jnp.sum(optax.losses.sigmoid_binary_cross_entropy(logits, labels), where=counted),
             "confusion": confusion_counts(labels.astype(jnp.int32), (logits > 0).astype(jnp.int32), counted, 2),
+            "calibration": calibration_sums(jax.nn.sigmoid(logits), labels == 1, counted),
         }
 
     def compute(state: Tree) -> Results:
@@ -61,6 +67,7 @@ def binary_metrics() -> tuple[Metric, ...]:
             "loss": float(ratio(state["nats"], count, np.nan)),
             "accuracy": float(ratio(np.trace(confusion), count, np.nan)),
             **{name: float(value) for name, value in scores.items()},
+            "calibration": calibration_of(state["calibration"]),
         }
 
     def gather(predictions: Arrays, batch: Arrays) -> Tree:
@@ -69,7 +76,8 @@ def binary_metrics() -> tuple[Metric, ...]:
 
     def compute_auc(chunks: Tree) -> Results:
         scores, labels = (np.concatenate(arrays) for arrays in zip(*chunks, strict=True))
-        return {"roc_auc": roc_auc(scores[labels >= 0], labels[labels >= 0] == 1)}
+        scores, positive = scores[labels >= 0], labels[labels >= 0] == 1
+        return {"roc_auc": roc_auc(scores, positive), "roc_curve": roc_curve(scores, positive)}
 
     # The state of the ROC-AUC is a tuple of chunks, so that merging never copies what was gathered before.
     return (
@@ -90,6 +98,41 @@ def roc_auc(scores: Float[np.ndarray, " batch"], positive: Bool[np.ndarray, " ba
     rank_sum = (np.cumsum(ties) - (ties - 1) / 2)[inverse][positive].sum()
     positives, negatives = positive.sum(), (~positive).sum()
     return float(ratio(rank_sum - positives * (positives + 1) / 2, positives * negatives, np.nan))
+
+
+def roc_curve(scores: Float[np.ndarray, " batch"], positive: Bool[np.ndarray, " batch"]) -> dict[str, list[float]]:
+    """The rates of false and of true positives at falling thresholds, from (0, 0) to (1, 1), thinned to 200 points.
+
+    Empty unless both classes are there (Fawcett, "An introduction to ROC analysis", 2006, algorithm 1).
+
+    >>> roc_curve(np.array([0.1, 0.4, 0.4, 0.8]), np.array([False, False, True, True]))
+    {'false_positive_rate': [0.0, 0.0, 0.5, 1.0], 'true_positive_rate': [0.0, 0.5, 1.0, 1.0]}
+    """
+    names = ("false_positive_rate", "true_positive_rate")
+    if positive.all() or not positive.any():
+        return {name: [] for name in names}
+    order = np.argsort(-scores, kind="stable")
+    last_of_ties = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    true = np.append(0, np.cumsum(positive[order])[last_of_ties])
+    found = np.append(0, 1 + last_of_ties)
+    rates = np.stack([(found - true) / (~positive).sum(), true / positive.sum()])
+    # Points at equal distances along the curve; the ends are among them.
+    along = rates.sum(0)
+    kept = np.unique(np.searchsorted(along, np.linspace(0, 2, ROC_POINTS)).clip(0, len(along) - 1))
+    kept = kept if len(along) > ROC_POINTS else np.arange(len(along))
+    return {name: [round(float(value), 5) for value in rate[kept]] for name, rate in zip(names, rates, strict=True)}
+
+
+def linear_baseline(data: Data, split: str, labels: Integer[np.ndarray, " batch"]) -> Table:
+    """Logistic regression on the columns of a table, or on the pixels of images; else no baseline."""
+    from research.evaluate.logistic_regression import linear_logits  # scipy would cost every start half a second
+
+    logits = linear_logits(data, split)
+    if logits is None:
+        return {}
+    return {
+        "logistic regression": measured(binary_metrics(), "logits", logits[:, 1] - logits[:, 0], {"labels": labels})
+    }
 
 
 def binary_baseline(train_labels: Integer[np.ndarray, " train"], labels: Integer[np.ndarray, " batch"]) -> Table:

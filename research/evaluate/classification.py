@@ -1,4 +1,5 @@
-"""Evaluation of a classifier: loss, accuracy, F1 by class, confusion matrix; beside the majority class and TF-IDF.
+"""Evaluation of a classifier: loss, accuracy, F1 by class, confusion matrix; beside the majority class and
+logistic regression.
 
 Labels are one for each example, [batch], or one for each text of a packed row, [batch examples].
 """
@@ -14,7 +15,9 @@ from jaxtyping import Integer
 
 from research.core.shapes import Tree
 from research.data.dataset import Data
-from research.evaluate.baselines import Table, columns, constant_results
+from research.data.pipeline import gather
+from research.evaluate.baselines import Table, columns, constant_results, measured
+from research.evaluate.calibration import calibration_of, calibration_sums
 from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import (
     Arrays,
@@ -22,7 +25,6 @@ from research.evaluate.metrics import (
     Results,
     confusion_counts,
     cross_entropy,
-    evaluate,
     flattened,
     precision_recall_f1,
     ratio,
@@ -41,13 +43,17 @@ class ClassificationEvaluator(EvaluatedSplit):
 
         def baselines() -> Table:
             train, labels = columns(data, self.split, "labels")
-            return {**classification_baseline(train, labels, data.outputs), **word_weights_baseline(data, self.split)}
+            return {
+                **classification_baseline(train, labels, data.outputs),
+                **word_weights_baseline(data, self.split),
+                **linear_baseline(data, self.split),
+            }
 
         return build_evaluation(self, metrics, baselines, task, data, mesh, seed)
 
 
 def classification_metrics(classes: int, top_k: Sequence[int] = (5,)) -> tuple[Metric, ...]:
-    """Loss, accuracy, top-k accuracy, confusion matrix, and precision, recall and F1 (macro, micro, per class).
+    """Loss, accuracy, top-k accuracy, confusion matrix, calibration; precision, recall, F1 (macro, micro, per class).
 
     Reads predictions["logits"] [batch classes], batch["labels"] (integers) and batch["mask"] [batch]. Rows of the
     confusion matrix are true classes, columns predicted ones. Macro averages run over all classes, absent ones too.
@@ -65,6 +71,9 @@ def classification_metrics(classes: int, top_k: Sequence[int] = (5,)) -> tuple[M
             "nats": jnp.sum(cross_entropy(logits, labels), where=counted),
             "hits_by_rank": jnp.sum(ranked == labels[:, None], axis=0, where=counted[:, None]),
             "confusion": confusion_counts(labels, ranked[:, 0], counted, classes),
+            "calibration": calibration_sums(
+                jax.nn.softmax(logits.astype(jnp.float32)).max(-1), ranked[:, 0] == labels, counted
+            ),
         }
 
     def compute(state: Tree) -> Results:
@@ -80,7 +89,7 @@ def classification_metrics(classes: int, top_k: Sequence[int] = (5,)) -> tuple[M
             results[f"{name}_macro"] = float(values.mean())
             results[f"{name}_micro"] = float(micro[name])
             results[f"{name}_per_class"] = values.tolist()
-        return {**results, "confusion_matrix": confusion.tolist()}
+        return {**results, "confusion_matrix": confusion.tolist(), "calibration": calibration_of(state["calibration"])}
 
     averages = (f"{name}_{average}" for name in ("precision", "recall", "f1") for average in ("macro", "micro"))
     return (Metric(("loss", "accuracy", *(f"top_{k}_accuracy" for k in kept), *averages), measure, compute),)
@@ -98,7 +107,9 @@ def word_weights_baseline(data: Data, split: str) -> Table:
     """TF-IDF of words and pairs of words with logistic regression, where each text has a class; else no baseline."""
     if not data.texts or not isinstance(data.texts["train"]["label"][0], int):
         return {}
-    from research.evaluate.tf_idf import LogisticRegression, TfIdf  # scipy would cost every start half a second
+    # Here, since scipy would cost every start half a second.
+    from research.evaluate.logistic_regression import LogisticRegression
+    from research.evaluate.tf_idf import TfIdf
 
     train, evaluated = data.texts["train"], data.texts[split]
     read = [name for name in ("text", "other") if name in train]
@@ -108,7 +119,20 @@ def word_weights_baseline(data: Data, split: str) -> Table:
     labels, classes = np.array(evaluated["label"]), len(data.class_names)
     words = TfIdf.fit(train_texts)
     model = LogisticRegression.fit(words.vectors(train_texts), np.array(train["label"]), classes)
-    logits = model.logits(words.vectors(texts)).astype(np.float32)
-    batch = {"logits": logits, "labels": labels, "mask": np.ones(len(labels), np.float32)}
-    results = evaluate(classification_metrics(classes), lambda batch: {"logits": jnp.asarray(batch["logits"])}, [batch])
-    return {"TF-IDF and logistic regression": {n: value for n, value in results.items() if isinstance(value, float)}}
+    logits = model.logits(words.vectors(texts))
+    return {
+        "TF-IDF and logistic regression": measured(
+            classification_metrics(classes), "logits", logits, {"labels": labels}
+        )
+    }
+
+
+def linear_baseline(data: Data, split: str) -> Table:
+    """Logistic regression on the columns of a table, or on the pixels of images; else no baseline."""
+    from research.evaluate.logistic_regression import linear_logits
+
+    logits = linear_logits(data, split)
+    if logits is None:
+        return {}
+    labels = gather(data.splits[split], np.arange(len(data.splits[split])))["labels"]
+    return {"logistic regression": measured(classification_metrics(data.outputs), "logits", logits, {"labels": labels})}

@@ -23,9 +23,10 @@ from research.core.errors import UserError
 from research.core.mesh import batch_parts, local_rows, place, replicated
 from research.core.ranges import Limit, Rows
 from research.core.shapes import Batch, Params
-from research.data.dataset import Data
+from research.data.dataset import Data, Records
 from research.data.pipeline import evaluation_batches
 from research.evaluate.baselines import Table
+from research.evaluate.importance import column_importance
 from research.evaluate.metrics import Arrays, Metric, Results, make_evaluate
 from research.tasks.task import Task, evaluation_context
 from research.train.evaluation import Best, Evaluation
@@ -56,6 +57,8 @@ def build_evaluation(
 ) -> Evaluation:
     """Returns the evaluation that runs metrics over a split; a batch that the mesh does not divide is padded.
 
+    On the validation split of a table it measures the importance of each column too.
+
     Raises:
         UserError: the data have no such split, or `config.best` names none of the metrics.
     """
@@ -68,12 +71,19 @@ def build_evaluation(
     rows = local_rows(mesh, size)
 
     def measure(params: Params, between: Callable[[], None] = lambda: None) -> Results:
-        def batches() -> Iterator[Batch]:
-            for batch in evaluation_batches(records, size, config.limit or None, rows):
-                between()
-                yield place(mesh, batch, size, rows)
+        def measured_on(records: Records, limit: int | None) -> Results:
+            def batches() -> Iterator[Batch]:
+                for batch in evaluation_batches(records, size, limit, rows):
+                    between()
+                    yield place(mesh, batch, size, rows)
 
-        return evaluate(params, batches())
+            return evaluate(params, batches())
+
+        results = measured_on(records, config.limit or None)
+        of_table = data.columns if config.split == "validation" else {}
+        if columns := column_importance(measured_on, records, of_table, config.best):
+            results["column_importance"] = columns
+        return results
 
     return Evaluation(config.split, measure, baselines)
 

@@ -1,4 +1,4 @@
-"""Texts as weighted words (TF-IDF, Spärck Jones 1972), logistic regression on them, and the nearest of known texts.
+"""Texts as weighted words (TF-IDF, Spärck Jones 1972), and the nearest of known texts.
 
 What a model of text has to beat is made of these; each is fitted on the training split alone. Imported only where a
 baseline is computed, for it takes scipy along.
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Integer
-from scipy import optimize, sparse, special
+from scipy import sparse
 
 WORD = re.compile(r"\b\w\w+\b")
 COMPARED = 512  # texts compared with all others at once
@@ -63,44 +63,6 @@ def _runs(text: str, longest: int) -> Iterator[str]:
     for length in range(1, longest + 1):
         for start in range(len(words) - length + 1):
             yield " ".join(words[start : start + length])
-
-
-@dataclasses.dataclass(frozen=True)
-class LogisticRegression:
-    """Logits that are linear in the features."""
-
-    weights: Float[np.ndarray, "features outputs"]
-    bias: Float[np.ndarray, " outputs"]
-
-    @classmethod
-    def fit(
-        cls, features: sparse.csr_matrix, labels: Integer[np.ndarray, " examples"], classes: int, penalty: float = 1.0
-    ) -> "LogisticRegression":
-        """Minimises the cross entropy plus half of `penalty` times the squared weights, by L-BFGS.
-
-        Of two classes only the second one has weights, as in scikit-learn, so that the penalty is the same.
-        """
-        examples, width = features.shape
-        outputs = classes if classes > 2 else 1
-        right = np.eye(classes)[labels][:, classes - outputs :]
-
-        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            model = cls(flat[outputs:].reshape(width, outputs), flat[:outputs])
-            logits = model.logits(features)
-            total = special.logsumexp(logits, axis=1)
-            loss = (total - logits[np.arange(examples), labels]).sum() + penalty / 2 * (model.weights**2).sum()
-            error = np.exp(logits - total[:, None])[:, classes - outputs :] - right
-            slope = features.T @ error + penalty * model.weights
-            return loss, np.concatenate([error.sum(0), slope.reshape(-1)])
-
-        start = np.zeros(outputs * (width + 1))
-        found = optimize.minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
-        return cls(found[outputs:].reshape(width, outputs), found[:outputs])
-
-    def logits(self, features: sparse.csr_matrix) -> Float[np.ndarray, "examples classes"]:
-        """Returns the logits of all classes."""
-        found = features @ self.weights + self.bias
-        return found if found.shape[1] > 1 else np.concatenate([np.zeros_like(found), found], axis=1)
 
 
 def nearest_texts(known: Sequence[str], asked: Sequence[str]) -> Integer[np.ndarray, " asked"]:

@@ -37,6 +37,7 @@ def test_columns_become_features(table):
     np.testing.assert_array_equal(inputs[:, 1] + inputs[:, 2], 1)
     assert (data.outputs, data.class_names) == (1, ("no", "yes"))
     assert data.summary["columns"] == {"x": "number", "kind": 2}
+    assert data.columns == {"x": (0, 1), "kind": (1, 3)}
     assert len(data.splits["train"]) + len(data.splits["validation"]) == 200
     labels = data.splits["train"].arrays["labels"]
     assert inputs[labels == 1, 0].min() > inputs[labels == 0, 0].max()

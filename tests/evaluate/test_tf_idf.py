@@ -5,7 +5,8 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 
-from research.evaluate.tf_idf import LogisticRegression, TfIdf, nearest_texts
+from research.evaluate.logistic_regression import LogisticRegression
+from research.evaluate.tf_idf import TfIdf, nearest_texts
 
 DRAW = np.random.default_rng(0)
 
