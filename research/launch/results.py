@@ -15,6 +15,7 @@ from research.core.errors import UserError
 from research.core.files import write_atomic
 from research.launch.discovery import experiments_folder, modules
 from research.runs.directory import all_runs, read_record, required
+from research.runs.record import PARTS_OF_TRAINING
 
 TABLE = experiments_folder() / "RESULTS.md"
 HEADER = """# Results
@@ -60,7 +61,7 @@ def run_experiment(name: str) -> list[list[str]]:
     required(record, run, "environment", "metrics", "params_sha256")
     environment = record["environment"]
     machine = f"{environment['thread_pool']} threads, {environment['devices']['kind']}"
-    seconds = sum(took for stage, took in record["stages"].items() if stage != "first_step")  # part of "train"
+    seconds = sum(took for stage, took in record["stages"].items() if stage not in PARTS_OF_TRAINING)
     facts = [f"{seconds:.0f}", f"`{record['params_sha256']}`", machine]
     return [
         [name, metric, f"{low:g} to {high:g}", f"{measured(record, metric):.4f}", *facts]

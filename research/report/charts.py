@@ -17,6 +17,7 @@ Point = tuple[int, float]  # (step, value)
 SIZE = 1000  # units of the drawing, both ways
 POINTS = 400  # most points drawn of a line: about one a pixel
 TICKS = 5
+UNIT = 1000  # "steps" of a chart that goes from 0 to 1
 
 Style = Literal["line", "faint", "dots", "dashed"]
 
@@ -86,8 +87,10 @@ class Chart:
     views: tuple[View, ...]
     steps: int
     large: bool = False
-    events: tuple[tuple[float, str], ...] = ()
-    """(place in per cent, text) of what a reader should see beside the curves"""
+    events: tuple[tuple[float, str, str], ...] = ()
+    """(place in per cent, text, kind) of what a reader should see beside the curves"""
+    across: str = "step"
+    """what the values stand over"""
 
     @property
     def identity(self) -> str:
@@ -109,7 +112,7 @@ class Chart:
             }
             for series in self.series
         ]
-        return json.dumps({"steps": self.steps, "series": table}, separators=(",", ":"))
+        return json.dumps({"steps": self.steps, "across": self.across, "series": table}, separators=(",", ":"))
 
     @property
     def description(self) -> str:
@@ -118,7 +121,8 @@ class Chart:
             f"{series.name} from {numbers.metric(series.points[0][1])} to {numbers.metric(series.points[-1][1])}"
             for series in self.series
         ]
-        return f"{self.title} over {numbers.compact(self.steps)} steps: " + ", ".join(ends)
+        over = f"{numbers.compact(self.steps)} steps" if self.across == "step" else self.across
+        return f"{self.title} over {over}: " + ", ".join(ends)
 
 
 def line_chart(
@@ -129,7 +133,7 @@ def line_chart(
     from_zero: bool = False,
     logarithm: bool = False,
     large: bool = False,
-    events: Sequence[tuple[int, str]] = (),
+    events: Sequence[tuple[int, str, str]] = (),
 ) -> Chart | None:
     """Lays out a chart of values over steps; None where no series has a finite value.
 
@@ -141,7 +145,7 @@ def line_chart(
         from_zero: whether the scale includes zero.
         logarithm: whether positive values get a logarithmic view too, which comes first where they span a factor of 30.
         large: whether the chart takes the full width of the page.
-        events: (step, text) of what is marked beside the curves.
+        events: (step, text, kind) of what is marked beside the curves.
     """
     finite = [dataclasses.replace(line, points=decimate(_finite(line.points))) for line in series]
     kept = tuple(line for line in finite if line.points)
@@ -157,8 +161,30 @@ def line_chart(
         scales["log"] = Scale(low / room, high * room, logarithmic=True)
     names = ["log", "linear"] if "log" in scales and high / low > 30 else list(scales)
     views = tuple(_view(name, scales[name], kept, steps) for name in names)
-    marks = tuple((100 * min(step, steps) / steps, text) for step, text in events)
+    marks = tuple((100 * min(step, steps) / steps, text, kind) for step, text, kind in events)
     return Chart(title, unit, kept, views, steps, large, marks)
+
+
+def unit_chart(title: str, line: Series, diagonal: str, *, across: str, unit: str) -> Chart:
+    """Lays out a chart whose both axes go from 0 to 1.
+
+    Args:
+        title: what is shown.
+        line: its points count thousandths across.
+        diagonal: what values would be that equal the place that they stand over.
+        across: what the values stand over.
+        unit: of the values.
+    """
+    ticks, scale = _round_values(0.0, 1.0), Scale(0.0, 1.0)
+    lines = (line, Series(diagonal, [(0, 0.0), (UNIT, 1.0)], 7, "dashed"))
+    view = View(
+        name="linear",
+        scale=scale,
+        paths=tuple(path for each in lines for path in _paths(each, scale, UNIT)),
+        x_ticks=tuple((100 * tick, numbers.compact(tick)) for tick in ticks),
+        y_ticks=tuple((100 * (1 - tick), numbers.compact(tick)) for tick in ticks),
+    )
+    return Chart(title, unit, lines, (view,), UNIT, across=across)
 
 
 def decimate(points: Sequence[Point], max_points: int = POINTS) -> list[Point]:

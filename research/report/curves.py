@@ -44,7 +44,7 @@ def rate_unit(entries: Sequence[Entry]) -> str:
 def run_charts(
     entries: Sequence[Entry],
     baseline: tuple[str, Number] | None = None,
-    events: Sequence[tuple[int, str]] = (),
+    events: Sequence[tuple[int, str, str]] = (),
     best: str = "loss",
 ) -> list[Chart]:
     """Returns the charts of a run; those without values are left out.
@@ -52,7 +52,7 @@ def run_charts(
     Args:
         entries: the lines of `metrics.jsonl`.
         baseline: name and loss of the best baseline, drawn into the loss chart.
-        events: (step, text) of what befell single steps, marked there too.
+        events: (step, text, kind) of what befell single steps, marked there too.
         best: the metric that decides which checkpoint is the best; drawn if it is another than loss and accuracy.
     """
     loss = _training_and_evaluation(entries, "loss")
@@ -72,6 +72,25 @@ def run_charts(
             from_zero=True,
         ),
     ]
+    return [*(chart for chart in charts if chart is not None), *norm_charts(entries)]
+
+
+def norm_charts(entries: Sequence[Entry]) -> list[Chart]:
+    """Returns the charts of the norms of layers' gradients and parameters, of many layers some from first to last."""
+    logged = [entry for entry in entries if entry["kind"] == "norms"]
+    layers = list(dict.fromkeys(layer for entry in logged for layer in entry["norms"]))
+    count = min(len(layers), COLOURS)
+    drawn = [layers[round(place * (len(layers) - 1) / max(count - 1, 1))] for place in range(count)]
+    some = f", {count} of {len(layers)} layers" if count < len(layers) else ""
+
+    def line(layer: str, part: int) -> list[Point]:
+        found = [(entry["step"], entry["norms"].get(layer, (None, None))[part]) for entry in logged]
+        return [(step, float(value)) for step, value in found if value is not None]
+
+    charts = []
+    for part, title in enumerate(("Gradient norm by layer", "Parameter norm by layer")):
+        series = [Series(layer, line(layer, part), place) for place, layer in enumerate(drawn)]
+        charts.append(line_chart(title + some, series, logarithm=True))
     return [chart for chart in charts if chart is not None]
 
 

@@ -1,7 +1,8 @@
 """The report of a run: `report.html`, one page that opens with no network, and `MODEL_CARD.md` beside it.
 
-Called at the end of every run and by `python -m research.report RUN`. It reads the run directory and nothing else, so
-that it works for unfinished and failed runs, and for runs made elsewhere.
+Called at the end of every run and by `python -m research.report RUN`. It reads the run directory, so that it works for
+unfinished and failed runs, and for runs made elsewhere; and the experiment's module, where it is here, to mark what
+differs from its defaults.
 """
 
 from collections.abc import Mapping
@@ -10,10 +11,14 @@ from typing import Any
 
 from research.core.files import write_atomic
 from research.report import record_tables, result_tables
+from research.report.classifier_charts import classifier_charts, importance_rows
 from research.report.curves import run_charts
+from research.report.experiment_defaults import changed_fields
+from research.report.layer_rows import layers
 from research.report.model_card import model_card
 from research.report.page import render
 from research.report.samples_shown import samples
+from research.report.speed import speed_rows
 from research.runs import schema
 from research.runs.directory import ATTENTION, PREDICTIONS, read_metrics, read_record, read_shown
 
@@ -38,10 +43,11 @@ def report(run: Path) -> str:
     record, entries = read_record(run), read_metrics(run)
     found, step = result_tables.results_of(record, entries)
     baselines = record.get("baselines", {})
-    split = main_split(found)
+    split = result_tables.main_split(found)
     best = result_tables.best_of(record, split)
     status, notice = record_tables.state(record, entries)
     baseline = result_tables.best_baseline("loss", baselines.get(split, {}), higher=False)
+    changed = changed_fields(record)
     class_names = record.get("data", {}).get("class_names", [])
     return render(
         "report.html",
@@ -52,7 +58,7 @@ def report(run: Path) -> str:
         status=status,
         notice=notice,
         step=step,
-        headline=_headline(record, found, split),
+        headline=result_tables.run_headline(record, found),
         metadata=record_tables.headline_rows(record),
         tables=[_result_table(record, name, found[name], class_names) for name in found],
         charts_of_run=run_charts(entries, baseline, record_tables.marked_events(record), best=best[0]),
@@ -64,26 +70,15 @@ def report(run: Path) -> str:
         description=str(record.get("data", {}).get("description") or "").partition("\n\n"),
         data_rows=record_tables.data_rows(record),
         splits=record_tables.split_table(record),
-        layers=record_tables.layers(record),
+        layers=layers(record),
         start_rows=record_tables.start_rows(record),
-        config=record_tables.config_groups(record.get("config", {})),
+        config=record_tables.config_groups(record.get("config", {}), changed),
+        changed=changed,
         environment=record_tables.environment_rows(record),
         stages=record_tables.stage_rows(record),
+        speed=speed_rows(record, entries),
         events=record_tables.event_rows(record),
     )
-
-
-def main_split(found: Mapping[str, Any]) -> str:
-    """Returns the split of the headline: the test split where there is one, else the first evaluated."""
-    return "test" if "test" in found else next(iter(found), "")
-
-
-def _headline(record: Mapping[str, Any], found: Mapping[str, Any], split: str) -> result_tables.Headline | None:
-    if not split:
-        return None
-    unit = result_tables.loss_unit(record, found[split])
-    baselines, best = record.get("baselines", {}).get(split, {}), result_tables.best_of(record, split)
-    return result_tables.headline("this run", split, found[split], baselines, unit, best)
 
 
 def _result_table(record: Mapping[str, Any], split: str, found: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
@@ -99,4 +94,7 @@ def _result_table(record: Mapping[str, Any], split: str, found: Mapping[str, Any
         "classes": by_class,
         "matrix": result_tables.matrix_rows(matrix, names),
         "confusions": result_tables.confusions(matrix, names),
+        "charts": classifier_charts(found, split),
+        "importance": importance_rows(found),
+        "decides": result_tables.name_of(result_tables.best_of(record, split)[0]),
     }

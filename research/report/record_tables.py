@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from research.core.configs import flatten_config
 from research.report import numbers
+from research.runs.record import PARTS_OF_TRAINING
 
 Record = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -23,7 +24,6 @@ KINDS = {
     "waiting": "slow data",
 }
 OF_STEPS = ("skip", "rollback", "slow")  # kinds of events that befall single steps
-FLOPS_UNITS = ((1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"))
 
 
 def type_of(record: Record, part: str) -> str:
@@ -57,8 +57,7 @@ def state(record: Record, entries: Sequence[Entry]) -> tuple[str, str]:
     status = str(record.get("status", "unknown"))
     if status == "finished":
         return status, ""
-    step, steps = max((entry["step"] for entry in entries), default=0), record.get("config", {}).get("steps")
-    reached = f"step {step:,} of {steps:,}" if isinstance(steps, int) else f"step {step:,}"
+    reached = f"step {reached_of(record, entries)}"
     match status:
         case "failed":
             return status, f"This run failed after {reached}: {record.get('error', 'no error was recorded')}"
@@ -70,18 +69,41 @@ def state(record: Record, entries: Sequence[Entry]) -> tuple[str, str]:
             return status, f"This run was at {reached} when this page was written, or was killed there."
 
 
+def steps_reached(record: Record, entries: Sequence[Entry]) -> int:
+    """Returns the last step of a run: of a finished one the last it has, of another the last that is logged."""
+    steps = record.get("config", {}).get("steps")
+    if record.get("status") == "finished" and isinstance(steps, int):
+        return steps
+    return max((entry["step"] for entry in entries), default=0)
+
+
+def reached_of(record: Record, entries: Sequence[Entry]) -> str:
+    """Returns how far a run got: "300 of 1,500"; "1,500" where that is all of it."""
+    step, steps = steps_reached(record, entries), record.get("config", {}).get("steps")
+    return f"{step:,} of {steps:,}" if isinstance(steps, int) else f"{step:,}"
+
+
 def seconds(record: Record) -> float | None:
     """Returns the time a run worked, without the pauses before it was resumed; None where it is not known."""
     stages = record.get("stages", {})
     if "train" not in stages:
         return None
-    return sum(value for name, value in stages.items() if name != "first_step")
+    return sum(value for name, value in stages.items() if name not in PARTS_OF_TRAINING)
+
+
+def device(record: Record) -> str | None:
+    """Returns how many devices of which name: of a CPU that of the processor, where it is recorded."""
+    environment = record.get("environment", {})
+    devices = environment.get("devices", {})
+    if not devices:
+        return None
+    kind = environment.get("processor") or devices["kind"] if devices["kind"] == "cpu" else devices["kind"]
+    return f"{devices['count']} × {kind}"
 
 
 def headline_rows(record: Record) -> Rows:
     """Returns the facts under the headline."""
-    environment, config = record.get("environment", {}), record.get("config", {})
-    devices = environment.get("devices", {})
+    config = record.get("config", {})
     length, wait = seconds(record), record.get("wait_share")
     candidates = [
         ("duration", None if length is None else numbers.duration(length)),
@@ -89,7 +111,7 @@ def headline_rows(record: Record) -> Rows:
         ("seed", config.get("seed")),
         ("parameters", _count(record.get("model", {}).get("parameters"))),
         ("steps", _count(config.get("steps"))),
-        ("device", f"{devices['count']} × {devices['kind']}" if devices else None),
+        ("device", device(record)),
         ("waiting for data", None if wait is None else numbers.share(wait)),
         ("skipped steps", _count(sum(event.get("count", 1) for event in events_of(record, "skip")) or None)),
         ("rollbacks", _count(len(events_of(record, "rollback")) or None)),
@@ -103,15 +125,41 @@ def _count(value: Any) -> str | None:
 
 def stage_rows(record: Record) -> list[tuple[str, str, float]]:
     """Returns (stage, duration, share of the longest) of every stage."""
-    names = {"train": "training", "first_step": "of it, to the first step"}
-    order = {"data": 0, "assembly": 1, "train": 2, "first_step": 3}
+    names = {
+        "train": "training",
+        "first_step": "of it, to the first step",
+        "paused": "of it, evaluations, samples and saves",
+    }
+    order = {"data": 0, "assembly": 1, "train": 2, "first_step": 3, "paused": 4}
     stages = sorted(record.get("stages", {}).items(), key=lambda stage: order.get(stage[0], 9))
     longest = max((value for _, value in stages), default=0) or 1
     return [(names.get(name, name), numbers.duration(value), value / longest) for name, value in stages]
 
 
-def config_groups(config: Mapping[str, Any]) -> list[tuple[str, str, Rows]]:
-    """Returns (title, type, [(field, value)]) of the experiment itself and of each of its parts."""
+class ConfigField(NamedTuple):
+    """A field of the configuration; `default` is the experiment's, where the run was given another, else None."""
+
+    name: str
+    value: str
+    default: str | None
+
+
+class ConfigGroup(NamedTuple):
+    """A part of the configuration, its type and its fields; the experiment itself has no type."""
+
+    title: str
+    kind: str
+    default_kind: str | None
+    fields: list[ConfigField]
+
+
+def config_groups(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[ConfigGroup]:
+    """Returns the experiment's own fields and those of each of its parts.
+
+    Args:
+        config: as recorded.
+        defaults: the experiment's value of each field, with its dotted name, that the run was given another of.
+    """
     own = {name: value for name, value in config.items() if name != "type"}
     parts: dict[str, Mapping[str, Any]] = {}
     for name, value in config.items():
@@ -119,11 +167,24 @@ def config_groups(config: Mapping[str, Any]) -> list[tuple[str, str, Rows]]:
             parts[name] = own.pop(name)
         elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
             parts |= {f"{name}.{index}": item for index, item in enumerate(own.pop(name))}
-    groups = [("experiment", "", table(own))]
-    for name, part in parts.items():
-        fields = [(field, value) for field, value in table(part) if field.rpartition(".")[2] != "type"]
-        groups.append((name, str(part.get("type", "")).rpartition(".")[2], fields))
-    return [group for group in groups if group[1] or group[2]]
+    groups = [_config_group("", own, defaults), *(_config_group(name, part, defaults) for name, part in parts.items())]
+    return [group for group in groups if group.kind or group.fields]
+
+
+def _config_group(name: str, part: Mapping[str, Any], defaults: Mapping[str, Any]) -> ConfigGroup:
+    prefix = f"{name}." if name else ""
+
+    def default(field: str) -> str | None:
+        return text(defaults[prefix + field]) if prefix + field in defaults else None
+
+    fields = [(field, value) for field, value in table(part) if field.rpartition(".")[2] != "type"]
+    instead = default("type")
+    return ConfigGroup(
+        title=name or "experiment",
+        kind=str(part.get("type", "")).rpartition(".")[2],
+        default_kind=None if instead is None else instead.rpartition(".")[2],
+        fields=[ConfigField(field, value, default(field)) for field, value in fields],
+    )
 
 
 def environment_rows(record: Record) -> Rows:
@@ -162,29 +223,6 @@ def split_table(record: Record) -> tuple[list[str], list[tuple[str, list[str]]]]
     return columns, [(name, [cell(column, split.get(column)) for column in columns]) for name, split in splits.items()]
 
 
-class Layers(NamedTuple):
-    """The table of layers: rows (path, parameters, FLOPs, and both as shares of the largest), totals, unit of FLOPs."""
-
-    rows: list[tuple[str, str, str, float, float]]
-    parameters: str
-    flops: str
-    unit: str
-
-
-def layers(record: Record) -> Layers:
-    """Returns the table of layers, all FLOPs in the unit that suits their sum."""
-    found = record.get("model", {}).get("layers", [])
-    parameters, flops = [row["parameters"] for row in found], [row["flops"] for row in found]
-    size, unit = next(((size, unit) for size, unit in FLOPS_UNITS if sum(flops) >= size), (1, "FLOPs"))
-    digits = 2 if size > 1 else 0
-    most_parameters, most_flops = max(parameters, default=0) or 1, max(flops, default=0) or 1
-    rows = [
-        (row["path"], f"{count:,}", f"{work / size:,.{digits}f}", count / most_parameters, work / most_flops)
-        for row, count, work in zip(found, parameters, flops, strict=True)
-    ]
-    return Layers(rows, f"{sum(parameters):,}", f"{sum(flops) / size:,.{digits}f}", unit)
-
-
 def start_rows(record: Record) -> Rows:
     """Returns what became of the parameters of a model that the run started from; none where it started from none."""
     found = record.get("pretrained")
@@ -201,9 +239,10 @@ def events_of(record: Record, *kinds: str) -> list[Mapping[str, Any]]:
     return [event for event in record.get("events", []) if event.get("kind") in kinds]
 
 
-def marked_events(record: Record) -> list[tuple[int, str]]:
-    """Returns (step, text) of the events that a curve shows: those that befell single steps."""
-    return [(event["step"], f"step {_steps(event)}: {event['message']}") for event in events_of(record, *OF_STEPS)]
+def marked_events(record: Record) -> list[tuple[int, str, str]]:
+    """Returns (step, text, kind) of the events that a curve shows: those that befell single steps."""
+    found = events_of(record, *OF_STEPS)
+    return [(event["step"], f"step {_steps(event)}: {event['message']}", event["kind"]) for event in found]
 
 
 def event_rows(record: Record) -> list[tuple[str, str, str, str]]:

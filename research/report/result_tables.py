@@ -37,6 +37,7 @@ class Headline:
     """The number a reader looks for first, and what it has to beat."""
 
     label: str
+    number: float
     value: str
     direction: str
     bars: tuple[tuple[str, str, float], ...]
@@ -131,6 +132,21 @@ def best_baseline(metric: str, baselines: Mapping[str, Results], *, higher: bool
     return None if name is None else (name, known[name])
 
 
+def main_split(found: Mapping[str, Results]) -> str:
+    """Returns the split of the headline: the test split where there is one, else the first evaluated."""
+    return "test" if "test" in found else next(iter(found), "")
+
+
+def run_headline(record: Record, found: Mapping[str, Results]) -> Headline | None:
+    """Returns the headline of a run with results by split; None where nothing was measured."""
+    split = main_split(found)
+    if not split:
+        return None
+    unit = loss_unit(record, found[split])
+    baselines, best = record.get("baselines", {}).get(split, {}), best_of(record, split)
+    return headline("this run", split, found[split], baselines, unit, best)
+
+
 def headline(
     name: str,
     split: str,
@@ -152,6 +168,7 @@ def headline(
     largest = max((abs(number) for _, number in bars if math.isfinite(number)), default=0) or 1
     return Headline(
         label=f"{split} {name_of(metric)}{unit if metric == 'loss' else ''}",
+        number=value,
         value=show(value),
         direction="higher is better" if higher else "lower is better",
         bars=tuple((bar, show(number), _part(number, largest)) for bar, number in bars),

@@ -26,6 +26,8 @@ from research.runs.directory import CHAIN, CHECKPOINTS, METRICS, write_record
 from research.runs.schema import is_plain_name
 from research.runtime import backend, processes
 
+# Stages that are parts of "train": up to the first step, and evaluations, samples and saves.
+PARTS_OF_TRAINING = ("first_step", "paused")
 # 1: checkpoints hold one tree `params`; 2: what is fixed is stored once, and variables apart.
 FORMAT = 2
 
@@ -162,7 +164,7 @@ def open_new(
     }
     try:
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-        log = RunLog(folder, record, lock(folder))
+        log = RunLog(folder, record, lock_run(folder))
         opened(log)
         write_record(folder, record)
     except OSError as error:
@@ -176,11 +178,16 @@ def open_new(
 def note_resumption(log: RunLog, step: int) -> None:
     """Records that a run goes on from `step`, and which of the conditions that its bits may depend on have changed.
 
-    What had been trained towards an earlier end, `extensions`, is what comes before `step`.
+    What it was trained for towards an earlier end, one of `extensions`, has ended at `step` or before.
     """
-    extensions = log.record.get("extensions", [])
-    for before in extensions:
-        before["step"] = step if before["step"] is None else min(step, before["step"])
+    if log.lock is not None:
+        print_message(f"resuming {log.folder} at step {step}")
+    for earlier in log.record.get("extensions", []):
+        if earlier["step"] is None:
+            ends = f"at step {earlier['steps']}, from here on at step {log.record['config']['steps']}"
+            log.event(step, f"trained until here to end {ends}", kind="extension")
+            earlier["step"] = step
+        earlier["step"] = min(step, earlier["step"])  # a damaged checkpoint has it trained again
     here = {"git": _git(), "environment": backend.describe()}
     moved = configs.differences({part: log.record.get(part) for part in here}, here)
     log.record.update(here)
@@ -191,7 +198,7 @@ def note_resumption(log: RunLog, step: int) -> None:
     log.save()
 
 
-def lock(folder: Path) -> int:
+def lock_run(folder: Path) -> int:
     """Locks a run and returns the open file that holds the lock; raises UserError where another process trains it."""
     try:
         opened = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)

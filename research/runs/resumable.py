@@ -14,12 +14,12 @@ from research.core import configs
 from research.core.errors import UserError
 from research.core.terminal import print_message
 from research.runs.directory import all_runs, read_record, readable
-from research.runs.record import FORMAT, RunLog, lock
+from research.runs.record import FORMAT, RunLog, lock_run
 
 # Fields that change how a run is watched, but not what it computes: free to differ when it is resumed. So is the mesh,
 # which says where it is computed: the same batches and keys, and but for the order of the sums the same numbers.
 # The period of checkpoints is not among them: a spike of the loss takes a run back to one.
-WATCHING = ("log_every", "evaluate_every", "sample_every", "keep_last", "profile", "loggers")
+WATCHING = ("log_every", "evaluate_every", "sample_every", "keep_last", "profile", "norms_every", "loggers")
 MESH = "mesh."
 OF_THE_END = ("finished", "params_sha256", "chain", "metrics", "baselines")  # what a record says of a finished run
 
@@ -98,7 +98,7 @@ def open_resumable(name: str, experiment: Any, root: Path, run_id: str | None = 
     Where it is to take more steps than before, its record, once saved, says so, and what was its end until now.
     """
     run = find_resumable(name, root, lambda *_: experiment, run_id)
-    log = RunLog(run.folder, run.record, lock(run.folder))
+    log = RunLog(run.folder, run.record, lock_run(run.folder))
     if read_record(run.folder) != run.record:
         log.close()
         raise UserError(f"Another process has just trained {run.folder} further: repeat the command.")

@@ -165,6 +165,7 @@ def _measured(value: Any, at: str) -> None:
 def results(value: Any, at: str) -> None:
     """The results of an evaluation: a square confusion matrix, and as many numbers in what is measured by class."""
     each(_measured)(value, at)
+    _shown_results(value, at)
     length: int | None = None
     if MATRIX in value:
         items(anything)(value[MATRIX], f"{at}.{MATRIX}")
@@ -194,6 +195,20 @@ def _config(value: Any, at: str) -> None:
     _typed(value, at)
 
 
+_rates = items(optional(amount))
+_shown_results = fields(
+    roc_curve=fields(
+        "false_positive_rate", "true_positive_rate", false_positive_rate=_rates, true_positive_rate=_rates
+    ),
+    calibration=fields(
+        *("count", "probability", "right", "error"),
+        count=items(count),
+        probability=_rates,
+        right=_rates,
+        error=optional(amount),
+    ),
+    column_importance=each(optional(number)),
+)
 MATRIX, BY_CLASS = "confusion_matrix", "_per_class"
 _cleaning_step = fields(
     *("name", "documents_in", "documents_out"),
@@ -222,7 +237,7 @@ RECORD = fields(
     command=text,
     started=text,
     error=text,
-    environment=fields(devices=fields("count", "kind"), thread_pool=count),
+    environment=fields(devices=fields("count", "kind", count=count), processor=text, thread_pool=count),
     code=each(text),
     git=optional(fields("commit", "dirty", commit=text, dirty=truth)),
     stages=each(amount),
@@ -230,6 +245,7 @@ RECORD = fields(
     resumes=items(fields("step", step=count, time=text)),
     extensions=items(fields("step", "steps", step=optional(count), steps=count)),
     wait_share=amount,
+    peak_bytes=count,
     data=_data,
     model=fields(parameters=count, layers=items(_layer)),
     pretrained=fields("loaded", "new", "left", "sha256", loaded=count, new=items(text), left=items(text), sha256=text),
@@ -237,6 +253,8 @@ RECORD = fields(
     baselines=each(each(results)),
     params_sha256=text,
     chain=text,
+    notes=items(fields("time", "text", time=text, text=text)),
+    tags=items(name),
 )
 
 
@@ -249,6 +267,8 @@ def entry(value: Any, at: str) -> None:
     if value["kind"] == "evaluation":
         fields("name", name=text)(value, at)
         results(value, at)
+    if value["kind"] == "norms":
+        fields("norms", norms=each(items(optional(number), 2)))(value, at)
     if value["kind"] == "sample" and not value.keys() & {"text", "images", "audio"}:
         fields("text")(value, at)
 

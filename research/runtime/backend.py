@@ -11,6 +11,7 @@ import platform
 import shutil
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,21 @@ def describe() -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "backend": jax.default_backend(),
         "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
+        "processor": _processor(),
         "thread_pool": thread_pool_size(),
         "flags": {
             name: os.environ[name] for name in ("XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION") if name in os.environ
         },
     }
+
+
+def _processor() -> str:
+    """The name of the processor, as its maker calls it where the system tells."""
+    with suppress(OSError, UnicodeDecodeError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def thread_pool_size() -> int:

@@ -41,6 +41,17 @@ def free_bytes() -> int | None:
     return found["bytes_limit"] - found.get("bytes_in_use", 0) if "bytes_limit" in found else None
 
 
+def peak_bytes() -> int | None:
+    """Returns the most bytes that the first device of this process has used so far; of a CPU, that the process has."""
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("peak_bytes_in_use")
+    import resource  # on Unix alone
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def _free_for_process() -> Iterator[int]:
     """Yields what each limit on this process leaves to it, in bytes; systems other than Linux name none."""
     if not sys.platform.startswith("linux"):

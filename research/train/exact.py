@@ -83,12 +83,15 @@ def make_exact_step(
     seed: int,
     average_decay: float = 0.0,
     statistics_decay: float = 0.9,
+    norms_every: int = 0,
 ) -> Step:
     """Returns `step(state, batch) -> (state, metrics)`, a sequence of compiled programs; not to be jitted itself.
 
     The arguments are those of `make_step`, and a mesh that `check` accepts. Batch normalisation sees a chunk at a time.
     """
-    update = make_update(task, optimizer, average_decay=average_decay, statistics_decay=statistics_decay)
+    update = make_update(
+        task, optimizer, average_decay=average_decay, statistics_decay=statistics_decay, norms_every=norms_every
+    )
     each = CHUNKS // mesh.shape[AXIS]  # chunks of a device
     numbers = _chunk_numbers(mesh, each)
     cut, add_across = _cutter(mesh, each), _adder_across_devices(mesh)

@@ -67,6 +67,8 @@ class Experiment:
     """steps between checkpoints, and the most that a kill makes a run repeat (but for those during a long save)"""
     digest_every: Period = 250
     """steps between digests of the parameters in the hash chain"""
+    norms_every: Period = 0
+    """steps between norms of each layer's gradient and parameters in the log (0: none)"""
     sample_every: Period = 0
     """steps between samples of generated text (0: none)"""
     patience: Period = 0
@@ -272,4 +274,5 @@ def _settings(experiment: Experiment) -> dict[str, Any]:
         "seed": experiment.seed,
         "average_decay": experiment.optimizer.average_decay(),
         "statistics_decay": experiment.statistics_decay,
+        "norms_every": experiment.norms_every,
     }

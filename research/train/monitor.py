@@ -18,7 +18,9 @@ from research.runs import chain
 from research.runs.directory import CHAIN
 from research.runs.loggers import Logger
 from research.runs.record import RunLog
+from research.runtime import device_memory
 from research.train.experiment import Assembly
+from research.train.norms import NORMS, layers_of
 from research.train.recovery import SpikeError, TooManySkipsError, median_before_spike
 from research.train.resume import ResumePoint
 from research.train.stall_detector import SLOW_FACTOR
@@ -80,6 +82,7 @@ class Monitor:
         """Takes time spent on evaluation and the like out of the throughput."""
         self._window_began += seconds
         self._began += seconds
+        self._log.spent("paused", seconds)
 
     @property
     def wait_share(self) -> float:
@@ -104,6 +107,7 @@ class Monitor:
         if self._pending is None:
             return
         metrics, self._pending = chain.host(self._pending), None
+        norms = metrics.pop(NORMS, None)  # watches the step, and is no part of its result
         self._judge(metrics)
         entry = chain.next_entry(self.head, self.step, metrics, params)
         self.head = entry["chain"]
@@ -115,14 +119,19 @@ class Monitor:
         if self.step == experiment.steps or (experiment.log_every and self.step % experiment.log_every == 0):
             self._log_training({name: float(value) for name, value in metrics.items() if name not in chain.PARTS})
             self.write_chain()
+        if norms is not None and self.step % experiment.norms_every == 0:
+            layers = layers_of(self._assembly.state.params)
+            self.emit({"step": self.step, "kind": NORMS, NORMS: dict(zip(layers, norms.tolist(), strict=True))})
         if metrics["skipped"]:
             self._record_skip()
 
     def record_time(self) -> None:
-        """Brings the record's training time up to now, and on disk if that is not full."""
+        """Brings the record's training time and peak memory up to now, and on disk if that is not full."""
         now = time.perf_counter()
         self._log.spent("train", now - self._recorded)
         self._recorded = now
+        if peak := device_memory.peak_bytes():
+            self._log.record["peak_bytes"] = max(peak, self._log.record.get("peak_bytes", 0))
         self._log.try_save()
 
     def record_end(self) -> None:

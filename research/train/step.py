@@ -18,6 +18,7 @@ from research.core.streams import stream
 from research.tasks.task import Context, Task, WeightedSum
 from research.train import optimizers
 from research.train.gradients import GradientFunctions, Sums, accumulated
+from research.train.norms import NORMS, layer_norms
 from research.train.state import State
 
 Step = Callable[[State, Batch], tuple[State, dict[str, Any]]]
@@ -32,6 +33,7 @@ def make_step(
     accumulate: int = 1,
     average_decay: float = 0.0,
     statistics_decay: float = 0.9,
+    norms_every: int = 0,
 ) -> Step:
     """Returns `step(state, batch) -> (state, metrics)`.
 
@@ -43,8 +45,11 @@ def make_step(
         accumulate: micro-batches that the batch is cut into, one after another.
         average_decay: decay of the moving average of the parameters, 0 for none.
         statistics_decay: decay of running statistics (batch normalisation).
+        norms_every: steps between norms of each layer, 0 for none.
     """
-    update = make_update(task, optimizer, average_decay=average_decay, statistics_decay=statistics_decay)
+    update = make_update(
+        task, optimizer, average_decay=average_decay, statistics_decay=statistics_decay, norms_every=norms_every
+    )
 
     def step(state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
         context, others = training_context(state.step, seed), trees.merge(state.fixed, state.variables)
@@ -64,7 +69,12 @@ def training_context(step: jax.Array, seed: int) -> Context:
 
 
 def make_update(
-    task: Task, optimizer: optax.GradientTransformation, *, average_decay: float, statistics_decay: float
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    average_decay: float,
+    statistics_decay: float,
+    norms_every: int = 0,
 ) -> Callable[[State, Sums, Context, Callable[..., Any]], tuple[State, dict[str, Any]]]:
     """Returns `update(state, sums, context, value_fn) -> (state, metrics)`: all that follows the backward pass.
 
@@ -100,6 +110,8 @@ def make_update(
             **{name: _mean(mean.sum, mean.weight) for name, mean in loss.metrics.items()},
             **optimizers.own_rates(moments),
         }
+        if norms_every:
+            metrics[NORMS] = layer_norms(gradients, params, (state.step + 1) % norms_every == 0)
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
         metrics["skipped"] = 1 - finite.astype(jnp.float32)
         new = State(state.step + 1, params, state.fixed, variables, moments, average)

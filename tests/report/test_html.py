@@ -1,12 +1,15 @@
 """The report: one page that needs nothing, trusts nothing, and has every section of every kind of run."""
 
+import importlib
 import re
 from html.parser import HTMLParser
 
 import pytest
 
+from research.core.configs import to_json
 from research.core.errors import UserError
 from research.core.files import append_lines
+from research.report.experiment_defaults import changed_fields
 from research.report.html import report, write_report
 from research.runs.directory import METRICS, read_record, write_record
 
@@ -69,9 +72,10 @@ def test_samples_cannot_become_part_of_the_page(language_run):
     assert attack.replace('"', "") in Page(page).words.replace('"', "")
 
 
-@pytest.mark.parametrize(
-    "expected",
-    [
+def test_a_language_model_has_all_its_sections(language_run):
+    """Headline, baselines, curves, command, digests, samples, cleaning, model and environment are on the page."""
+    words = Page(report(language_run)).words
+    for expected in (
         "gpt_austen",
         "GPT with 812,160 parameters",
         "1.3721",
@@ -83,16 +87,15 @@ def test_samples_cannot_become_part_of_the_page(language_run):
         "254",
         "41,873",
         "public domain",
-        "block_3/ feed_forward",
+        "block_0…3/ feed_forward 4 × 131,712",
+        "examples seen 64,000 tokens seen 4,096,000",
+        "unknown: the peak of this device is not known",
         "4f3c2b1a0d9e8f7a6b5c4d3e2f1a0b9c8d7e6f5a",
         "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         "0.42 %",
         "4 min 25 s",
-    ],
-)
-def test_a_language_model_has_all_its_sections(language_run, expected):
-    """Headline, baselines, curves, command, digests, samples, cleaning, model and environment are on the page."""
-    assert expected in Page(report(language_run)).words
+    ):
+        assert expected in words
 
 
 def test_the_curves_are_those_that_training_wrote(language_run):
@@ -181,13 +184,56 @@ def test_skips_rollbacks_and_slow_steps_are_counted_listed_and_marked_on_the_los
         "1,400 slow step the step took 9.0 s",
     ):
         assert f"{row} {time}" in words
-    marks = re.findall(r'<span class="event" style="left:([\d.]+)%" title="(.*?)">', page)
+    marks = re.findall(r'<span class="event( slow)?" style="left:([\d.]+)%" title="(.*?)">', page)
     assert marks[:3] == [
-        ("6.00", "step 120 to 1,130: not finite"),
-        ("45.00", "step 900: the loss &lt;rose&gt;"),
-        ("70.00", "step 1,400: the step took 9.0 s"),
+        ("", "6.00", "step 120 to 1,130: not finite"),
+        ("", "45.00", "step 900: the loss &lt;rose&gt;"),
+        (" slow", "70.00", "step 1,400: the step took 9.0 s"),
     ]
     assert len(marks) == 2 * 3  # on the logarithmic scale and on the linear one
+
+
+def test_what_differs_from_the_experiment_is_marked(language_run):
+    """A field and a type beside their defaults; nothing where the experiment is not known here, or is no experiment."""
+    record = read_record(language_run)
+    config = to_json(importlib.import_module("experiments.gpt_austen").CONFIG)
+    record["config"] = config | {"steps": 7, "model": {**config["model"], "type": "research.models.llama.Llama"}}
+    record["config"]["optimizer"]["learning_rate"] = 0.5
+    write_record(language_run, record)
+    page = report(language_run)
+    assert '<span class="changed">7</span> <small>default 1400</small>' in page
+    assert '<span class="changed">0.5</span>' in page
+    assert '<small class="changed">Llama</small><small>default GPT</small>' in page
+    assert page.count('class="changed"') == 4  # and what the mark means
+    for name in ("mine", "__main__", "__init__", "../gpt_austen", "os"):
+        assert changed_fields({**record, "name": name}) == {}
+
+
+def test_digests_stand_at_the_end_and_notes_at_the_top(language_run):
+    """What a reader compares last, and what a person wrote first."""
+    record = read_record(language_run)
+    record |= {"notes": [{"time": "2025-03-02T10:00:00Z", "text": "as in <table> 2"}], "tags": ["paper"]}
+    write_record(language_run, record)
+    words = Page(report(language_run)).words
+    assert words.index("paper as in <table> 2") < words.index("command python")
+    assert words.index("Where the time went") < words.index(record["params_sha256"]) < words.index(record["chain"])
+
+
+def test_a_classifier_of_rows_has_its_curves_and_columns(picture_run):
+    """ROC and calibration as charts whose axes are named, columns in order of importance; odd values are left out."""
+    record = read_record(picture_run)
+    record["metrics"]["test"] |= {
+        "roc_auc": 0.75,
+        "roc_curve": {"false_positive_rate": [0, 0.5, None, 1], "true_positive_rate": [0, 1, 1, 1]},
+        "calibration": {"count": [3, 5], "probability": [0.2, 0.9], "right": [0.25, 0.8], "error": 0.08},
+        "column_importance": {"age": 0.01, "<pay>": 0.2, "town": -0.01, "odd": None},
+    }
+    write_record(picture_run, record)
+    page = Page(report(picture_run))
+    assert "ROC curve, test this run, area 0.7500 by chance" in page.words
+    assert "Calibration, test this run, error 0.0800 perfect" in page.words
+    assert "true positive rate, over the false positive rate" in page.words
+    assert "<pay> 0.2000 age 0.0100 town -0.0100" in page.words
 
 
 def test_the_report_embeds_files_of_the_run_alone(language_run):

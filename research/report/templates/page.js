@@ -1,7 +1,7 @@
 "use strict";
 // Values under the pointer: the nearest point of every line of a chart.
 for (const figure of document.querySelectorAll("figure[data-values]")) {
-  const { steps, series } = JSON.parse(figure.dataset.values);
+  const { steps, across, series } = JSON.parse(figure.dataset.values);
   for (const plot of figure.querySelectorAll(".plot")) {
     const low = Number(plot.dataset.low), high = Number(plot.dataset.high), log = plot.dataset.log === "true";
     const height = (y) => log ? Math.log(y / low) / Math.log(high / low) : (y - low) / (high - low);
@@ -34,16 +34,18 @@ for (const figure of document.querySelectorAll("figure[data-values]")) {
         row.append(name, bold);
         tip.append(row);
       };
-      line("step", step.toLocaleString("en"));
+      const shown = (x) => (across === "step" ? x : x / steps).toLocaleString("en");
+      line(across, shown(step));
       for (const { name, style, colour, points, errors } of series) {
-        if (points[points.length - 1][0] < step) continue;
+        const end = points[points.length - 1];
+        if (end[0] < step || style === "dashed" && end[1] !== points[0][1]) continue;
         const [x, y] = nearest(points, step);
         if (style !== "dashed") {
           const mark = add("mark", colour);
           mark.style.left = `${100 * x / steps}%`;
           mark.style.top = `${100 * (1 - height(y))}%`;
         }
-        const own = x === step || style === "dashed" ? "" : ` at ${x.toLocaleString("en")}`;
+        const own = x === step || style === "dashed" ? "" : ` at ${shown(x)}`;
         const number = (value, digits) => value.toLocaleString("en", { maximumSignificantDigits: digits });
         line(name + own, number(y, 5) + (x in errors ? ` ± ${number(errors[x], 2)}` : ""));
       }
@@ -67,4 +69,25 @@ for (const button of document.querySelectorAll("button[data-copy]")) {
     }
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
+}
+// A heading sorts the rows of its table: first descending, then ascending; cells without a value stay at the end.
+for (const table of document.querySelectorAll("table.sortable")) {
+  const buttons = [...table.querySelectorAll("button.sort")];
+  const value = (row, column) => {
+    const { dataset, textContent } = row.cells[column];
+    return dataset.sort === undefined ? textContent.trim() : Number(dataset.sort);
+  };
+  const missing = (one) => one === "" || one !== one;  // no value, or no number
+  buttons.forEach((button, column) => button.addEventListener("click", () => {
+    const heading = button.parentElement, ascending = heading.ariaSort === "descending";
+    buttons.forEach((other) => { other.parentElement.ariaSort = null; });
+    heading.ariaSort = ascending ? "ascending" : "descending";
+    const [body] = table.tBodies, rows = [...body.rows];
+    rows.sort((left, right) => {
+      const a = value(left, column), b = value(right, column);
+      if (missing(a) || missing(b)) return missing(a) - missing(b);
+      return (a < b ? -1 : a > b ? 1 : 0) * (ascending ? 1 : -1);
+    });
+    body.append(...rows);
+  }));
 }
