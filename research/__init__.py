@@ -27,6 +27,7 @@ from research.evaluate.masked import MaskedEvaluator
 from research.evaluate.regression import RegressionEvaluator
 from research.evaluate.translation import TranslationEvaluator
 from research.hub.pretrained import load_pretrained, save_pretrained
+from research.launch.notebook import train
 from research.models.bert import BERT
 from research.models.change_layer import change_layer
 from research.models.flops import layer_table
@@ -50,7 +51,7 @@ from research.train.optimizer_groups import OptimizerGroup, OptimizerGroups
 from research.train.optimizers import Optimizer, OptimizerConfig
 from research.train.predictions import predict_answers, predict_inputs
 from research.train.pretrained import PretrainedModel, PretrainedTokenizer
-from research.train.run import load_run, train
+from research.train.run import load_run
 from research.train.schedules import Schedule
 
 __all__ = [
