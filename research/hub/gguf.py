@@ -1,8 +1,8 @@
 """GGUF files, the one-file form of llama.cpp, read as if they were a folder in Hugging Face's form.
 
-`open_file` gives a config.json, tensors under Hugging Face's names, and a tokenizer, for Llama, Qwen 3 and Gemma 3.
-The format (https://github.com/ggml-org/ggml, docs/gguf.md): metadata, the description of every tensor, and their bytes,
-float or quantised. All of it is checked before a tensor is read.
+`open_file` gives a config.json, tensors under Hugging Face's names, and a tokenizer, for Llama, Qwen 2, Qwen 3 and
+Gemma 3. The format (https://github.com/ggml-org/ggml, docs/gguf.md): metadata, the description of every tensor, and
+their bytes, float or quantised. All of it is checked before a tensor is read.
 """
 
 import math
@@ -21,7 +21,7 @@ from research.hub.quantized import KINDS, Kind, dequantize
 from research.hub.weights import aligned_empty, read_bytes
 from research.models.layers.rotary import Rotary
 
-MODEL_TYPES = {"llama": "llama", "qwen3": "qwen3", "gemma3": "gemma3_text"}
+MODEL_TYPES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3_text"}
 ENDS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))  # of a text, a turn, a message
 LONGEST = 1 << 24  # entries of a list or bytes of a string in the metadata
 NUMBERS = {
@@ -53,6 +53,8 @@ LAYERS = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+# Of the rotary positions, as config.json has them.
+SCALING = {"type": "rope_type", "factor": "factor", "original_context_length": "original_max_position_embeddings"}
 WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
@@ -274,7 +276,7 @@ def _configuration(path: Path, metadata: Mapping[str, Any], stored: Mapping[str,
     }
     kind = value("rope.scaling.type", "none")
     if kind != "none":
-        json["rope_scaling"] = {"rope_type": kind, "factor": value("rope.scaling.factor")}
+        json["rope_scaling"] = _scaled(path, metadata, f"{architecture}.rope.scaling.")
     if "rope_freqs.weight" in stored:
         json["rope_scaling"] = _slowed(path, stored["rope_freqs.weight"], base, head)
     if architecture == "gemma3":
@@ -282,6 +284,14 @@ def _configuration(path: Path, metadata: Mapping[str, Any], stored: Mapping[str,
         scale = width // heads if depth == 62 else head
         json |= {"sliding_window": value("attention.sliding_window"), "query_pre_attn_scalar": scale}
     return json
+
+
+def _scaled(path: Path, metadata: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Returns the rotary scaling that the metadata name."""
+    given = {name.removeprefix(prefix): value for name, value in metadata.items() if name.startswith(prefix)}
+    if odd := given.keys() - SCALING.keys() - {"finetuned"}:
+        raise UserError(f"{path} sets {prefix}{min(odd)}, which is not read here: take the model as a folder.")
+    return {SCALING[name]: value for name, value in given.items() if name in SCALING}
 
 
 def _slowed(path: Path, stored: Stored, base: float, head: int) -> dict[str, Any]:

@@ -1,17 +1,21 @@
-"""Llama 3, Qwen 3 and the text model of Gemma 3 in Hugging Face's form: one model of ours, `research.models.llama`.
+"""Llama, Mistral, Qwen 2, Qwen 3 and the text model of Gemma 3 in Hugging Face's form: all are our `Llama`.
 
 Gemma 3 stores the scale of a norm less 1: it is added on the way in and taken away on the way out.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from research.core.errors import UserError
 from research.hub.family import Family, Json, Shapes, Tensor, joined_heads, refuse_others, same, transposed
+from research.hub.rotary_scaling import BY_LAYER, read_rotary, read_rotary_by_layer, rotary_json
 from research.models.layers.rotary import Rotary
 from research.models.llama import Llama
 
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM", "gemma3_text": "Gemma3ForCausalLM"}
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+ARCHITECTURES |= {"qwen3": "Qwen3ForCausalLM", "gemma3_text": "Gemma3ForCausalLM"}
+# What a file means that leaves out a field.
+KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32, "gemma3_text": 4}
+CONTEXTS = {"llama": 2048, "mistral": 131_072, "qwen2": 32_768, "qwen3": 32_768, "gemma3_text": 131_072}
 # What a model of this family can be set to do that the one here does not.
 FIXED = {"attn_logit_softcapping": None, "final_logit_softcapping": None, "use_bidirectional_attention": False}
 
@@ -24,35 +28,38 @@ def configuration(json: Json, head: str | None = None) -> tuple[Llama, int]:
         # What a file leaves out has these values: those of the class Gemma3TextConfig.
         sizes = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262_208}
         return configuration({**sizes, **json["text_config"], "model_type": "gemma3_text"})
-    gemma = json["model_type"] == "gemma3_text"
+    kind, gemma = json["model_type"], json["model_type"] == "gemma3_text"
     refuse_others(json, FIXED | ({"hidden_activation": "gelu_pytorch_tanh"} if gemma else {"hidden_act": "silu"}))
     heads, depth = json["num_attention_heads"], json["num_hidden_layers"]
     window, global_blocks = _windows(json, depth)
-    rotary, window_rotary = _rotaries(json)
     if gemma:
         head_dim = json.get("head_dim") or 256
+        rotary, window_rotary = read_rotary_by_layer(json, 1e6, 1e4)
     else:
-        head_dim = json.get("head_dim") or (128 if json["model_type"] == "qwen3" else json["hidden_size"] // heads)
+        head_dim = json.get("head_dim") or (128 if kind == "qwen3" else json["hidden_size"] // heads)
+        rotary = read_rotary(json, 1e4)
+        window_rotary = rotary if window else Rotary()
     config = Llama(
         depth=depth,
         width=json["hidden_size"],
         heads=heads,
-        num_kv_heads=json.get("num_key_value_heads") or (4 if gemma else heads),
+        num_kv_heads=json.get("num_key_value_heads", KV_HEADS.get(kind)) or heads,
         head_dim=head_dim,
         mlp_dim=json["intermediate_size"],
-        context=json.get("max_position_embeddings", 131_072 if gemma else 2048),
+        context=json.get("max_position_embeddings", CONTEXTS[kind]),
         rotary=rotary,
         window=window,
         global_blocks=global_blocks,
         window_rotary=window_rotary,
-        query_key_norm=json["model_type"] != "llama",
+        query_key_norm=kind in ("qwen3", "gemma3_text"),
         query_scale=int(json.get("query_pre_attn_scalar", 256)) if gemma else 0,
         output_norms=gemma,
         scaled_embedding=gemma,
         activation="geglu" if gemma else "swiglu",
         epsilon=json.get("rms_norm_eps", 1e-6),
         tied=json.get("tie_word_embeddings", gemma),
-        attention_bias=json.get("attention_bias", False),
+        attention_bias=kind == "qwen2" or json.get("attention_bias", False),
+        attention_output_bias=False if kind == "qwen2" else None,
         mlp_bias=json.get("mlp_bias", False),
     )
     return config, json["vocab_size"]
@@ -60,11 +67,15 @@ def configuration(json: Json, head: str | None = None) -> tuple[Llama, int]:
 
 def _windows(json: Json, depth: int) -> tuple[int, tuple[int, ...]]:
     """Returns the window, and the blocks without one."""
-    gemma = json["model_type"] == "gemma3_text"
-    if not gemma and not (json["model_type"] == "qwen3" and json.get("use_sliding_window")):
+    kind, gemma = json["model_type"], json["model_type"] == "gemma3_text"
+    if kind == "llama" or (kind in ("qwen2", "qwen3") and not json.get("use_sliding_window")):
         return 0, ()
-    window = json.get("sliding_window") or 0
+    window = json.get("sliding_window", 4096) or 0
     kinds = json.get("layer_types")
+    if kind == "mistral":
+        if window and kinds is not None and set(kinds) != {"sliding_attention"}:
+            raise UserError("layer_types in config.json names layers without a window, which a Mistral does not have.")
+        return window, ()
     if kinds is None and gemma:
         every = json.get("sliding_window_pattern", json.get("_sliding_window_pattern", 6))
         kinds = ["sliding_attention" if (block + 1) % every else "full_attention" for block in range(depth)]
@@ -79,56 +90,31 @@ def _windows(json: Json, depth: int) -> tuple[int, tuple[int, ...]]:
     return (0, ()) if not window or len(global_blocks) == depth else (window, global_blocks)
 
 
-def _rotaries(json: Json) -> tuple[Rotary, Rotary]:
-    """Returns how the blocks without and with a window turn; both ways of config.json to say it are read."""
-    gemma = json["model_type"] == "gemma3_text"
-    base, local = json.get("rope_theta", 1e6 if gemma else 1e4), json.get("rope_local_base_freq", 1e4)
-    given = json.get("rope_parameters") or json.get("rope_scaling") or {}
-    if not gemma:
-        rotary = _rotary(given, base, json)
-        return rotary, rotary if json.get("use_sliding_window") else Rotary()
-    if "full_attention" in given or "sliding_attention" in given:
-        full, sliding = given.get("full_attention") or {}, given.get("sliding_attention") or {}
-    else:
-        full, sliding = given, {}
-    return _rotary(full, base, json), _rotary(sliding, local, json)
-
-
-def _rotary(given: Mapping[str, Any], base: float, json: Json) -> Rotary:
-    base = float(given.get("rope_theta", base))
-    match given.get("rope_type", given.get("type", "default")):
-        case "default":
-            return Rotary(base)
-        case "linear":
-            return Rotary(base, "linear", float(given["factor"]))
-        case "llama3":
-            return Rotary(
-                base,
-                "llama3",
-                float(given["factor"]),
-                int(given.get("original_max_position_embeddings") or json["max_position_embeddings"]),
-                float(given["low_freq_factor"]),
-                float(given["high_freq_factor"]),
-            )
-        case other:
-            raise UserError(f"The rotary scaling {other!r} of config.json is none of default, linear and llama3.")
-
-
 def model_type(config: Llama) -> str:
     """Returns the `model_type` that has these options; raises UserError where none has."""
     gemma = config.output_norms
     if config.scaled_embedding != gemma or config.activation != ("geglu" if gemma else "swiglu"):
         raise UserError(
-            "Llama, Qwen 3 and Gemma 3 have no such mixture of options: output_norms, scaled_embedding and the "
+            "Llama, Mistral, Qwen and Gemma 3 have no such mixture of options: output_norms, scaled_embedding and the "
             "activation geglu go together, in Gemma 3, and the others have none of them but the activation swiglu."
         )
-    kind = "gemma3_text" if gemma else "qwen3" if config.query_key_norm else "llama"
+    kind = "llama"
+    if gemma or config.query_key_norm:
+        kind = "gemma3_text" if gemma else "qwen3"
+    elif config.attention_bias and not config.output_bias:
+        kind = "qwen2"
+    elif config.window and not config.global_blocks:
+        kind = "mistral"
+    rotaries = (config.rotary, config.window_rotary) if config.window else (config.rotary,)
     impossible = {
         "query_key_norm": gemma and not config.query_key_norm,
         "query_scale": not gemma and config.query_scale not in (0, config.resolved_head_dim),
         "mlp_bias": kind != "llama" and config.mlp_bias,
+        "attention_bias": kind == "mistral" and config.attention_bias,
+        "attention_output_bias": kind != "qwen2" and config.output_bias != config.attention_bias,
         "window": kind == "llama" and config.window > 0,
-        "window_rotary": kind == "qwen3" and config.window > 0 and config.window_rotary != config.rotary,
+        "window_rotary": not gemma and len(set(rotaries)) > 1,
+        "context": any(each.scaling == "dynamic" and each.original_context != config.context for each in rotaries),
     }
     for name, found in impossible.items():
         if found:
@@ -155,11 +141,12 @@ def to_json(config: Llama, shapes: Shapes) -> dict[str, Any]:
         "rms_norm_eps": config.epsilon,
         "tie_word_embeddings": config.tied,
         "attention_bias": config.attention_bias,
-        **_rotary_json(config, gemma),
+        **_all_rotary_json(config, gemma),
     }
     if kind == "llama":
-        json["mlp_bias"] = config.mlp_bias
-        return json
+        return json | {"mlp_bias": config.mlp_bias}
+    if kind == "mistral":
+        return json | {"sliding_window": config.window}
     kinds = ["sliding_attention" if config.windowed(block) else "full_attention" for block in range(config.depth)]
     json |= {"layer_types": kinds, "sliding_window": config.window or None}
     if gemma:
@@ -168,30 +155,13 @@ def to_json(config: Llama, shapes: Shapes) -> dict[str, Any]:
     return json | {"use_sliding_window": config.window > 0, "max_window_layers": first}
 
 
-def _rotary_json(config: Llama, gemma: bool) -> dict[str, Any]:
-    def parameters(rotary: Rotary) -> dict[str, Any]:
-        match rotary.scaling:
-            case "none":
-                return {"rope_type": "default"}
-            case "linear":
-                return {"rope_type": "linear", "factor": rotary.factor}
-            case "llama3":
-                return {
-                    "rope_type": "llama3",
-                    "factor": rotary.factor,
-                    "original_max_position_embeddings": rotary.original_context,
-                    "low_freq_factor": rotary.low_frequency_factor,
-                    "high_freq_factor": rotary.high_frequency_factor,
-                }
-
-    full, local = parameters(config.rotary), parameters(config.window_rotary)
+def _all_rotary_json(config: Llama, gemma: bool) -> dict[str, Any]:
+    full, local = rotary_json(config.rotary), rotary_json(config.window_rotary)
     old = {"rope_theta": config.rotary.base, "rope_scaling": full if config.rotary.scaling != "none" else None}
-    full |= {"rope_theta": config.rotary.base}
     if not gemma:
         return old | {"rope_parameters": full}
-    local |= {"rope_theta": config.window_rotary.base}
     old["rope_local_base_freq"] = config.window_rotary.base
-    return old | {"rope_parameters": {"full_attention": full, "sliding_attention": local}}
+    return old | {"rope_parameters": dict(zip(BY_LAYER, (full, local), strict=True))}
 
 
 def tensors(config: Llama) -> list[Tensor]:
@@ -221,7 +191,7 @@ def tensors(config: Llama) -> list[Tensor]:
             for name, other in layers.items():
                 if kind == "kernel":
                     listed.append(transposed(f"{ours}/{name}/{kind}", f"{theirs}.{other}.{stored}"))
-                elif config.mlp_bias if name.startswith("mlp") else config.attention_bias:
+                elif config.mlp_bias if name.startswith("mlp") else config.output_bias:
                     listed.append(same(f"{ours}/{name}/{kind}", f"{theirs}.{other}.{stored}"))
     return listed
 
@@ -231,7 +201,7 @@ def _shifted(path: str, name: str) -> Tensor:
 
 
 LLAMA_FAMILY = Family(
-    model_types=("llama", "qwen3", "gemma3_text", "gemma3"),
+    model_types=("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "gemma3"),
     config=Llama,
     configuration=configuration,
     to_json=to_json,

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,18 @@ def check_tied(family: Family, config: Any, weights: Weights, path: Path) -> Non
                     f"{path} ties its head to the embedding (tie_word_embeddings in config.json), but has {first} and "
                     f"{other} with other values: set tie_word_embeddings to false to use both, or remove one of them."
                 )
+
+
+def check_finite(array: np.ndarray, names: Sequence[str], weights: Weights, path: Path) -> None:
+    """Raises UserError where a parameter, made of these tensors, has NaN or infinite numbers; it makes no copy."""
+    if not array.size or (np.isfinite(array.min()) and np.isfinite(array.max())):
+        return
+    with np.errstate(over="ignore"):
+        odd = [name for name in names if not np.isfinite(weights.read(name).astype(np.float32)).all()]
+    raise UserError(
+        f"{path} has numbers in {(odd or names)[0]} that are NaN, infinite or too large for float32, so all outputs "
+        "would be: fetch it again, or take a checkpoint from before they were so."
+    )
 
 
 def _stored_name(family: Family, stored: Mapping[str, Any], ties: Groups, name: str) -> str:

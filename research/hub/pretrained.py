@@ -30,14 +30,22 @@ from research.hub.families import by_path, family_of_config, family_of_file
 from research.hub.family import Tensor
 from research.hub.generation import GENERATION, described_rules, read_rules, rules_of, within
 from research.hub.locate import find_model
-from research.hub.matching import check_tied, match
+from research.hub.matching import check_finite, check_tied, match
 from research.hub.sentence_modules import MODULES, POOLING, check_modules
 from research.hub.tokenizer import open_tokenizer, save_tokenizer
 from research.hub.weights import Weights, aligned, open_folder, read_json, write_folder
 from research.models.generation_rules import GenerationRules
 from research.models.model import Apply, Model
 
-FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja"]  # what is fetched of a published model
+VOCABULARIES = [
+    "*.json",
+    "*.txt",
+    "*.jinja",
+    "*.model",
+    "*.spm",
+    "*.tiktoken",
+]  # files of tokenizers, and their settings
+FILES = [*VOCABULARIES, "*.safetensors"]  # what is fetched of a published model
 MOST_OUTPUTS = 1 << 28
 SHARD = 5_000_000_000  # bytes of a file, as other libraries have it
 
@@ -120,7 +128,7 @@ def load_pretrained(
     if getattr(config, "tied", False):
         check_tied(family, config, weights, path)
     mesh = mesh or MeshConfig().build(jax.devices()[:1])
-    params = _read(model, shapes, sources, weights, mesh)
+    params = _read(model, shapes, sources, weights, mesh, path)
     new = tuple(sorted(set(trees.flatten(shapes)) - set(sources)))
     return Pretrained(config, params, model.apply, tokenizer, model, count, new, left)
 
@@ -169,8 +177,9 @@ def _fitted(tokenizer: Subwords | None, rules: GenerationRules, described: Mappi
         return None
     rows = described.get("vocab_size") or (described.get("text_config") or {}).get("vocab_size") or 0
     if type(rows) is int and 0 < rows < tokenizer.vocabulary_size:
-        tokenizer = dataclasses.replace(tokenizer, rows=rows)
-    token = None if rules.start is None else tokenizer.trained.id_to_token(rules.start)
+        target = tokenizer.target and dataclasses.replace(tokenizer.target, rows=rows)
+        tokenizer = dataclasses.replace(tokenizer, rows=rows, target=target)
+    token = None if rules.start is None else tokenizer.token_of(rules.start)
     return dataclasses.replace(tokenizer, special={**tokenizer.special, "start": token}) if token else tokenizer
 
 
@@ -184,7 +193,7 @@ def _labels(described: Mapping[str, Any]) -> tuple[str, ...]:
 
 def load_tokenizer(source: str | Path, revision: str | None = None) -> Subwords:
     """Returns the tokenizer that `load_pretrained` would; raises UserError likewise, and where there is none."""
-    path, adapter = find_model(source, revision, ["*.json", "*.txt", "*.jinja", TENSORS])
+    path, adapter = find_model(source, revision, [*VOCABULARIES, TENSORS])
     tokenizer = open_tokenizer(adapter.folder) if adapter else None
     if tokenizer is None:
         tokenizer = open_tokenizer(path) if path.is_dir() else gguf.open_file(path)[1].tokenizer()
@@ -282,9 +291,9 @@ def save_pretrained(
 
 
 def _read(
-    model: Model, shapes: Any, sources: Mapping[str, tuple[Tensor, list[str]]], weights: Weights, mesh: Mesh
+    model: Model, shapes: Any, sources: Mapping[str, tuple[Tensor, list[str]]], weights: Weights, mesh: Mesh, file: Path
 ) -> Params:
-    """Reads and places the parameters.
+    """Reads and places the parameters; raises UserError for one that has numbers that are none, or infinite.
 
     Those that are not stored as they are here come first, the largest before others, since each needs room for a copy
     on its way; the rest is used where it was read, as far as JAX can.
@@ -305,6 +314,8 @@ def _read(
 
     for path in sorted(sources, key=order):
         tensor, names = sources[path]
-        array = aligned(tensor.join([weights.read(name) for name in names]), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite, and is refused
+            array = aligned(tensor.join([weights.read(name) for name in names]), np.float32)
+        check_finite(array, names, weights, file)
         placed[path] = jax.make_array_from_callback(array.shape, shardings[path], array.__getitem__)
     return trees.map_with_path(lambda path, _: placed[path], shapes)

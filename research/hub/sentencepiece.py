@@ -4,6 +4,9 @@ The file is a protocol buffer (https://github.com/google/sentencepiece, `sentenc
 fields matter. `read_sentencepiece` gives them; `trained_of` makes the tokenizer that the transformers library makes.
 """
 
+import base64
+import json
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,11 +16,12 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from research.core.errors import UserError
-from research.core.files import read_bytes
+from research.core.files import read_bytes, writing
 
 UNIGRAM, BPE = 1, 2  # kinds of models
-CONTROL, USER_DEFINED = 3, 4  # kinds of pieces
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4  # kinds of pieces
 SPACE = "▁"  # what SentencePiece writes for a space
+TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")  # a line of a file of tiktoken: a token in base 64, and its number
 LARGEST = 1 << 26  # bytes; published ones have at most some 5 million
 
 
@@ -40,6 +44,8 @@ class SentencePiece(NamedTuple):
 def read_sentencepiece(path: Path) -> SentencePiece:
     """Reads a file; raises UserError where it is none of SentencePiece."""
     content = memoryview(read_bytes(path, LARGEST))
+    if TIKTOKEN.match(content):
+        raise not_tiktoken(path)
     try:
         pieces, trainer, normalizer = [], dict[int, Any](), dict[int, Any]()
         for number, value in _fields(content):
@@ -63,6 +69,41 @@ def read_sentencepiece(path: Path) -> SentencePiece:
         )
     except (ValueError, KeyError, TypeError, IndexError, struct.error, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged or no file of SentencePiece ({error}): fetch it again.") from None
+
+
+def not_tiktoken(path: Path) -> UserError:
+    """Returns what is wrong with a file of the library tiktoken, which has none of its rules of cutting a text."""
+    return UserError(
+        f"{path} is a vocabulary of tiktoken, which is not read here: take a copy of the model with a tokenizer.json, "
+        "or make one by save_pretrained of a fast tokenizer of the transformers library."
+    )
+
+
+def write_sentencepiece(path: Path, trained: tokenizers.Tokenizer) -> None:
+    """Writes the file that a tokenizer of `trained_of` was made from, as far as it matters."""
+    described = json.loads(trained.to_str())
+    model, characters = described["model"], (described["normalizer"] or {}).get("precompiled_charsmap", "")
+    parts = []
+    for index, (text, score) in enumerate(model["vocab"]):
+        kind = UNKNOWN if index == model["unk_id"] else NORMAL
+        parts.append(_field(1, _field(1, text.encode()) + _field(2, score) + _field(3, kind)))
+    parts.append(_field(2, _field(3, UNIGRAM) + _field(40, model["unk_id"])))
+    parts.append(_field(3, _field(2, base64.b64decode(characters))))
+    with writing(path):
+        path.write_bytes(b"".join(parts))
+
+
+def _field(number: int, value: bytes | int | float) -> bytes:
+    """Returns a field of a protocol buffer, as `_fields` reads it."""
+    if isinstance(value, float):
+        return _varint(number << 3 | 5) + struct.pack("<f", value)
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(value: int) -> bytes:
+    return bytes([value & 127 | 128]) + _varint(value >> 7) if value > 127 else bytes([value])
 
 
 def _fields(content: memoryview) -> Iterator[tuple[int, Any]]:
@@ -158,9 +199,9 @@ def _merges(vocabulary: Mapping[str, int], scores: Mapping[str, float]) -> list[
 
     SentencePiece merges whatever becomes the token of the best score.
     """
-    pairs = []
+    pairs, lengths = [], {len(token) for token in vocabulary} - {0}  # few, so that a token of megabytes takes no longer
     for token, score in scores.items():
-        for cut in range(1, len(token)):
+        for cut in (length for length in lengths if len(token) - length in lengths):
             left, right = vocabulary.get(token[:cut]), vocabulary.get(token[cut:])
             if left is not None and right is not None:
                 pairs.append((-score, left, right, (token[:cut], token[cut:])))

@@ -1,4 +1,4 @@
-"""T5 in Hugging Face's form, version 1.0 and 1.1 (Raffel et al. 2020).
+"""T5 in Hugging Face's form, version 1.0 and 1.1 (Raffel et al. 2020), and mT5 (Xue et al. 2021), which is version 1.1.
 
 In version 1.1 the head is not tied. Version 5 of the transformers library writes `tie_word_embeddings` as true all the
 same, and says it by `scale_decoder_outputs` instead: where either is false, the head is read from the file. Where that
@@ -23,12 +23,17 @@ ACTIVATIONS: dict[str, ActivationKind] = {
     "gated-silu": "swiglu",
 }
 
+# What a config.json of mT5 means that leaves out a field.
+MT5 = {"num_layers": 8, "num_heads": 6, "d_ff": 1024, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": True}
+
 
 def configuration(json: Json, head: str | None = None) -> tuple[T5, int]:
     """Reads config.json; raises UserError for what the model cannot do."""
     if head is not None:
         raise UserError(f"A T5 predicts the next token and has no head {head!r}: leave the head out.")
     refuse_others(json, {"is_encoder_decoder": True})
+    if mt5 := json["model_type"] == "mt5":
+        json = {**MT5, **json}
     depth = json.get("num_layers", 6)
     config = T5(
         depth=depth,
@@ -41,7 +46,7 @@ def configuration(json: Json, head: str | None = None) -> tuple[T5, int]:
         distance=json.get("relative_attention_max_distance", 128),
         activation=translated(json, "feed_forward_proj", "relu", ACTIVATIONS),
         epsilon=json.get("layer_norm_epsilon", 1e-6),
-        tied=json.get("tie_word_embeddings", True) and json.get("scale_decoder_outputs", True),
+        tied=not mt5 and json.get("tie_word_embeddings", True) and json.get("scale_decoder_outputs", True),
         dropout=json.get("dropout_rate", 0.1),
     )
     return config, json["vocab_size"]
@@ -114,7 +119,7 @@ def _block(config: T5, stack: str, index: int) -> list[Tensor]:
 
 
 T5_FAMILY = Family(
-    model_types=("t5",),
+    model_types=("t5", "mt5"),
     config=T5,
     configuration=configuration,
     to_json=to_json,

@@ -3,6 +3,7 @@
 It is a `Subwords` of kind "pretrained", which knows its special tokens and chat template.
 """
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from tokenizers import AddedToken
 from research.core.errors import UserError
 from research.core.files import write_atomic
 from research.data.text.tokenizers import Subwords
+from research.hub.marian_vocabulary import save_marian
 from research.hub.tokenizer_classes import from_vocabulary
 from research.hub.weights import read_json
 
@@ -36,15 +38,15 @@ def open_tokenizer(folder: Path) -> Subwords | None:
     named = {role: _content({**tokens, **settings}.get(f"{role}_token")) for role in ROLES}
     special = {role: token for role, token in named.items() if token}
     if (folder / FILE).exists():
-        trained = _parsed(folder / FILE)
+        found = Subwords("pretrained", _parsed(folder / FILE), special)
     else:
         described = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
         made = from_vocabulary(folder, settings, described, special)
         if made is None:
             return None
-        trained, special = made
-    _add_tokens(folder, trained, settings, tokens)
-    found = Subwords("pretrained", trained, special, _chat_template(folder, settings.get("chat_template")))
+        found = made
+    _add_tokens(folder, found, settings, tokens)
+    found = dataclasses.replace(found, chat_template=_chat_template(folder, settings.get("chat_template")))
     try:
         found.encode_pair(PROBE)
     except UserError as error:
@@ -53,9 +55,12 @@ def open_tokenizer(folder: Path) -> Subwords | None:
 
 
 def save_tokenizer(folder: Path, tokenizer: Subwords) -> None:
-    """Writes tokenizer.json, tokenizer_config.json and special_tokens_map.json beside a model."""
+    """Writes the files of a tokenizer and its settings beside a model."""
+    if tokenizer.pieces:
+        save_marian(folder, tokenizer)
+        return
     ids = {role: tokenizer.special_id(role) for role in ROLES}
-    tokens = {f"{role}_token": tokenizer.trained.id_to_token(found) for role, found in ids.items() if found is not None}
+    tokens = {f"{role}_token": tokenizer.token_of(found) for role, found in ids.items() if found is not None}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **tokens}
     if tokenizer.chat_template is not None:
         settings["chat_template"] = tokenizer.chat_template
@@ -64,7 +69,7 @@ def save_tokenizer(folder: Path, tokenizer: Subwords) -> None:
     write_atomic(folder / SPECIAL, json.dumps(tokens, indent=2, ensure_ascii=False) + "\n")
 
 
-def _add_tokens(folder: Path, trained: tokenizers.Tokenizer, settings: Mapping[str, Any], tokens: Any) -> None:
+def _add_tokens(folder: Path, tokenizer: Subwords, settings: Mapping[str, Any], tokens: Any) -> None:
     """Adds the tokens that the settings name beside the vocabulary, under the ids that they have there.
 
     Raises:
@@ -80,8 +85,8 @@ def _add_tokens(folder: Path, trained: tokenizers.Tokenizer, settings: Mapping[s
     extra = [_content(token) for token in (tokens.get("additional_special_tokens") or []) if _content(token)]
     for number, token in sorted(added.items()):
         special = token.special or token.content in extra
-        (trained.add_special_tokens if special else trained.add_tokens)([token])
-        if (found := trained.token_to_id(token.content)) != number:
+        (tokenizer.trained.add_special_tokens if special else tokenizer.trained.add_tokens)([token])
+        if (found := tokenizer.id_of(token.content)) != number:
             raise UserError(
                 f"{folder} says that {token.content!r} is the token {number}, but its vocabulary makes it {found}: "
                 "fetch all files of the tokenizer again."

@@ -13,8 +13,11 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from research.core.errors import UserError
 from research.core.files import read_bytes
-from research.data.text.tokenizers import BERT_SPECIAL, SENTINEL, T5_SPECIAL
-from research.hub.sentencepiece import added_of, pairs_of, read_sentencepiece, trained_of
+from research.data.text.tokenizers import BERT_SPECIAL, SENTINEL, T5_SPECIAL, Subwords
+from research.hub.marian_vocabulary import FILES as MARIAN_FILES
+from research.hub.marian_vocabulary import SPECIAL as MARIAN_SPECIAL
+from research.hub.marian_vocabulary import marian_tokenizer
+from research.hub.sentencepiece import added_of, not_tiktoken, pairs_of, read_sentencepiece, trained_of
 from research.hub.weights import LARGEST_JSON, read_json
 
 Settings = Mapping[str, Any]
@@ -140,14 +143,32 @@ def _xlm_roberta(folder: Path, settings: Settings, special: Mapping[str, str]) -
     return trained
 
 
-def _mask(settings: Settings, special: Mapping[str, str]) -> AddedToken:
-    """Returns the mask; the settings may say that the space before it belongs to it."""
+def _camembert(folder: Path, settings: Settings, special: Mapping[str, str]) -> tokenizers.Tokenizer:
+    """CamemBERT: tokens of its own, three of them unused, before those of SentencePiece, and a mask at the end."""
+    model = read_sentencepiece(folder / "sentencepiece.bpe.model")
+    unused = {"bos": "<s>NOTUSED", "eos": "</s>NOTUSED"}
+    first = [(unused.get(role, special[role]), 0.0, 1) for role in ("bos", "pad", "eos", "unk")]
+    pieces = [*first, ("<unk>NOTUSED", -100.0, 1), *model.pieces[1:], (special["mask"], 0.0, 1)]
+    trained = trained_of(model._replace(pieces=pieces, unknown=3))
+    trained.add_special_tokens(
+        [
+            *(token for role, token in special.items() if role != "mask"),
+            *unused.values(),
+            _mask(settings, special, lstrip=True),
+        ]
+    )
+    _frame(trained, "BOS $A EOS", "BOS $A EOS EOS $B EOS", BOS=special["bos"], EOS=special["eos"])
+    return trained
+
+
+def _mask(settings: Settings, special: Mapping[str, str], *, lstrip: bool = False) -> AddedToken:
+    """Returns the mask; the settings may say that the space before it belongs to it, as it does by default for some."""
     described = settings.get("mask_token")
-    lstrip = isinstance(described, Mapping) and described.get("lstrip") is True
+    lstrip = described.get("lstrip") is True if isinstance(described, Mapping) else lstrip
     return AddedToken(special["mask"], lstrip=lstrip, normalized=False)
 
 
-Maker = Callable[[Path, Settings, Mapping[str, str]], tokenizers.Tokenizer]
+Maker = Callable[[Path, Settings, Mapping[str, str]], tokenizers.Tokenizer | Subwords]
 # By class: how it is made, the files that it needs, and its special tokens where the settings name no others.
 CLASSES: Mapping[str, tuple[Maker, tuple[str, ...], Mapping[str, str]]] = {
     **dict.fromkeys(
@@ -159,6 +180,8 @@ CLASSES: Mapping[str, tuple[Maker, tuple[str, ...], Mapping[str, str]]] = {
     "LlamaTokenizer": (_llama, ("tokenizer.model",), LLAMA),
     **dict.fromkeys(("T5Tokenizer", "MT5Tokenizer"), (_t5, ("spiece.model",), T5_SPECIAL)),
     "XLMRobertaTokenizer": (_xlm_roberta, ("sentencepiece.bpe.model",), ROBERTA),
+    "MarianTokenizer": (marian_tokenizer, MARIAN_FILES, MARIAN_SPECIAL),
+    "CamembertTokenizer": (_camembert, ("sentencepiece.bpe.model",), ROBERTA),
 }
 # The class of a model whose settings name none.
 BY_MODEL = {
@@ -169,14 +192,16 @@ BY_MODEL = {
     **dict.fromkeys(("llama", "mistral"), "LlamaTokenizer"),
     **dict.fromkeys(("t5", "mt5"), "T5Tokenizer"),
     "xlm-roberta": "XLMRobertaTokenizer",
+    "camembert": "CamembertTokenizer",
+    "marian": "MarianTokenizer",
 }
 VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm")
 
 
 def from_vocabulary(
     folder: Path, settings: Settings, described: Mapping[str, Any], named: Mapping[str, str]
-) -> tuple[tokenizers.Tokenizer, dict[str, str]] | None:
-    """Returns the tokenizer of a folder's vocabulary files and its special tokens; None where it has no such files.
+) -> Subwords | None:
+    """Returns the tokenizer of a folder's vocabulary files; None where it has no such files.
 
     Args:
         folder: of the model.
@@ -187,6 +212,8 @@ def from_vocabulary(
     Raises:
         UserError: the class is not known here, or its files are missing or damaged.
     """
+    if tiktoken := sorted([*folder.glob("*.tiktoken"), *folder.glob("tiktoken.model")]):
+        raise not_tiktoken(tiktoken[0])
     if not any((folder / name).exists() for name in VOCABULARIES):
         return None
     kind = (
@@ -206,7 +233,8 @@ def from_vocabulary(
         if not (folder / file).exists():
             raise UserError(f"{folder} has no {file}, which a {name} is made of: fetch it again.")
     every = {**special, **named}
-    return make(folder, settings, every), every
+    made = make(folder, settings, every)
+    return made if isinstance(made, Subwords) else Subwords("pretrained", made, every)
 
 
 def _merges(folder: Path) -> list[tuple[str, ...]]:

@@ -1,8 +1,8 @@
 """BERT: a bidirectional transformer encoder (Devlin et al. 2019), with one of five heads.
 
-The options cover RoBERTa (Liu et al. 2019) and sentence embeddings by mean pooling (Reimers & Gurevych 2019, such as
-MiniLM). A row may hold several packed examples: `segments` keep them apart, and `starts` says where each begins.
-`research/hub/bert.py` fills a configuration and its parameters from published weights.
+The options cover RoBERTa (Liu et al. 2019), DistilBERT (Sanh et al. 2019) and sentence embeddings by mean pooling
+(Reimers & Gurevych 2019, such as MiniLM). A row may hold several packed examples: `segments` keep them apart, and
+`starts` says where each begins. `research/hub/bert.py` fills a configuration and its parameters from published weights.
 """
 
 import dataclasses
@@ -53,15 +53,16 @@ class BERT:
     """the longest example"""
     vocabulary: OptionalVocabulary = 0
     """token ids (0: as many as the data's outputs; otherwise those are the labels)"""
-    token_types: Annotated[int, Range(1, 1024)] = 2
-    """kinds of tokens, such as those of the first and the second sentence of a pair"""
+    token_types: Annotated[int, Range(0, 1024)] = 2
+    """kinds of tokens, such as those of the first and the second sentence of a pair (0: none, as in DistilBERT)"""
     head: HeadKind = "masked"
     """what comes out: the vocabulary's logits at each position; logits of the labels for each example or each position;
     logits of the first and the last position of an answer; or a vector for each example"""
     pooling: PoolingKind = "first"
     """sequence, embedding: what represents an example, its first position or the mean of all"""
     pooler: bool = True
-    """sequence: whether a dense layer and tanh come before the classifier"""
+    """sequence: whether a dense layer and its activation come before the classifier"""
+    pooler_activation: Literal["tanh", "relu"] = "tanh"
     tied: bool = True
     """masked: whether the output head is the token embedding"""
     padding: Annotated[int, Range(-1, 2**24)] = -1
@@ -146,7 +147,7 @@ class BERTModule(nn.Module):
             if c.head == "embedding":
                 return x
             if c.pooler:
-                x = jnp.tanh(self._dense(c.width, "pooler")(x))
+                x = {"tanh": jnp.tanh, "relu": nn.relu}[c.pooler_activation](self._dense(c.width, "pooler")(x))
         x = nn.Dropout(c.dropout, deterministic=not train)(x)
         return self._dense(2 if c.head == "span" else self.outputs, "head")(x)
 
@@ -171,8 +172,9 @@ class BERTModule(nn.Module):
             positions = jnp.cumsum(counted, axis=1) * counted - 1
         x = embedding[inputs]
         x += table("position_embedding", c.context + c.padding + 1)[positions + c.padding + 1]
-        types = table("token_type_embedding", c.token_types)
-        x += types[0] if token_types is None else types[token_types]
+        if c.token_types:
+            types = table("token_type_embedding", c.token_types)
+            x += types[0] if token_types is None else types[token_types]
         return Norm("layer", epsilon=c.epsilon, name="embedding_norm")(x), embedding
 
     def _masked(self, x: Any, embedding: Any) -> Array:

@@ -1,9 +1,10 @@
 """Llama and its relatives: decoder-only language models with rotary positions, RMSNorm and gated MLPs.
 
-The options cover Llama 3 (Grattafiori et al. 2024), Qwen 3 (Yang et al. 2025: a norm on each query and key) and the
-text model of Gemma 3 (Kamath et al. 2025: norms after each sublayer as well, scaled embeddings, windows on most
-layers). `research/hub/llama.py` fills a configuration and its parameters from published weights. On a mesh it is split
-as GPT is.
+The options cover Llama 3 (Grattafiori et al. 2024), Mistral (Jiang et al. 2023: a window on all layers), Qwen 2 (Yang
+et al. 2024: biases of queries, keys and values), Qwen 3 (Yang et al. 2025: a norm on each query and key) and the text
+model of Gemma 3 (Kamath et al. 2025: norms after each sublayer as well, scaled embeddings, windows on most layers).
+`research/hub/llama.py` fills a configuration and its parameters from published weights. On a mesh it is split as GPT
+is.
 """
 
 import dataclasses
@@ -81,6 +82,8 @@ class Llama:
     """whether the output head is the token embedding"""
     attention_bias: bool = False
     """whether the projections of the attention have a bias"""
+    attention_output_bias: bool | None = None
+    """whether the last of them, the output, has one (None: as the others)"""
     mlp_bias: bool = False
     """whether the projections of the MLP have a bias"""
     dropout: Below1 = 0.0
@@ -91,6 +94,11 @@ class Llama:
     def resolved_head_dim(self) -> int:
         """Features of an attention head, as given or as they follow from the width."""
         return self.head_dim or self.width // self.heads
+
+    @property
+    def output_bias(self) -> bool:
+        """Whether the output of the attention has a bias."""
+        return self.attention_bias if self.attention_output_bias is None else self.attention_output_bias
 
     def windowed(self, block: int) -> bool:
         """Whether a block sees no further than its window."""
@@ -114,7 +122,9 @@ class Llama:
     def build(self, spec: Spec) -> Model:
         """Builds the model for a vocabulary of `spec.size` tokens."""
         ranges.check(self, within="model")
-        return functional(LlamaModule(self, spec.size), SHARDING, cached=True)
+        # Beyond it a longer text turns its first keys otherwise, but a cache keeps them as they were.
+        dynamic = [each.original_context for each in (self.rotary, self.window_rotary) if each.scaling == "dynamic"]
+        return functional(LlamaModule(self, spec.size), SHARDING, cached=True, context=min(dynamic, default=0))
 
 
 class Block(nn.Module):
@@ -148,6 +158,7 @@ class Block(nn.Module):
             scale=(c.query_scale or c.resolved_head_dim) ** -0.5,
             query_key_norm=c.epsilon if c.query_key_norm else None,
             window=c.window if self.windowed else 0,
+            output_bias=c.output_bias,
             name="attention",
         )(norm(name="attention_norm")(x), mask, positions, train, cache_positions)
         if c.output_norms:

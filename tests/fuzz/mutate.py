@@ -1,9 +1,32 @@
-"""Damaged copies of a file, the same ones for the same seed."""
+"""Damaged copies of a file or of a JSON value, the same ones for the same seed."""
 
+import json
 from collections.abc import Iterator
 from random import Random
+from typing import Any
 
 EXTREMES = (0, 1, 127, 128, 255, 2**15 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1)
+
+DEEP: Any = None
+for _ in range(90):
+    DEEP = [DEEP]
+ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 5, 2**63, 10**30, 10**400, -0.5, 1e308, float("nan"), float("inf"), -float("inf")),
+    *("", "x", "../..", "/etc", "a\x00b", "\x1b[31m", "\ud800", "<script>", "[/b]", "9" * 5000, "{{ 7 * 7 }}", "|"),
+    *(
+        [],
+        [5],
+        [None],
+        [[]],
+        ["a", "b"],
+        {},
+        {"a": 5},
+        {"": ""},
+        {"type": 5},
+        {"type": "research.models.gpt.GPT"},
+        DEEP,
+    ),
+)
 
 
 def mutations(data: bytes, count: int, seed: int) -> Iterator[bytes]:
@@ -49,3 +72,29 @@ def _splice(data: bytes, random: Random) -> bytes:
 
 def _truncate(data: bytes, random: Random) -> bytes:
     return data[: random.randrange(len(data) + 1)]
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Returns the path of every value inside a JSON value, the first two items of a list standing for the others."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    return [at, *(place for name, item in inside for place in places(item, (*at, name)))]
+
+
+def mutated_value(value: Any, draw: Random) -> Any:
+    """Returns a copy of a JSON value in which one place has another value, is gone, or is there twice."""
+    at = draw.choice(places(value))
+    if not at:
+        return draw.choice(ODD)
+    copy = parent = json.loads(json.dumps(value))
+    for name in at[:-1]:
+        parent = parent[name]
+    match draw.randrange(8):
+        case 0:
+            del parent[at[-1]]
+        case 1 if isinstance(parent, list):
+            parent.append(parent[at[-1]])
+        case 1:
+            parent[draw.choice(("name", "step", "kind", "steps", "loss", "x"))] = parent[at[-1]]
+        case _:
+            parent[at[-1]] = draw.choice(ODD)
+    return copy

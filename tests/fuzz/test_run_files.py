@@ -10,9 +10,9 @@ import resource
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from mutate import mutated_value
 from recorded_runs import language_run, picture_run
 
 from research.compare import compare, read
@@ -27,53 +27,7 @@ __all__ = ["language_run", "picture_run"]
 MUTATIONS = 2000
 SECONDS = 5.0  # in which one run directory is read and reported, on a busy machine
 MEGABYTES = 500  # by which the memory may grow over all
-DEEP: Any = None
-for _ in range(90):
-    DEEP = [DEEP]
-ODD: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 5, 2**63, 10**30, 10**400, -0.5, 1e308, float("nan"), float("inf"), -float("inf")),
-    *("", "x", "../..", "/etc", "a\x00b", "\x1b[31m", "\ud800", "<script>", "[/b]", "9" * 5000, "{{ 7 * 7 }}", "|"),
-    *(
-        [],
-        [5],
-        [None],
-        [[]],
-        ["a", "b"],
-        {},
-        {"a": 5},
-        {"": ""},
-        {"type": 5},
-        {"type": "research.models.gpt.GPT"},
-        DEEP,
-    ),
-)
 FILES = ("run.json", "metrics.jsonl", "predictions.json", "attention.json")
-
-
-def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Returns the path of every value inside a JSON value, the first two items of a list standing for the others."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
-    return [at, *(place for name, item in inside for place in places(item, (*at, name)))]
-
-
-def mutated(value: Any, draw: random.Random) -> Any:
-    """Returns a copy of a JSON value in which one place has another value, is gone, or is there twice."""
-    at = draw.choice(places(value))
-    if not at:
-        return draw.choice(ODD)
-    copy = parent = json.loads(json.dumps(value))
-    for name in at[:-1]:
-        parent = parent[name]
-    match draw.randrange(8):
-        case 0:
-            del parent[at[-1]]
-        case 1 if isinstance(parent, list):
-            parent.append(parent[at[-1]])
-        case 1:
-            parent[draw.choice(("name", "step", "kind", "steps", "loss", "x"))] = parent[at[-1]]
-        case _:
-            parent[at[-1]] = draw.choice(ODD)
-    return copy
 
 
 def mutated_text(text: str, draw: random.Random) -> str:
@@ -82,10 +36,10 @@ def mutated_text(text: str, draw: random.Random) -> str:
         start, length = draw.randrange(len(text)), draw.choice([1, 10, 1000])
         return text[:start] + draw.choice(["", "[" * 5000, "\x00", text[start : start + 20]]) + text[start + length :]
     if not text.startswith('{"step"'):
-        return json.dumps(mutated(json.loads(text), draw))
+        return json.dumps(mutated_value(json.loads(text), draw))
     lines = text.splitlines()
     number = draw.randrange(len(lines))
-    lines[number] = json.dumps(mutated(json.loads(lines[number]), draw))
+    lines[number] = json.dumps(mutated_value(json.loads(lines[number]), draw))
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,7 @@
 """GGUF: the models of llama.cpp read as those they were made from, and no length or offset used unchecked."""
 
 import dataclasses
+import math
 import tracemalloc
 from typing import Any
 
@@ -45,6 +46,12 @@ MODELS = {
     "llama": LLAMA,
     "llama, biases": dataclasses.replace(LLAMA, attention_bias=True, tied=True, rotary=Rotary(5e5, "linear", 2.0)),
     "llama3": dataclasses.replace(LLAMA, head_dim=16, rotary=Rotary(5e5, "llama3", 32.0)),
+    "qwen2": dataclasses.replace(
+        LLAMA,
+        attention_bias=True,
+        attention_output_bias=False,
+        rotary=Rotary(1e4, "yarn", 4.0, 16, 1.0, 32.0, 0.1 * math.log(4) + 1),
+    ),
     "qwen3": dataclasses.replace(LLAMA, query_key_norm=True, head_dim=6),
     "gemma3": Llama(
         7,
@@ -70,6 +77,7 @@ MODELS = {
 def described(kind: str, config: Llama) -> dict[str, Any]:
     """The metadata that llama.cpp's converter writes for a model."""
     architecture = "gemma3" if config.output_norms else "qwen3" if config.query_key_norm else "llama"
+    architecture = "qwen2" if config.output_bias != config.attention_bias else architecture
     fields = {
         "context_length": config.context,
         "embedding_length": config.width,
@@ -83,6 +91,9 @@ def described(kind: str, config: Llama) -> dict[str, Any]:
     }
     if config.rotary.scaling == "linear":
         fields |= {"rope.scaling.type": "linear", "rope.scaling.factor": config.rotary.factor}
+    if config.rotary.scaling == "yarn":
+        fields |= {"rope.scaling.type": "yarn", "rope.scaling.factor": config.rotary.factor}
+        fields |= {"rope.scaling.original_context_length": config.rotary.original_context}
     if config.window:
         fields["attention.sliding_window"] = config.window
     return {"general.architecture": architecture} | {f"{architecture}.{name}": each for name, each in fields.items()}
@@ -97,7 +108,9 @@ def stored(config: Llama, params: dict[str, Any]) -> dict[str, np.ndarray]:
             part = np.ascontiguousarray(part, np.float32)
             if config.output_norms and name.endswith("norm.weight"):
                 part = part + 1
-            if not config.query_key_norm and ("q_proj" in name or "k_proj" in name):  # pairs side by side
+            if "llama" in described("", config)["general.architecture"] and (
+                "q_proj" in name or "k_proj" in name
+            ):  # pairs side by side
                 pairs = part.reshape(-1, 2, config.head_dim // 2, *part.shape[1:])
                 part = np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(part.shape))
             found[gguf_name(name, config)] = part
@@ -161,6 +174,7 @@ BYTES = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"]}
         ({"llama.block_count": 3}, "lacks"),
         ({"llama.block_count": 1}, "does not explain"),
         ({"general.alignment": 24}, "alignment"),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.attn_factor": 1.5}, "rope.scaling.attn_factor"),
         ({"tokenizer.ggml.model": "wordpiece", "tokenizer.ggml.tokens": ["a"]}, "kind 'wordpiece'"),
         ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a", "a"]}, "twice"),
         ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": ["a"]}, "scores"),

@@ -20,6 +20,7 @@ from research.core.shapes import Spec
 from research.core.trees import flatten
 from research.data.text.tokenizers import Bytes, TokenizerConfig
 from research.hub.families import FAMILIES
+from research.hub.llama import configuration, to_json
 from research.hub.pretrained import describe, load_pretrained, save_pretrained
 from research.hub.weights import INDEX, SINGLE, open_folder, write_folder
 from research.models.bert import BERT
@@ -46,6 +47,11 @@ MODELS: dict[str, Any] = {
         tied=True,
         rotary=Rotary(1e6, "linear", 2.0),
     ),
+    "mistral": dataclasses.replace(LLAMA, window=3, rotary=Rotary(1e3), window_rotary=Rotary(1e3)),
+    "qwen2": dataclasses.replace(
+        LLAMA, attention_bias=True, attention_output_bias=False, context=8, rotary=Rotary(1e4, "dynamic", 2.0, 8)
+    ),
+    "distilbert": BERT(2, 16, 4, 20, 8, VOCABULARY, token_types=0, pooler_activation="relu"),
     "bert": BERT(depth=2, width=16, heads=4, mlp_dim=20, context=8, head="masked", vocabulary=VOCABULARY),
     "t5": T5(depth=2, decoder_depth=2, width=16, heads=4, head_dim=4, mlp_dim=20),
     "marian": Transformer(
@@ -88,6 +94,46 @@ def test_a_saved_model_comes_back(tmp_path, name, limit):
     assert (loaded.outputs, loaded.new, loaded.left, loaded.tokenizer) == (VOCABULARY, (), (), None)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), loaded.params, params)
     assert jax.tree.structure(loaded.params) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize(
+    "rotary",
+    [
+        Rotary(5e5, "yarn", 4.0, 32, 0.5, 16.0, 1.25, whole_pairs=False),
+        Rotary(1e4, "yarn", 2.0, 32, 1.0, 32.0),
+        Rotary(1e4, "dynamic", 3.0, 64),
+    ],
+)
+def test_rotary_positions_are_written_and_come_back(rotary):
+    """In both ways in which config.json says them."""
+    shapes = {"token_embedding": (VOCABULARY, 16), "block_0/mlp/up/kernel": (16, 20)}
+    written = to_json(dataclasses.replace(LLAMA, rotary=rotary), shapes)
+    for name in ("rope_scaling", "rope_parameters"):
+        described = {field: value for field, value in written.items() if field != name}
+        assert configuration(described)[0].rotary == rotary
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "'longrope' of config.json is none of"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "for each kind of layer"),
+        ({"partial_rotary_factor": 0.5}, "'partial_rotary_factor' to 0.5"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "'partial_rotary_factor'"),
+        ({"model_type": "mistral", "layer_types": ["full_attention"] * 2}, "layer_types in config.json"),
+    ],
+)
+def test_positions_that_the_model_lacks_are_refused_by_name(fields, words, saved):
+    """Of the rotary embedding and of windows."""
+    edit(saved / "config.json", **{"rope_scaling": None, **fields})
+    with pytest.raises(UserError, match=words):
+        describe(saved)
+
+
+def test_a_dynamic_model_writes_no_further_than_its_context():
+    """Beyond it the turns of a text change with its length, also those of keys that a cache has already."""
+    assert MODELS["qwen2"].build(Spec(VOCABULARY)).decoding.context == 8
+    assert LLAMA.build(Spec(VOCABULARY)).decoding.context == 0
 
 
 def test_every_family_is_tested_here():
@@ -185,7 +231,7 @@ def test_other_shapes_are_named(saved):
         ({"auto_map": {"AutoModel": "modeling.Evil"}}, "auto_map"),
         ({"model_type": "mamba"}, "model_type 'mamba'"),
         ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "'factor'"),
         ({"rope_parameters": {"rope_type": "linear"}}, "factor"),
         ({"hidden_size": "16"}, "lacks a field or has an odd one"),
         ({"num_attention_heads": 0}, "lacks a field or has an odd one|heads is 0"),
@@ -214,7 +260,10 @@ def test_a_lacking_field_is_named(saved):
     [
         (GPT(depth=1, width=8, heads=2, positions="rotary"), "positions='rotary'"),
         (GPT(depth=1, width=8, heads=2, bias=False), "bias=False"),
-        (dataclasses.replace(LLAMA, window=3), "window=3"),
+        (dataclasses.replace(LLAMA, window=3, global_blocks=(1,)), "window=3"),
+        (dataclasses.replace(LLAMA, window=3, attention_bias=True), "attention_bias=True"),
+        (dataclasses.replace(LLAMA, attention_output_bias=True), "attention_output_bias=True"),
+        (dataclasses.replace(LLAMA, rotary=Rotary(1e4, "dynamic", 2.0, 32)), "context=64"),
         (dataclasses.replace(LLAMA, scaled_embedding=True), "mixture of options"),
         (dataclasses.replace(LLAMA, query_scale=7), "query_scale=7"),
     ],
@@ -404,6 +453,21 @@ def test_small_and_large_fractions_are_weights(dtype, saved):
     rewrite(saved, lambda found: {name: array.astype(dtype) for name, array in found.items()})
     expected = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype).astype(np.float32), params)
     jax.tree.map(np.testing.assert_array_equal, load_pretrained(saved).params, expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.self_attn.k_proj.weight"])
+def test_a_weight_that_is_no_number_is_refused_by_the_name_of_its_tensor(name, value, saved):
+    """One is enough for outputs that are none; a number that float32 cannot hold becomes one."""
+
+    def spoilt(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = {each: array.astype(np.float64) for each, array in found.items()}
+        found[name].reshape(-1)[3] = value
+        return found
+
+    rewrite(saved, spoilt)
+    with pytest.raises(UserError, match=rf"has numbers in {name} that are NaN, infinite or too large"):
+        load_pretrained(saved)
 
 
 @pytest.mark.parametrize(

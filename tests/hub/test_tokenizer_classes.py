@@ -15,7 +15,7 @@ from research.core.errors import UserError
 from research.data.text.tokenizers import Subwords, load
 from research.hub.pretrained import load_tokenizer
 from research.hub.sentencepiece import BPE, CONTROL, UNIGRAM, read_sentencepiece
-from research.hub.tokenizer import open_tokenizer
+from research.hub.tokenizer import open_tokenizer, save_tokenizer
 
 LETTERS = ["Ġ", *"abcdehlot"]
 VOCABULARY = {token: id for id, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *LETTERS, "he", "Ġa"])}
@@ -161,6 +161,94 @@ def test_sentencepiece_of_xlm_roberta(tmp_path):
     pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("▁a", -1.0, 1), ("b", -2.0, 1)]
     files = {"sentencepiece.bpe.model": sentencepiece(pieces, UNIGRAM), "config.json": {"model_type": "xlm-roberta"}}
     assert ids(folder_of(tmp_path, files), "ab<mask>") == [0, 4, 5, 6, 2]
+
+
+def test_sentencepiece_of_camembert(tmp_path):
+    """Tokens of its own, three of them never used, then those of the file but for its first, and the mask."""
+    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("▁a", -1.0, 1), ("b", -2.0, 1)]
+    files = {"sentencepiece.bpe.model": sentencepiece(pieces, UNIGRAM), "config.json": {"model_type": "camembert"}}
+    folder = folder_of(tmp_path, files)
+    assert ids(folder, "ab <mask>c") == [5, 7, 8, 9, 3, 6]
+    assert ids(folder, "a", "a") == [5, 7, 6, 6, 7, 6]
+
+
+SOURCE = [("<unk>", 0.0, 2), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("▁", -3.0, 1), ("▁he", -1.0, 1)]
+SOURCE += [("llo", -1.0, 1), ("l", -2.0, 1), ("o", -2.5, 1), ("<sep>", 0.0, 4)]
+TARGET = [("<unk>", 0.0, 2), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("▁", -3.0, 1), ("▁h", -1.0, 1)]
+TARGET += [("ello", -1.0, 1), ("é", -2.0, 1)]
+MARIAN = {
+    "</s>": 0,
+    "<unk>": 1,
+    "ello": 2,
+    "▁h": 3,
+    "▁he": 4,
+    "llo": 5,
+    "▁": 6,
+    "é": 7,
+    ">>fr<<": 8,
+    "<sep>": 9,
+    "<pad>": 10,
+}
+
+
+def marian(tmp_path: Path, **files: Any) -> Path:
+    models = {"source.spm": sentencepiece(SOURCE, UNIGRAM), "target.spm": sentencepiece(TARGET, UNIGRAM)}
+    return folder_of(tmp_path, {**models, "vocab.json": MARIAN, "config.json": {"model_type": "marian"}, **files})
+
+
+def test_two_sentencepiece_files_of_marian(tmp_path):
+    """Each language is cut by its own file, and vocab.json has the ids; by hand after MarianTokenizer.
+
+    The piece "l" of the source is not in vocab.json; "é" is no piece of the source, but is in vocab.json.
+    """
+    found = open_tokenizer(marian(tmp_path))
+    assert found is not None and found.target is not None
+    assert found.encode_pair("hello").ids.tolist() == [4, 5, 0]
+    assert found.target.encode("hello").tolist() == [3, 2]
+    assert found.encode_pair(">>fr<<hello  hellol").ids.tolist() == [8, 4, 5, 4, 5, 1, 0]
+    assert found.encode("hello é éé <sep>").tolist() == [4, 5, 6, 7, 6, 1, 6, 9]
+    assert found.decode([3, 2, 4, 5]) == "hello hello"
+    assert (found.vocabulary_size, found.special_id("eos"), found.special_id("pad")) == (11, 0, 10)
+
+
+def test_a_tokenizer_of_marian_is_kept_and_written(tmp_path):
+    """With a run, and as the files that it was read from."""
+    folder = marian(tmp_path / "a", **{"tokenizer_config.json": {"added_tokens_decoder": {"10": {"content": "<pad>"}}}})
+    found = open_tokenizer(folder)
+    assert found is not None
+    found.save(tmp_path / "saved.json")
+    (tmp_path / "b").mkdir()
+    save_tokenizer(tmp_path / "b", found)
+    for again in (load(tmp_path / "saved.json"), open_tokenizer(tmp_path / "b")):
+        assert isinstance(again, Subwords) and again.target is not None
+        assert (
+            again.encode_pair(">>fr<<hello é<sep>").ids.tolist() == found.encode_pair(">>fr<<hello é<sep>").ids.tolist()
+        )
+        assert again.target.encode("hello").tolist() == [3, 2]
+        assert again.special_id("pad") == 10
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"tokenizer_config.json": {"separate_vocabs": True}}, "'separate_vocabs'"),
+        ({"vocab.json": {**MARIAN, "a": "b"}}, "a piece without a number"),
+        ({"vocab.json": {"a": 0}}, "lacks the special token '</s>'"),
+        ({"target.spm": sentencepiece(TARGET, BPE)}, "none of unigrams"),
+    ],
+)
+def test_odd_files_of_marian_are_refused(files, words, tmp_path):
+    """What is not read, and what does not fit."""
+    with pytest.raises(UserError, match=words):
+        open_tokenizer(marian(tmp_path, **files))
+
+
+@pytest.mark.parametrize("name", ["qwen.tiktoken", "tiktoken.model", "tokenizer.model"])
+def test_vocabularies_of_tiktoken_are_refused_by_name(name, tmp_path):
+    """They hold tokens without the rules that cut a text."""
+    folder = folder_of(tmp_path, {name: b"IQ== 0\nIg== 1\n", "config.json": {"model_type": "llama"}})
+    with pytest.raises(UserError, match=rf"{name} is a vocabulary of tiktoken, which is not read here"):
+        open_tokenizer(folder)
 
 
 @given(st.data())

@@ -1,4 +1,4 @@
-"""GPT-2, Llama, Qwen 3 and Gemma 3 against the transformers library, from and to its folders, and a real Gemma 3.
+"""GPT-2, Llama and its relatives against the transformers library, from and to its folders, and a real Gemma 3.
 
 Tiny models with random parameters, so large that every layer matters, and with the odd options of their configurations.
 """
@@ -37,6 +37,9 @@ LLAMA_3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0} | {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+YARN_IN_FULL = YARN | {"mscale": 0.7, "mscale_all_dim": 1.4, "beta_fast": 3.5, "beta_slow": 0.5, "truncate": False}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 3.0}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
 LOCAL_GLOBAL = ["sliding_attention", "full_attention", "sliding_attention"]
 BLOCK = ("block_0/attention$", "block_1/mlp/down", "final_norm")
@@ -68,6 +71,19 @@ CASES = {
         "Llama", SMALL | {"head_dim": 10, "num_key_value_heads": 1, "rope_parameters": LINEAR, "attention_bias": True}
     ),
     "llama, no groups": Case("Llama", SMALL | {"num_key_value_heads": 4, "mlp_bias": True}),
+    "llama, yarn": Case("Llama", SMALL | {"head_dim": 16, "rope_parameters": YARN}),
+    "llama, yarn in full": Case("Llama", SMALL | {"head_dim": 16, "rope_parameters": YARN_IN_FULL}),
+    "llama, dynamic": Case("Llama", SMALL | {"max_position_embeddings": 12, "rope_parameters": DYNAMIC}),
+    "mistral": Case("Mistral", SMALL | {"sliding_window": 5, "head_dim": 10}, (*BLOCK, "head")),
+    "mistral, no window": Case("Mistral", SMALL | {"sliding_window": None, "rope_parameters": YARN}),
+    "qwen2": Case("Qwen2", SMALL | {"tie_word_embeddings": True, "rope_parameters": LINEAR}),
+    "qwen2, windows": Case(
+        "Qwen2",
+        SMALL
+        | {"rms_norm_eps": 1e-2, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2}
+        | {"rope_parameters": DYNAMIC, "max_position_embeddings": 12},
+        (*BLOCK, "head"),
+    ),
     "qwen3": Case("Qwen3", SMALL | {"head_dim": 16, "tie_word_embeddings": True}, (*BLOCK, *NORMS)),
     "qwen3, windows": Case(
         "Qwen3",
@@ -118,10 +134,13 @@ def batch() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def their_logits(model: Any) -> np.ndarray:
-    names = ("input_ids", "attention_mask", "position_ids")
-    with torch.no_grad():
-        found = model(**dict(zip(names, (torch.from_numpy(array).long() for array in batch()), strict=True)))
-    return found.logits.numpy() * batch()[1][..., None]
+    """Row by row, the shortest text first: dynamic positions of the library depend on all texts that it has seen."""
+    names, rows = ("input_ids", "attention_mask", "position_ids"), []
+    for row in (2, 1, 0):
+        arrays = (torch.from_numpy(array[row : row + 1]).long() for array in batch())
+        with torch.no_grad():
+            rows.insert(0, model(**dict(zip(names, arrays, strict=True))).logits.numpy())
+    return np.concatenate(rows) * batch()[1][..., None]
 
 
 def our_logits(model: Any, params: Any) -> np.ndarray:
@@ -160,7 +179,7 @@ def test_exported_models_load_in_transformers(name, tmp_path):
     np.testing.assert_array_equal(continued(loaded, prompt[0].tolist(), 8), expected[0].numpy())
 
 
-@pytest.mark.parametrize("kind", ["Llama", "Qwen3", "Gemma3"])
+@pytest.mark.parametrize("kind", ["Llama", "Mistral", "Qwen2", "Qwen3", "Gemma3"])
 def test_configurations_of_older_releases_are_read(kind):
     """`rope_theta` and `rope_scaling`, as version 4 writes them, mean what `rope_parameters` mean."""
     scaled = {"factor": 4.0, "rope_type": "linear"}

@@ -1,4 +1,4 @@
-"""BERT, RoBERTa, T5 and Marian against the transformers library: the same logits, with padding on either side.
+"""BERT, T5, Marian and relatives against the transformers library: the same logits, with padding on either side.
 
 Tiny models with random parameters, so large that every layer matters, and with the odd options of their configurations.
 """
@@ -30,12 +30,16 @@ pytestmark = pytest.mark.peer
 
 TOLERANCE = 1e-4
 VOCABULARY, LENGTH, PADDING = 40, 9, 1
-BARE = ("BertModel", "RobertaModel")
+POOLED = ("BertModel", "RobertaModel")
+BARE = (*POOLED, "DistilBertModel")
 NAMES = {"inputs": "input_ids", "segments": "attention_mask", "token_types": "token_type_ids"}
 NAMES |= {"decoder_inputs": "decoder_input_ids", "decoder_segments": "decoder_attention_mask"}
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 BERT = SMALL | {"vocab_size": VOCABULARY, "max_position_embeddings": 16}
 ROBERTA = BERT | {"pad_token_id": PADDING, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "vocab_size": VOCABULARY} | {
+    "max_position_embeddings": 16
+}
 LABELS = {"num_labels": 5}
 T5 = {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 6, "d_ff": 48, "num_layers": 2, "num_heads": 4} | {
     "relative_attention_num_buckets": 8,
@@ -88,6 +92,29 @@ CASES = {
     "roberta sequence": Case(BERT_FAMILY, "RobertaForSequenceClassification", ROBERTA | LABELS, ("pooler", "head")),
     "roberta token": Case(BERT_FAMILY, "RobertaForTokenClassification", ROBERTA | LABELS, ("head",)),
     "roberta span": Case(BERT_FAMILY, "RobertaForQuestionAnswering", ROBERTA, ("head",)),
+    "xlm-roberta masked": Case(BERT_FAMILY, "XLMRobertaForMaskedLM", ROBERTA, ("transform$",)),
+    "xlm-roberta sequence": Case(BERT_FAMILY, "XLMRobertaForSequenceClassification", ROBERTA | LABELS, ("pooler",)),
+    "camembert token": Case(BERT_FAMILY, "CamembertForTokenClassification", ROBERTA | LABELS, ("head",)),
+    "distilbert": Case(BERT_FAMILY, "DistilBertModel", DISTILBERT | {"sinusoidal_pos_embds": True}, ENCODER),
+    "distilbert masked": Case(BERT_FAMILY, "DistilBertForMaskedLM", DISTILBERT, (*ENCODER, "transform_norm")),
+    "distilbert masked, untied": Case(
+        BERT_FAMILY,
+        "DistilBertForMaskedLM",
+        DISTILBERT | {"tie_word_embeddings": False, "activation": "relu"},
+        ("transform$", "head"),
+    ),
+    "distilbert sequence": Case(
+        BERT_FAMILY, "DistilBertForSequenceClassification", DISTILBERT | LABELS, ("pooler", "head")
+    ),
+    "distilbert token": Case(BERT_FAMILY, "DistilBertForTokenClassification", DISTILBERT | LABELS, ("head",)),
+    "distilbert span": Case(BERT_FAMILY, "DistilBertForQuestionAnswering", DISTILBERT, ("head",)),
+    "mt5": Case(T5_FAMILY, "MT5ForConditionalGeneration", T5, TABLES),
+    "mt5 with a head of its own": Case(
+        T5_FAMILY,
+        "MT5ForConditionalGeneration",
+        T5 | {"feed_forward_proj": "relu", "tie_word_embeddings": False},
+        ("head",),
+    ),
     "t5": Case(T5_FAMILY, "T5ForConditionalGeneration", T5, TABLES),
     "t5 1.1": Case(
         T5_FAMILY,
@@ -118,7 +145,8 @@ def theirs(case: Case) -> Any:
     torch.manual_seed(0)
     model_class = getattr(transformers, case.architecture)
     model = model_class(
-        model_class.config_class(**case.options), **({"add_pooling_layer": False} if case.architecture in BARE else {})
+        model_class.config_class(**case.options),
+        **({"add_pooling_layer": False} if case.architecture in POOLED else {}),
     ).eval()
     if case.options.get("tie_word_embeddings") is False and "T5" in case.architecture:
         # The library ties them whatever its configuration says, unless a file has both.
@@ -156,6 +184,8 @@ def batch(case: Case) -> dict[str, np.ndarray]:
 
     inputs, mask = rows(3, 4, VOCABULARY)
     made = {"inputs": inputs, "segments": mask}
+    if "DistilBert" in case.architecture:
+        return made
     if case.family is BERT_FAMILY:
         types = case.options.get("type_vocab_size", 2)
         return made | {"token_types": random.integers(0, types, inputs.shape).astype(np.int32)}
@@ -287,6 +317,8 @@ def test_minilm_gives_the_embeddings_of_the_reference(record_property):
         ("bert", {"hidden_act": "quick_gelu"}),
         ("bert", {"architectures": ["BertForNextSentencePrediction"]}),
         ("roberta masked", {"hidden_act": "relu"}),
+        ("bert", {"type_vocab_size": 0}),
+        ("distilbert", {"activation": "quick_gelu"}),
         ("t5", {"feed_forward_proj": "gated-relu"}),
         ("t5", {"is_encoder_decoder": False}),
         ("marian", {"normalize_before": True}),

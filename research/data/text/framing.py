@@ -3,7 +3,7 @@
 The work is done by the Hugging Face tokenizers library; `library_errors` makes sentences of what it raises.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -47,8 +47,14 @@ def library_errors() -> Iterator[None]:
         raise UserError(f"The tokenizer's file does not fit its own rules ({reason}): take it from where it is whole.")  # noqa: B904
 
 
-def encode_framed(trained: tokenizers.Tokenizer, text: str, other: str | None, length: int | None) -> Encoded:
-    """Returns a text, or two, with the special tokens that `trained` puts around them.
+def encode_framed(
+    trained: tokenizers.Tokenizer,
+    text: str,
+    other: str | None,
+    length: int | None,
+    ids_of: Callable[[tokenizers.Encoding], Sequence[int]],
+) -> Encoded:
+    """Returns a text, or two, with the special tokens that `trained` puts around them, numbered by `ids_of`.
 
     Where they are more than `length` tokens, the longer text loses its end until both are equally long or all fits.
 
@@ -66,7 +72,7 @@ def encode_framed(trained: tokenizers.Tokenizer, text: str, other: str | None, l
     of_text = np.array(encoded.special_tokens_mask) == 0
     sources = np.where(of_text, np.cumsum(of_text) > len(parts[0]), -1).astype(np.int32)
     offsets = np.array(encoded.offsets, np.int32).reshape(-1, 2)
-    return Encoded(np.array(encoded.ids, np.int32), np.array(encoded.type_ids, np.int32), sources, offsets)
+    return Encoded(np.array(ids_of(encoded), np.int32), np.array(encoded.type_ids, np.int32), sources, offsets)
 
 
 def _sizes_within(sizes: Sequence[int], room: int) -> list[int]:

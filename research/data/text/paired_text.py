@@ -18,7 +18,7 @@ from research.core.ranges import AtLeast0, Below1, Length
 from research.data.dataset import Data, Rows
 from research.data.text.packing import best_fit_of_pairs, pack
 from research.data.text.text_records import Record, check_columns, divide, read_splits, without_repeats, write_splits
-from research.data.text.tokenizers import PairTokenizer, TokenizerConfig
+from research.data.text.tokenizers import PairTokenizer, Subwords, TokenizerConfig
 
 Ids = Int32[np.ndarray, " _tokens"]
 
@@ -115,7 +115,8 @@ class PairedText:
 
     def _encode(self, tokenizer: PairTokenizer, record: Record, end: int) -> tuple[Ids, Ids]:
         """Returns source and target, each with its end."""
-        source, target = (tokenizer.encode(str(record[side])) for side in (self.source, self.target))
+        of_target = tokenizer.target if isinstance(tokenizer, Subwords) and tokenizer.target else tokenizer
+        source, target = tokenizer.encode(str(record[self.source])), of_target.encode(str(record[self.target]))
         source = source[: self.length - 1] if self.cut else source
         return np.append(source, np.int32(end)), np.append(target, np.int32(end))
 

@@ -108,6 +108,8 @@ class Subwords:
         special: the special token of each role, of a published one ("bos", "eos", "pad", "cls", "sep", "mask", "unk").
         chat_template: the Jinja template of a conversation, of one made for that.
         rows: the tokens that the model has which it was published with (0: all), where it has others as well.
+        pieces: ids by text, where they are not those of `trained`; a text that is not among them is unknown.
+        target: the tokenizer of the texts that the model writes, where it is another.
     """
 
     kind: Literal["bpe", "wordpiece", "pretrained"]
@@ -115,46 +117,74 @@ class Subwords:
     special: Mapping[str, str] = dataclasses.field(default_factory=dict)
     chat_template: str | None = None
     rows: int = 0
+    pieces: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    target: "Subwords | None" = None
 
     @functools.cached_property
     def vocabulary_size(self) -> int:
-        size = max(self.trained.get_vocab().values(), default=-1) + 1  # which may leave ids out
+        size = max((self.pieces or self.trained.get_vocab()).values(), default=-1) + 1  # which may leave ids out
         return min(size, self.rows or size)
 
     def special_id(self, role: str) -> int | None:
         """Returns the id of the special token of a role, None where it has none."""
         known = (self.special,) if self.kind == "pretrained" else (BERT_SPECIAL, T5_SPECIAL)
         names = [special[role] for special in known if role in special]
-        return next((found for name in names if (found := self.trained.token_to_id(name)) is not None), None)
+        return next((found for name in names if (found := self.id_of(name)) is not None), None)
+
+    def id_of(self, token: str) -> int | None:
+        """Returns the id of a token, None where there is none of that text."""
+        return self.pieces.get(token) if self.pieces else self.trained.token_to_id(token)
+
+    def token_of(self, id: int) -> str | None:
+        """Returns the text of a token, None where there is none of that id."""
+        return self._texts.get(id) if self.pieces else self.trained.id_to_token(id)
+
+    @functools.cached_property
+    def _texts(self) -> dict[int, str]:
+        return {id: text for text, id in self.pieces.items()}
+
+    def _ids_of(self, encoding: tokenizers.Encoding) -> Sequence[int]:
+        if not self.pieces:
+            return encoding.ids
+        unknown = self.pieces[self.special["unk"]]
+        return [self.pieces.get(text, unknown) for text in encoding.tokens]
 
     def encode_pair(self, text: str, other: str | None = None, *, length: int | None = None) -> Encoded:
         """Returns a text, or two, with special tokens where it has some; see `PairTokenizer`."""
         with library_errors():
-            found = encode_framed(self.trained, text, other, length)
+            found = encode_framed(self.trained, text, other, length, self._ids_of)
         self._check_rows(found.ids)
         return found
 
     def encode(self, text: str) -> Ids:
         with library_errors():
-            ids = np.array(self.trained.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+            ids = np.array(self._ids_of(self.trained.encode(text, add_special_tokens=False)), dtype=np.int32)
         self._check_rows(ids)
         return ids
 
     def _check_rows(self, ids: Ids) -> None:
         if self.rows and ids.size and (largest := int(ids.max())) >= self.rows:
             raise UserError(
-                f"The text has the token {self.trained.id_to_token(largest)!r}, whose id {largest} has no row in the "
+                f"The text has the token {self.token_of(largest)!r}, whose id {largest} has no row in the "
                 f"model, which has {self.rows}: take the tokenizer that the model was trained with, or another text."
             )
 
     def decode(self, ids: Any) -> str:
         with library_errors():
+            if self.pieces:
+                return self.trained.decoder.decode([self._texts.get(id, "") for id in np.asarray(ids).tolist()])
             return self.trained.decode(np.asarray(ids).tolist(), skip_special_tokens=False)
 
     def save(self, path: Path) -> None:
-        published = {"special": dict(self.special), "chat_template": self.chat_template, "rows": self.rows}
-        more = published if self.kind == "pretrained" else {}
-        _write(path, {"kind": self.kind, "trained": json.loads(self.trained.to_str()), **more})
+        _write(path, self._saved())
+
+    def _saved(self) -> dict[str, Any]:
+        saved = {"kind": self.kind, "trained": json.loads(self.trained.to_str())}
+        if self.kind == "pretrained":
+            saved |= {"special": dict(self.special), "chat_template": self.chat_template, "rows": self.rows}
+        if self.pieces:
+            saved |= {"pieces": dict(self.pieces), "target": self.target and self.target._saved()}
+        return saved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,10 +249,8 @@ def load(path: Path) -> Tokenizer:
                 return Characters(saved["alphabet"])
             case "words":
                 return words.Words(tuple(saved["words"]))
-            case "bpe" | "wordpiece" | "pretrained" as kind:
-                trained = tokenizers.Tokenizer.from_str(json.dumps(saved["trained"]))
-                special, template = saved.get("special", {}), saved.get("chat_template")
-                return Subwords(kind, trained, special, template, saved.get("rows", 0))
+            case "bpe" | "wordpiece" | "pretrained":
+                return _subwords(saved)
             case other:
                 raise ValueError(f"unknown kind {other!r}")
     except FileNotFoundError:
@@ -231,6 +259,13 @@ def load(path: Path) -> Tokenizer:
         raise UserError(
             f"{path} holds no tokenizer of this project ({type(error).__name__}: {error}); restore it from a copy."
         ) from None
+
+
+def _subwords(saved: Mapping[str, Any]) -> Subwords:
+    trained = tokenizers.Tokenizer.from_str(json.dumps(saved["trained"]))
+    special, template, rows = saved.get("special", {}), saved.get("chat_template"), saved.get("rows", 0)
+    target = saved.get("target") and _subwords(saved["target"])
+    return Subwords(saved["kind"], trained, special, template, rows, saved.get("pieces", {}), target)
 
 
 def _check_vocabulary_size(vocabulary_size: int, minimum: int, what: str) -> None:
