@@ -17,6 +17,16 @@ def visible(text: object) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(text))
 
 
+def quoted(value: object, limit: int = 60) -> str:
+    """Returns a value for a message, as Python writes it; of a long one the beginning.
+
+    >>> quoted("a\\n" * 50, 8)
+    "'a\\\\na\\\\n..."
+    """
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
 def listed(names: Iterable[object], limit: int = 10) -> str:
     """Returns names for a message: the first ten, each cut to 60 printable characters, and "..." where more follow.
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from research.core import trees
-from research.core.errors import UserError
+from research.core.errors import UserError, quoted
 from research.core.files import write_atomic
 from research.core.shapes import Params
 from research.hub.families import by_path, family_of_config
@@ -139,15 +139,21 @@ class Adapter:
                 module, partner = own.removesuffix(DOWN), name.removesuffix(DOWN) + UP
                 target = _found(f"{module}.weight", known)
                 if target is None or target in updates or len(shape) != 2 or not shape[0] or partner not in shapes:
-                    raise UserError(f"{self.folder} has an update of {module!r}, which is no layer of {self.base}.")
+                    raise UserError(
+                        f"{self.folder} has an update of {quoted(module)}, which is no layer of {self.base}."
+                    )
                 needed = (shapes[partner][0], shape[1]) if shapes[partner][1:] == shape[:1] else ()
                 if known[target] != (needed[::-1] if family.inputs_first else needed):
-                    raise UserError(f"{self.folder} has an update of {module!r} of another shape than {self.base} has.")
+                    raise UserError(
+                        f"{self.folder} has an update of {quoted(module)} of another shape than {self.base} has."
+                    )
                 updates[target] = Update(name, partner, self._scale(module, shape[0]))
             elif own.endswith(UP) and name.removesuffix(UP) + DOWN in shapes:
                 continue
             elif own == name or re.search(r"\.(lora_\w+|base_layer|modules_to_save|token_adapter)(\.|$)", own):
-                raise UserError(f"{self.folder} has the tensor {name!r}, which is none of plain LoRA on linear layers.")
+                raise UserError(
+                    f"{self.folder} has the tensor {quoted(name)}, which is none of plain LoRA on linear layers."
+                )
             else:
                 whole[_found(own, known) or own] = name
         return Adapted(base, self.stored, updates, whole, family.inputs_first)
@@ -182,8 +188,8 @@ def open_adapter(folder: Path) -> Adapter:
     odd += ["init_lora_weights"] if settings.get("init_lora_weights") not in (*OFF, True, "gaussian", "eva") else []
     if odd:
         raise UserError(
-            f"{folder / SETTINGS} sets {odd[0]!r} to {settings[odd[0]]!r}, which is not plain LoRA: merge the adapter "
-            "with PEFT, and load the folder that that gives."
+            f"{folder / SETTINGS} sets {odd[0]!r} to {quoted(settings[odd[0]])}, which is not plain LoRA: merge the "
+            "adapter with PEFT, and load the folder that that gives."
         )
     base, revision, alphas = (settings.get(name) for name in ("base_model_name_or_path", "revision", "alpha_pattern"))
     if not isinstance(base, str) or not isinstance(revision, str | None):
@@ -195,7 +201,7 @@ def open_adapter(folder: Path) -> Adapter:
         raise UserError(f"The alpha_pattern in {folder / SETTINGS} is no table of layers' names, and is not read here.")
     for alpha in (settings.get("lora_alpha"), *(alphas or {}).values()):
         if type(alpha) not in (int, float) or not abs(alpha) < 1e9:
-            raise UserError(f"{folder / SETTINGS} has the alpha {alpha!r}, which is no number: fetch it again.")
+            raise UserError(f"{folder / SETTINGS} has the alpha {quoted(alpha)}, which is no number: fetch it again.")
     if (folder / PICKLE).exists() and not (folder / TENSORS).exists():
         raise UserError(
             f"{folder} has its weights in {PICKLE}, a form that can hold code and is not read here: take the adapter "
@@ -208,7 +214,7 @@ def check_base(base: str) -> None:
     """Raises UserError where an adapter may not name its base like this."""
     if not base or ".." in re.split(r"[/\\]", base):
         raise UserError(
-            f"An adapter cannot name {base!r} as its base: give a hub name, or a folder's path without '..'."
+            f"An adapter cannot name {quoted(base)} as its base: give a hub name, or a folder's path without '..'."
         )
 
 

@@ -9,7 +9,7 @@ model is stored without its wrapper's name.
 from collections.abc import Iterator
 from typing import Any
 
-from research.core.errors import UserError
+from research.core.errors import UserError, quoted
 from research.hub.family import (
     Family,
     Groups,
@@ -135,7 +135,7 @@ def _head(json: Json) -> HeadKind:
     head = next((head for head, suffix in HEADS.items() if architecture.endswith(suffix)), None)
     if head is None:
         raise UserError(
-            f"config.json is that of a {architecture}, a head that the model here does not have: name one of "
+            f"config.json is that of a {quoted(architecture)}, a head that the model here does not have: name one of "
             f"{', '.join(HEADS)}."
         )
     return head

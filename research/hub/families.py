@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from research.core.errors import UserError
+from research.core.errors import UserError, quoted
 from research.hub.bert import BERT_FAMILY
 from research.hub.family import Family, Json, Tensor
 from research.hub.gpt2 import GPT2_FAMILY
@@ -27,7 +27,7 @@ def family_of_file(described: Json, path: Path) -> Family:
     if quantised := described.get("quantization_config") or described.get("compression_config"):
         method = quantised.get("quant_method", "unknown") if isinstance(quantised, Mapping) else quantised
         raise UserError(
-            f"{path} holds weights quantised by {str(method)[:50]!r} (quant_method in config.json), which are not read "
+            f"{path} holds weights quantised by {quoted(method)} (quant_method in config.json), which are not read "
             f"here: {UNQUANTISED}."
         )
     _check_sizes(described, path)
@@ -36,7 +36,7 @@ def family_of_file(described: Json, path: Path) -> Family:
         if kind in family.model_types:
             return family
     known = [each for family in FAMILIES for each in family.model_types]
-    raise UserError(f"{path} has the model_type {kind!r}, which is not known here; known are {', '.join(known)}.")
+    raise UserError(f"{path} has the model_type {quoted(kind)}, which is not known here; known are {', '.join(known)}.")
 
 
 def _check_sizes(described: Json, path: Path) -> None:
@@ -45,7 +45,7 @@ def _check_sizes(described: Json, path: Path) -> None:
     for name, value in {**(inner if isinstance(inner, Mapping) else {}), **described}.items():
         if name in DEPTHS and not (type(value) is int and 1 <= value <= MOST_BLOCKS):
             raise UserError(
-                f"config.json in {path} sets {name!r} to {str(value)[:50]}: give a number from 1 to {MOST_BLOCKS}."
+                f"config.json in {path} sets {name!r} to {quoted(value)}: give a number from 1 to {MOST_BLOCKS}."
             )
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"config.json in {path} sets {name!r} to {value}, which is no number: correct it.")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from research.core.errors import UserError
+from research.core.errors import UserError, quoted
 
 Json = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -129,12 +129,12 @@ def refuse_others(json: Json, allowed: Mapping[str, Any]) -> None:
     """Raises UserError where config.json sets one of these fields to another value than the one given."""
     for name, value in allowed.items():
         if json.get(name, value) not in (value, None):
-            raise UserError(f"config.json sets {name!r} to {json[name]!r}, which the model here does not have.")
+            raise UserError(f"config.json sets {name!r} to {quoted(json[name])}, which the model here does not have.")
 
 
 def translated(json: Json, name: str, default: str, values: Mapping[str, Any]) -> Any:
     """Returns our word for the value of a field; raises UserError where we have none."""
     value = json.get(name, default)
     if value not in values:
-        raise UserError(f"config.json sets {name!r} to {value!r}, which is none of {', '.join(values)}.")
+        raise UserError(f"config.json sets {name!r} to {quoted(value)}, which is none of {', '.join(values)}.")
     return values[value]

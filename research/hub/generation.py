@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from research.core.errors import UserError
+from research.core.errors import UserError, quoted
 from research.data.dataset import Tokenizer
 from research.data.text.paired_text import boundary_ids
 from research.data.text.tokenizers import PairTokenizer
@@ -53,13 +53,13 @@ def read_rules(described: Mapping[str, Any], generation: Mapping[str, Any] | Non
         found = source.get(field)
         several = found if isinstance(found, list) else [] if found is None else [found]
         if not all(type(each) is int for each in several):
-            raise UserError(f"{name} sets {field!r} to {str(found)[:100]}, which is no token id: correct it.")
+            raise UserError(f"{name} sets {field!r} to {quoted(found)}, which is no token id: correct it.")
         return tuple(each for each in several if each >= 0)  # some files have -1 for none
 
     def one(field: str) -> int | None:
         found = ids(field)
         if len(found) > 1:
-            raise UserError(f"{name} sets {field!r} to several tokens, {list(found)}: one is known here.")
+            raise UserError(f"{name} sets {field!r} to several tokens, {quoted(list(found))}: one is known here.")
         return found[0] if found else None
 
     single, phrases = _bad_words(source.get("bad_words_ids"), name)
@@ -67,7 +67,7 @@ def read_rules(described: Mapping[str, Any], generation: Mapping[str, Any] | Non
     unknown += ["bad_words_ids"] if phrases else []
     penalty = source.get("repetition_penalty") or 1.0
     if not isinstance(penalty, int | float) or not 0 < penalty < float("inf"):
-        raise UserError(f"{name} sets 'repetition_penalty' to {str(penalty)[:100]}, which is no number above 0.")
+        raise UserError(f"{name} sets 'repetition_penalty' to {quoted(penalty)}, which is no number above 0.")
     encoder, start = described.get("is_encoder_decoder"), one("decoder_start_token_id")
     return GenerationRules(
         end=ids("eos_token_id"),

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from research.core.errors import UserError
+from research.core.errors import UserError, quoted
 from research.data.text.tokenizers import Subwords
 from research.hub.gguf_vocabulary import tokenizer_of
 from research.hub.quantized import KINDS, Kind, dequantize
@@ -107,7 +107,9 @@ class Gguf:
         except UserError:
             raise
         except Exception as error:  # the library of tokenizers raises no narrower one
-            raise UserError(f"The vocabulary in {self._path} lacks an entry or has an odd one: {error!r}.") from None
+            raise UserError(
+                f"The vocabulary in {self._path} lacks an entry or has an odd one: {quoted(error, 300)}."
+            ) from None
 
 
 def open_file(path: Path) -> tuple[dict[str, Any], Gguf]:
@@ -123,11 +125,11 @@ def open_file(path: Path) -> tuple[dict[str, Any], Gguf]:
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str) or architecture not in MODEL_TYPES:
         known = ", ".join(MODEL_TYPES)
-        raise UserError(f"{path} holds a model of architecture {architecture!r}; known here are {known}.")
+        raise UserError(f"{path} holds a model of architecture {quoted(architecture)}; known here are {known}.")
     try:
         return _configuration(path, metadata, stored), Gguf(path, metadata, stored)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(f"The metadata of {path} lack an entry or have an odd one: {error!r}.") from None
+        raise UserError(f"The metadata of {path} lack an entry or have an odd one: {quoted(error, 300)}.") from None
 
 
 def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
@@ -142,23 +144,23 @@ def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
         for _ in range(reader.limited(entries, 12)):
             name = reader.text()
             if name in metadata:
-                raise _corrupt(path, f"{name[:100]!r} occurs twice in its metadata")
+                raise _corrupt(path, f"{quoted(name)} occurs twice in its metadata")
             metadata[name] = reader.value()
         described: dict[str, tuple[Kind, tuple[int, ...], int]] = {}
         for _ in range(reader.limited(tensors, 24)):
             name = reader.text()
             if name in described or not name or ".." in name or re.search(r"[\x00-\x1f/\\]", name):
-                raise _corrupt(path, f"{name[:100]!r} is no name for a tensor, or occurs twice")
+                raise _corrupt(path, f"{quoted(name)} is no name for a tensor, or occurs twice")
             described[name] = _description(reader, path, name)
         alignment = metadata.get("general.alignment", 32)
         if type(alignment) is not int or not 8 <= alignment <= 1 << 16 or alignment & (alignment - 1):
-            raise _corrupt(path, f"its alignment is {alignment!r}, no power of two from 8 to 65536")
+            raise _corrupt(path, f"its alignment is {quoted(alignment)}, no power of two from 8 to 65536")
         base = -(-file.tell() // alignment) * alignment
     stored = {name: Stored(kind, shape, base + start) for name, (kind, shape, start) in described.items()}
     end = base
     for name, tensor in sorted(stored.items(), key=lambda item: item[1].start):
         if tensor.start < end or tensor.start % alignment or tensor.start + tensor.size > size:
-            raise _corrupt(path, f"the bytes of {name!r} overlap others or lie outside the file")
+            raise _corrupt(path, f"the bytes of {quoted(name)} overlap others or lie outside the file")
         end = tensor.start + tensor.size
     return metadata, stored
 
@@ -166,14 +168,18 @@ def _contents(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
 def _description(reader: "_Reader", path: Path, name: str) -> tuple[Kind, tuple[int, ...], int]:
     axes = reader.number("<u4")
     if not 1 <= axes <= 4:
-        raise _corrupt(path, f"{name!r} has {axes} axes")
+        raise _corrupt(path, f"{quoted(name)} has {axes} axes")
     shape = tuple(reader.number("<u8") for _ in range(axes))[::-1]
     number, start = reader.number("<u4"), reader.number("<u8")
     if number not in KINDS:
         known = ", ".join(kind.name for kind in KINDS.values())
-        raise UserError(f"{path} has {name!r} in the kind number {number}, which is not read here; known are {known}.")
+        raise UserError(
+            f"{path} has {quoted(name)} in the kind number {number}, which is not read here; known are {known}."
+        )
     if min(shape) < 1 or max(shape) >= 1 << 40 or shape[-1] % KINDS[number].values:
-        raise _corrupt(path, f"{name!r} has the shape {list(shape)}, no multiple of the blocks of {KINDS[number].name}")
+        raise _corrupt(
+            path, f"{quoted(name)} has the shape {list(shape)}, no multiple of the blocks of {KINDS[number].name}"
+        )
     return KINDS[number], shape, start
 
 
@@ -290,7 +296,7 @@ def _scaled(path: Path, metadata: Mapping[str, Any], prefix: str) -> dict[str, A
     """Returns the rotary scaling that the metadata name."""
     given = {name.removeprefix(prefix): value for name, value in metadata.items() if name.startswith(prefix)}
     if odd := given.keys() - SCALING.keys() - {"finetuned"}:
-        raise UserError(f"{path} sets {prefix}{min(odd)}, which is not read here: take the model as a folder.")
+        raise UserError(f"{path} sets {quoted(prefix + min(odd))}, which is not read here: take the model as a folder.")
     return {SCALING[name]: value for name, value in given.items() if name in SCALING}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, processors
 
-from research.core.errors import UserError
+from research.core.errors import UserError, quoted
 from research.data.text.tokenizers import Subwords
 from research.hub.sentencepiece import CONTROL, USER_DEFINED, byte_pairs
 from research.hub.tokenizer_classes import WORDS, byte_level, cut_by
@@ -46,7 +46,7 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> Subwords | None:
     elif kind == "gpt2":
         trained = _byte_level(metadata, vocabulary)
     else:
-        raise UserError(f"The tokenizer of the GGUF file is of the kind {kind!r}; known here are llama and gpt2.")
+        raise UserError(f"The tokenizer of the GGUF file is of the kind {quoted(kind)}; known here are llama and gpt2.")
     types = metadata.get("tokenizer.ggml.token_type", [])
     control = [token for token, each in zip(tokens, types, strict=False) if each == CONTROL]
     defined = [token for token, each in zip(tokens, types, strict=False) if each == USER_DEFINED]
@@ -86,6 +86,7 @@ def _byte_level(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> t
         trained.pre_tokenizer = cut_by(PRE_TOKENIZERS[cut])
     elif cut not in ("default", "gpt-2"):
         raise UserError(
-            f"The GGUF file cuts text in the way {cut!r}, unknown here; known are {', '.join(PRE_TOKENIZERS)}, gpt-2."
+            f"The GGUF file cuts text in the way {quoted(cut)}, unknown here; known are {', '.join(PRE_TOKENIZERS)} and "
+            "gpt-2."
         )
     return trained

@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, processors
 
-from research.core.errors import UserError
+from research.core.errors import UserError, quoted
 from research.core.files import write_atomic
 from research.data.text.tokenizers import Subwords
 from research.hub.sentencepiece import (
@@ -47,7 +47,7 @@ def marian_tokenizer(folder: Path, settings: Mapping[str, Any], special: Mapping
     if not all(type(number) is int and 0 <= number < 2**31 for number in pieces.values()):
         raise UserError(f"{folder / FILES[2]} has a piece without a number: fetch it again.")
     if missing := [token for token in special.values() if token not in pieces]:
-        raise UserError(f"{folder / FILES[2]} lacks the special token {missing[0]!r}: fetch it again.")
+        raise UserError(f"{folder / FILES[2]} lacks the special token {quoted(missing[0])}: fetch it again.")
     codes = [piece for piece in pieces if piece.startswith(">>") and piece.endswith("<<")]
     source, target = (_cut_by(folder / name, special, codes) for name in FILES[:2])
     reads = Subwords("pretrained", source, special, pieces=pieces)

@@ -1,6 +1,7 @@
 """Which tensors of a file make which parameters of a model, the names and shapes checked before any is read."""
 
 import difflib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from research.core.errors import UserError
+from research.core.errors import UserError, visible
 from research.hub.families import by_path
 from research.hub.family import Family, Groups, Tensor
 from research.hub.weights import UNQUANTISED, Weights
+
+MOST_NAMES = 3000  # that are compared with one that is missing
 
 
 def match(
@@ -114,7 +117,8 @@ def _stored_name(family: Family, stored: Mapping[str, Any], ties: Groups, name: 
 
 def _described(missing: list[str], stored: Mapping[str, Any]) -> str:
     def nearest(name: str) -> str:
-        close = difflib.get_close_matches(name, list(stored), n=2, cutoff=0.3)
+        known = [visible(each)[:200] for each in itertools.islice(stored, MOST_NAMES)]
+        close = difflib.get_close_matches(name, known, n=2, cutoff=0.3)
         return f"{name} (nearest: {' and '.join(close) or 'none'})"
 
     return "; ".join(nearest(name) for name in missing[:3]) + ("; ..." if len(missing) > 3 else "")

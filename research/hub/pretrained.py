@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from research.core import ranges, trees
-from research.core.errors import UserError
+from research.core.errors import UserError, listed, quoted
 from research.core.files import write_atomic
 from research.core.mesh import MeshConfig, shard
 from research.core.shapes import Params, Spec
@@ -122,7 +122,7 @@ def load_pretrained(
     left = tuple(sorted(set(weights.shapes) - {name for _, names in sources.values() for name in names}))
     unknown = [name for name in left if not any(re.search(rf"(^|\.)({each})$", name) for each in family.ignored)]
     if unknown:
-        raise UserError(f"{path} has tensors that its configuration does not explain: {', '.join(unknown[:3])}.")
+        raise UserError(f"{path} has tensors that its configuration does not explain: {listed(unknown, 3)}.")
     if isinstance(weights, Adapted):
         weights.check_used(sources, left if head is None else ())
     if getattr(config, "tied", False):
@@ -221,7 +221,7 @@ def _checked(found: tuple[Any, int], path: Path) -> tuple[Any, int]:
     """Returns a configuration and its outputs; raises UserError where a number has another type or is out of range."""
     config, count = found
     if type(count) is not int or not 0 < count <= MOST_OUTPUTS:
-        raise UserError(f"The model in {path} would have {str(count)[:50]} tokens or labels: correct its config.json.")
+        raise UserError(f"The model in {path} would have {quoted(count)} tokens or labels: correct its config.json.")
     return ranges.check(config, lambda field: f"In the description of the model in {path}, {field}"), count
 
 
@@ -230,7 +230,9 @@ def _understanding(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise UserError(f"The description of the model in {path} lacks a field or has an odd one: {error!r}.") from None
+        raise UserError(
+            f"The description of the model in {path} lacks a field or has an odd one: {quoted(error, 300)}."
+        ) from None
 
 
 def save_pretrained(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from research.core.errors import UserError
+from research.core.errors import UserError, quoted
 from research.hub.family import Json, refuse_others
 from research.models.layers.rotary import Rotary
 
@@ -63,7 +63,7 @@ def _rotary(given: Mapping[str, Any], base: float, json: Json) -> Rotary:
         case "dynamic":
             return Rotary(base, "dynamic", float(given["factor"]), int(json["max_position_embeddings"]))
     raise UserError(
-        f"The rotary scaling {str(kind)[:50]!r} of config.json is none of default, linear, llama3, yarn and dynamic."
+        f"The rotary scaling {quoted(kind)} of config.json is none of default, linear, llama3, yarn and dynamic."
     )
 
 

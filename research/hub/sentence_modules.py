@@ -5,7 +5,7 @@ Its modules.json lists what a text goes through: the transformer, the pooling of
 
 from pathlib import Path
 
-from research.core.errors import UserError
+from research.core.errors import UserError, visible
 from research.core.json_files import read_json
 
 MODULES, POOLING = "modules.json", "1_Pooling/config.json"
@@ -23,8 +23,8 @@ def check_modules(path: Path) -> None:
     folders = {kind: each.get("path") for kind, each in zip(kinds, listed, strict=True)}
     if kinds not in KNOWN:
         raise UserError(
-            f"{path} lists the modules {', '.join(kinds)[:200]}; a model here goes through a Transformer, a Pooling "
-            "and maybe a Normalize, in this order, and through no other: take a model without the others."
+            f"{path} lists the modules {visible(', '.join(kinds))[:200]}; a model here goes through a Transformer, a "
+            "Pooling and maybe a Normalize, in this order, and through no other: take a model without the others."
         )
     if folders.get("Pooling", "1_Pooling") != "1_Pooling" or folders.get("Transformer"):
         raise UserError(f"{path} names other folders than '' for the transformer and 1_Pooling, which are those read.")

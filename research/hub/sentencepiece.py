@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
-from research.core.errors import UserError
+from research.core.errors import UserError, quoted
 from research.core.files import read_bytes, writing
 
 UNIGRAM, BPE = 1, 2  # kinds of models
@@ -68,7 +68,9 @@ def read_sentencepiece(path: Path) -> SentencePiece:
             bool(normalizer.get(3, 1)),
         )
     except (ValueError, KeyError, TypeError, IndexError, struct.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged or no file of SentencePiece ({error}): fetch it again.") from None
+        raise UserError(
+            f"{path} is damaged or no file of SentencePiece ({quoted(error, 200)}): fetch it again."
+        ) from None
 
 
 def not_tiktoken(path: Path) -> UserError:

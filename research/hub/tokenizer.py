@@ -12,7 +12,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
-from research.core.errors import UserError
+from research.core.errors import UserError, quoted, visible
 from research.core.files import write_atomic
 from research.data.text.tokenizers import Subwords
 from research.hub.marian_vocabulary import save_marian
@@ -47,11 +47,20 @@ def open_tokenizer(folder: Path) -> Subwords | None:
         found = made
     _add_tokens(folder, found, settings, tokens)
     found = dataclasses.replace(found, chat_template=_chat_template(folder, settings.get("chat_template")))
+    _try(found, folder)
+    return found
+
+
+def _try(found: Subwords, folder: Path) -> None:
+    """Raises UserError where a tokenizer cannot be used, or frames a text otherwise than `encode_pair` knows."""
     try:
-        found.encode_pair(PROBE)
+        framed = found.encode_pair(PROBE).ids
     except UserError as error:
         raise UserError(f"The tokenizer in {folder} cannot be used: {error}") from None
-    return found
+    if len(framed) != len(found.trained.encode(PROBE)):
+        raise UserError(f"The post_processor of the tokenizer in {folder} repeats a text or leaves it out: correct it.")
+    if framed.size and (largest := int(framed.max())) >= found.vocabulary_size:
+        raise UserError(f"The tokenizer in {folder} puts the token {largest} around a text, which is none of its own.")
 
 
 def save_tokenizer(folder: Path, tokenizer: Subwords) -> None:
@@ -81,15 +90,17 @@ def _add_tokens(folder: Path, tokenizer: Subwords, settings: Mapping[str, Any], 
         added = {int(number): _added(token) for number, token in listed.items()}
         added = {int(number): AddedToken(token, normalized=False) for token, number in others.items()} | added
     except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{folder} describes its added tokens in an odd way ({error}): fetch it again.") from None
+        raise UserError(
+            f"{folder} describes its added tokens in an odd way ({quoted(error, 200)}): fetch it again."
+        ) from None
     extra = [_content(token) for token in (tokens.get("additional_special_tokens") or []) if _content(token)]
     for number, token in sorted(added.items()):
         special = token.special or token.content in extra
         (tokenizer.trained.add_special_tokens if special else tokenizer.trained.add_tokens)([token])
         if (found := tokenizer.id_of(token.content)) != number:
             raise UserError(
-                f"{folder} says that {token.content!r} is the token {number}, but its vocabulary makes it {found}: "
-                "fetch all files of the tokenizer again."
+                f"{folder} says that {quoted(token.content)} is the token {number}, but its vocabulary makes it {found}:"
+                " fetch all files of the tokenizer again."
             )
 
 
@@ -114,7 +125,7 @@ def _parsed(path: Path) -> tokenizers.Tokenizer:
     try:
         trained = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises no narrower class
-        raise UserError(f"{path} holds no tokenizer ({error}): fetch it again.") from None
+        raise UserError(f"{path} holds no tokenizer ({visible(error)[:200]}): fetch it again.") from None
     trained.no_padding()
     trained.no_truncation()
     return trained

@@ -11,7 +11,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
-from research.core.errors import UserError
+from research.core.errors import UserError, quoted
 from research.core.files import read_bytes
 from research.data.text.tokenizers import BERT_SPECIAL, SENTINEL, T5_SPECIAL, Subwords
 from research.hub.marian_vocabulary import FILES as MARIAN_FILES
@@ -42,7 +42,9 @@ def byte_level(vocabulary: Mapping[str, int], merges: Sequence[Any], *, prefix: 
     try:
         trained = tokenizers.Tokenizer(models.BPE(dict(vocabulary), list(merges)))
     except Exception as error:  # the library raises no narrower class
-        raise UserError(f"The vocabulary and merges are those of no byte-pair tokenizer ({error}).") from None
+        raise UserError(
+            f"The vocabulary and merges are those of no byte-pair tokenizer ({quoted(error, 200)})."
+        ) from None
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     trained.decoder = decoders.ByteLevel()
     trained.add_special_tokens([token for token in ("<|endoftext|>",) if token in vocabulary])
@@ -121,7 +123,7 @@ def _t5(folder: Path, settings: Settings, special: Mapping[str, str]) -> tokeniz
     model = read_sentencepiece(folder / "spiece.model")
     count = settings.get("extra_ids", 100)
     if type(count) is not int or not 0 <= count <= 10_000:
-        raise UserError(f"{folder / 'tokenizer_config.json'} sets 'extra_ids' to {str(count)[:50]}: correct it.")
+        raise UserError(f"{folder / 'tokenizer_config.json'} sets 'extra_ids' to {quoted(count)}: correct it.")
     sentinels = [SENTINEL.format(number) for number in reversed(range(count))]
     trained = trained_of(model._replace(pieces=[*model.pieces, *((token, 0.0, 1) for token in sentinels)]))
     trained.add_tokens(added_of(model))
@@ -225,7 +227,7 @@ def from_vocabulary(
     )
     if (name := str(kind).removesuffix("Fast")) not in CLASSES:
         raise UserError(
-            f"{folder} has a tokenizer of the class {str(kind)[:80]!r}, which cannot be made of its vocabulary here: "
+            f"{folder} has a tokenizer of the class {quoted(kind)}, which cannot be made of its vocabulary here: "
             "save it once as tokenizer.json, by save_pretrained of a fast tokenizer of the transformers library."
         )
     make, files, special = CLASSES[name]
@@ -250,7 +252,7 @@ def _frame(trained: tokenizers.Tokenizer, single: str, pair: str, **tokens: str)
     used = {name: token for name, token in tokens.items() if name in single.split()}
     ids = {token: trained.token_to_id(token) for token in used.values()}
     if missing := [token for token, found in ids.items() if found is None]:
-        raise UserError(f"The vocabulary has no {missing[0]!r}, which is put around a text: fetch it again.")
+        raise UserError(f"The vocabulary has no {quoted(missing[0])}, which is put around a text: fetch it again.")
     single, pair = (" ".join(used.get(word, word) for word in text.split()) for text in (single, pair))
     trained.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=list(ids.items()))
 
@@ -258,5 +260,5 @@ def _frame(trained: tokenizers.Tokenizer, single: str, pair: str, **tokens: str)
 def _flag(settings: Settings, name: str, *, default: bool = False) -> bool:
     value = settings.get(name)
     if value is not None and not isinstance(value, bool):
-        raise UserError(f"tokenizer_config.json sets {name!r} to {str(value)[:50]!r}: it is true or false.")
+        raise UserError(f"tokenizer_config.json sets {name!r} to {quoted(value)}: it is true or false.")
     return default if value is None else value

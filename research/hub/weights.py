@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from research.core import files
-from research.core.errors import UserError
+from research.core.errors import UserError, quoted
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TEMPORARY = ".unfinished-"  # what files are called until they are whole
@@ -161,12 +161,14 @@ def _sharded(folder: Path) -> dict[str, Entry]:
     entries: dict[str, Entry] = {}
     for shard in sorted(set(where.values())):
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise UserError(f"{folder / INDEX} names the file {shard!r}, which is no safetensors file of its folder.")
+            raise UserError(
+                f"{folder / INDEX} names the file {quoted(shard)}, which is no safetensors file of its folder."
+            )
         found = _entries(folder / shard)
         named = {name for name, other in where.items() if other == shard}
         if named != set(found):
             odd = min(named ^ set(found))
-            raise UserError(f"{folder / INDEX} and {shard} disagree about the tensor {odd!r}: fetch both again.")
+            raise UserError(f"{folder / INDEX} and {shard} disagree about the tensor {quoted(odd)}: fetch both again.")
         entries |= found
     return entries
 
@@ -178,7 +180,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(files.read_bytes(path, LARGEST_JSON).decode())
     except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): fetch it again.") from None
+        raise UserError(f"{path} cannot be read as JSON ({quoted(error, 200)}): fetch it again.") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no JSON object: fetch it again.")
     return found
@@ -196,7 +198,7 @@ def _entries(path: Path) -> dict[str, Entry]:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
-        raise _corrupt(path, f"its header is no JSON ({error})") from None
+        raise _corrupt(path, f"its header is no JSON ({quoted(error, 200)})") from None
     if not isinstance(header, dict):
         raise _corrupt(path, "its header is no JSON object")
     header.pop("__metadata__", None)
@@ -206,7 +208,7 @@ def _entries(path: Path) -> dict[str, Entry]:
     place = 8 + length
     for name in sorted(entries, key=lambda name: (entries[name].start, ends[name])):
         if entries[name].start != place:
-            raise _corrupt(path, f"the bytes of {name!r} overlap others or leave a gap")
+            raise _corrupt(path, f"the bytes of {quoted(name)} overlap others or leave a gap")
         place = ends[name]
     if place != size:
         raise _corrupt(path, f"it has {size} bytes, but its tensors end at {place}")
@@ -215,19 +217,19 @@ def _entries(path: Path) -> dict[str, Entry]:
 
 def _entry(path: Path, name: str, value: Any, base: int) -> tuple[Entry, int]:
     if not name or ".." in name or re.search(r"[\x00-\x1f/\\]", name):
-        raise _corrupt(path, f"{name[:100]!r} is no name for a tensor")
+        raise _corrupt(path, f"{quoted(name)} is no name for a tensor")
     try:
         dtype, shape, (start, end) = value["dtype"], value["shape"], value["data_offsets"]
     except (KeyError, TypeError, ValueError):
-        raise _corrupt(path, f"{name!r} does not have a dtype, a shape and two offsets") from None
+        raise _corrupt(path, f"{quoted(name)} does not have a dtype, a shape and two offsets") from None
     if dtype in ("F4", "F6_E2M3", "F6_E3M2"):
-        raise UserError(f"{path} has {name!r} in the type {dtype}, which is quantised: {UNQUANTISED}.")
+        raise UserError(f"{path} has {quoted(name)} in the type {dtype}, which is quantised: {UNQUANTISED}.")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise _corrupt(path, f"{name!r} has the dtype {str(dtype)[:100]!r}, which is none of {', '.join(DTYPES)}")
+        raise _corrupt(path, f"{quoted(name)} has the dtype {quoted(dtype)}, which is none of {', '.join(DTYPES)}")
     if not isinstance(shape, list) or len(shape) > 32 or not all(_is_count(each) for each in [*shape, start, end]):
-        raise _corrupt(path, f"the shape or the offsets of {name!r} are no whole numbers from 0")
+        raise _corrupt(path, f"the shape or the offsets of {quoted(name)} are no whole numbers from 0")
     if math.prod(shape) * DTYPES[dtype].itemsize != end - start:
-        raise _corrupt(path, f"{name!r} has a shape that does not fit its bytes")
+        raise _corrupt(path, f"{quoted(name)} has a shape that does not fit its bytes")
     return Entry(path, DTYPES[dtype], tuple(shape), base + start), base + end
 
 

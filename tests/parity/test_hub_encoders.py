@@ -101,7 +101,7 @@ CASES = {
         BERT_FAMILY,
         "DistilBertForMaskedLM",
         DISTILBERT | {"tie_word_embeddings": False, "activation": "relu"},
-        ("transform$", "head"),
+        ("head",),
     ),
     "distilbert sequence": Case(
         BERT_FAMILY, "DistilBertForSequenceClassification", DISTILBERT | LABELS, ("pooler", "head")

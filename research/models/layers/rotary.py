@@ -83,7 +83,7 @@ def rotate(
     """Turns feature pairs (i, i + d/2) by `positions * base^(-2i/d)`, d = head_dim: as in GPT-NeoX and Llama."""
     half = x.shape[-1] // 2
     dtype = at_least_float32(x.dtype)
-    length = positions.max(-1)[:, None, None] + 1 if rotary.scaling == "dynamic" else 0
+    length = positions.max(-1, initial=0)[:, None, None] + 1 if rotary.scaling == "dynamic" else 0
     angles = positions[..., None, None].astype(dtype) * rotary.frequencies(x.shape[-1], dtype, length)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     if rotary.scaling == "yarn":
