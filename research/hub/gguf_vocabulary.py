@@ -86,7 +86,7 @@ def _byte_level(metadata: Mapping[str, Any], vocabulary: Mapping[str, int]) -> t
         trained.pre_tokenizer = cut_by(PRE_TOKENIZERS[cut])
     elif cut not in ("default", "gpt-2"):
         raise UserError(
-            f"The GGUF file cuts text in the way {quoted(cut)}, unknown here; known are {', '.join(PRE_TOKENIZERS)} and "
+            f"The GGUF file cuts text in the way {quoted(cut)}, unknown; known are {', '.join(PRE_TOKENIZERS)} and "
             "gpt-2."
         )
     return trained

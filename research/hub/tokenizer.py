@@ -99,8 +99,8 @@ def _add_tokens(folder: Path, tokenizer: Subwords, settings: Mapping[str, Any], 
         (tokenizer.trained.add_special_tokens if special else tokenizer.trained.add_tokens)([token])
         if (found := tokenizer.id_of(token.content)) != number:
             raise UserError(
-                f"{folder} says that {quoted(token.content)} is the token {number}, but its vocabulary makes it {found}:"
-                " fetch all files of the tokenizer again."
+                f"{folder} says that {quoted(token.content)} is the token {number}, but its vocabulary has {found}: "
+                "fetch all files of the tokenizer again."
             )
 
 

@@ -87,7 +87,7 @@ def test_added_tokens_keep_their_ids(tmp_path):
     folder_of(folder, {"added_tokens.json": {"<|y|>": size + 2}})
     assert ids(folder, "<|y|>he") == [size + 2, VOCABULARY["he"]]
     folder_of(folder, {"added_tokens.json": {"<|y|>": size + 7}})
-    with pytest.raises(UserError, match=rf"says that '<\|y\|>' is the token {size + 7}, but its vocabulary makes it"):
+    with pytest.raises(UserError, match=rf"says that '<\|y\|>' is the token {size + 7}, but its vocabulary has"):
         open_tokenizer(folder)
 
 

@@ -209,9 +209,12 @@ def made(number: int, path: Path) -> Folder:
     if kind not in ENCODERS:
         _set_writing(folder, draw)
     dtype = draw.choice([torch.float32, torch.float32, torch.bfloat16, torch.float16])
-    with torch.no_grad():  # buffers of positions are not rounded: they are not in the file
-        for tensor in (*model.parameters(), *(each for each in model.buffers() if each.shape == (1, VOCABULARY))):
-            tensor.copy_(tensor.to(dtype).float())
+    with torch.no_grad():  # of buffers only the bias of Marian's logits is in the file, of its sinusoids none
+        for each, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if each == "final_logits_bias" or (
+                isinstance(tensor, torch.nn.Parameter) and "embed_positions" not in each
+            ):
+                tensor.copy_(tensor.to(dtype).float())
     model.save_pretrained(path)
     if draw.random() < 0.3:
         _move_rules(path)
