@@ -14,7 +14,7 @@ from research.hub.marian import MARIAN_FAMILY
 from research.hub.t5 import T5_FAMILY
 from research.hub.weights import UNQUANTISED
 
-DEPTHS = ("n_layer", "n_layers", "num_hidden_layers", "num_layers")
+DEPTHS: tuple[str, ...] = ("n_layer", "n_layers", "num_hidden_layers", "num_layers")
 DEPTHS += ("num_decoder_layers", "encoder_layers", "decoder_layers")
 MOST_BLOCKS = 999
 FAMILIES: tuple[Family, ...] = (GPT2_FAMILY, LLAMA_FAMILY, BERT_FAMILY, T5_FAMILY, MARIAN_FAMILY)

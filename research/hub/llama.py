@@ -5,6 +5,8 @@ Gemma 3 stores the scale of a norm less 1: it is added on the way in and taken a
 
 from typing import Any
 
+import numpy as np
+
 from research.core.errors import UserError
 from research.hub.family import Family, Json, Shapes, Tensor, joined_heads, refuse_others, same, transposed
 from research.hub.rotary_scaling import BY_LAYER, read_rotary, read_rotary_by_layer, rotary_json
@@ -197,7 +199,8 @@ def tensors(config: Llama) -> list[Tensor]:
 
 
 def _shifted(path: str, name: str) -> Tensor:
-    return Tensor(path, (name,), lambda parts: parts[0] + 1, lambda array: [array - 1])
+    # In half precision, as most files have it, the sum would lose what the difference keeps.
+    return Tensor(path, (name,), lambda parts: parts[0].astype(np.float32) + 1, lambda array: [array - 1])
 
 
 LLAMA_FAMILY = Family(

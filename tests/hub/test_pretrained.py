@@ -455,6 +455,16 @@ def test_small_and_large_fractions_are_weights(dtype, saved):
     jax.tree.map(np.testing.assert_array_equal, load_pretrained(saved).params, expected)
 
 
+def test_what_half_precision_keeps_is_not_lost_where_gemma_adds_1(tmp_path):
+    """Its files have the scale of a norm less 1: added in bfloat16 itself, 0.01 would become 0.0078."""
+    save_pretrained(tmp_path, MODELS["gemma"], initial(MODELS["gemma"]))
+    rewrite(
+        tmp_path, lambda found: {name: (0.01 + 0 * array).astype(ml_dtypes.bfloat16) for name, array in found.items()}
+    )
+    scale = np.float32(ml_dtypes.bfloat16(0.01)) + np.float32(1)
+    np.testing.assert_array_equal(load_pretrained(tmp_path).params["final_norm"]["scale"], np.full(16, scale))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
 @pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.1.self_attn.k_proj.weight"])
 def test_a_weight_that_is_no_number_is_refused_by_the_name_of_its_tensor(name, value, saved):

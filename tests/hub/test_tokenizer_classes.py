@@ -3,6 +3,7 @@
 import json
 import struct
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,27 @@ def test_odd_files_of_marian_are_refused(files, words, tmp_path):
     """What is not read, and what does not fit."""
     with pytest.raises(UserError, match=words):
         open_tokenizer(marian(tmp_path, **files))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", ["a", "ab ", "</s>", "\n", "é"])
+@pytest.mark.parametrize("kind", ["llama", "t5", "gpt2", "marian"])
+def test_a_text_of_megabytes_takes_seconds(kind, unit, tmp_path):
+    """However it repeats itself: work that grows with the square of the length would take hours."""
+    pieces = [("<unk>", 0.0, 2), ("<s>", 0.0, CONTROL), ("</s>", 0.0, CONTROL)]
+    pieces += [(text, -float(place), 1) for place, text in enumerate(["▁", "a", "b", "ab", "▁ab", "aa", "aaaa"])]
+    files: dict[str, Any] = {
+        "llama": {"tokenizer.model": sentencepiece(pieces, BPE)},
+        "t5": {"spiece.model": sentencepiece(UNIGRAMS, UNIGRAM, 2)},
+        "gpt2": {"vocab.json": VOCABULARY, "merges.txt": MERGES},
+        "marian": {},
+    }[kind]
+    folder = marian(tmp_path) if kind == "marian" else folder_of(tmp_path, files)
+    found = open_tokenizer(folder_of(folder, {"config.json": {"model_type": kind}}))
+    assert found is not None
+    began = time.process_time()
+    found.encode(unit * (4_000_000 // len(unit)))
+    assert time.process_time() - began < 60
 
 
 @pytest.mark.parametrize("name", ["qwen.tiktoken", "tiktoken.model", "tokenizer.model"])
