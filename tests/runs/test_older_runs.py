@@ -4,6 +4,7 @@
 and a ResNet, whose running statistics were parameters then.
 """
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 from tiny_run import Program, run_module
 
+from experiments.mlp_adult import CONFIG
 from research.core import trees
-from research.core.configs import from_json
+from research.core.configs import from_json, to_json
 from research.core.json_files import read_lines
 from research.runs.chain import first_difference
 from research.runs.directory import CHAIN, read_record
+from research.runs.resumable import changed_fields
 from research.train.run import load_run, train
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -95,3 +98,12 @@ def test_it_is_not_resumed(name: str, tmp_path: Path, capsys: pytest.CaptureFixt
 def renamed(options: list[str]) -> list[str]:
     """The options of the recorded command in today's names."""
     return [option.replace("--optimizer.peak", "--optimizer.learning-rate") for option in options]
+
+
+def test_a_field_that_came_later_has_its_default() -> None:
+    """An unfinished run whose record does not have it is resumed; what does differ is still named."""
+    config = to_json(CONFIG)
+    del config["patience"], config["optimizer"]["clip"]
+    assert changed_fields({"config": config}, CONFIG) == {}
+    impatient = dataclasses.replace(CONFIG, patience=5)
+    assert changed_fields({"config": config}, impatient) == {"patience": (0, 5)}
