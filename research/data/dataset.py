@@ -73,6 +73,8 @@ class Data:
             "other"; for pairs "source" and "target".
         characters_per_token: for text, by split name; turns nats per token into bits per character.
         columns: of a table, by name: the first of a column's features in "inputs", and the one after its last.
+        fitted: what was learned of the training rows besides, such as the features of a table's columns; data of which
+            it is equal encode the same input alike.
         summary: JSON values for the record and the report: source, licence, counts, cleaning, split, digests.
         encode: inputs as a user has them (texts, rows of a table, images) to records of one example each, in their
             order and prepared as those of the splits, without labels; raises UserError for inputs that the data cannot
@@ -87,6 +89,7 @@ class Data:
     texts: Mapping[str, Mapping[str, Sequence[Any]]] = dataclasses.field(default_factory=dict)
     characters_per_token: Mapping[str, float] = dataclasses.field(default_factory=dict)
     columns: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    fitted: Any = None
     summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     encode: Callable[[Sequence[Any]], Records] | None = None
 

@@ -43,7 +43,7 @@ class TableData:
     train: str = ""
     """your own table: CSV, JSON, Parquet or Arrow, also compressed; or several by a pattern"""
     test: str = ""
-    """your own table to test on"""
+    """your own table to test on, beside your own training rows or those of the data set"""
     target: str = "label"
     """the column to predict"""
     kind: Literal["binary", "classes", "numbers"] = "binary"
@@ -81,22 +81,31 @@ class TableData:
 
         ends = np.cumsum([column.width for column in columns]).tolist()
         spans = {column.name: (end - column.width, end) for column, end in zip(columns, ends, strict=True)}
-        return Data(splits, outputs, class_names=names, columns=spans, summary=facts, encode=encode_rows)
+        return Data(
+            splits,
+            outputs,
+            class_names=names,
+            columns=spans,
+            fitted=tuple(columns),
+            summary=facts,
+            encode=encode_rows,
+        )
 
     def _read(self) -> tuple[dict[str, Table], dict[str, Any]]:
+        paths = {name: path for name, path in {"train": self.train, "test": self.test}.items() if path}
+        own: dict[str, Table] = {name: sources.read_table(path) for name, path in paths.items()}
+        digests: dict[str, str] = {}
+        for path in paths.values():
+            found = sources.digests(sources.matching_files([path]))
+            digests |= found if len(found) > 1 else {path: next(iter(found.values()))}
         if self.train:
-            paths = {"train": self.train, **({"test": self.test} if self.test else {})}
-            own: dict[str, Table] = {name: sources.read_table(path) for name, path in paths.items()}
-            digests: dict[str, str] = {}
-            for path in paths.values():
-                found = sources.digests(sources.matching_files([path]))
-                digests |= found if len(found) > 1 else {path: next(iter(found.values()))}
             return own, {"name": "your files", "files": digests}
         tables: dict[str, Table] = {}
         for split, source in catalogue.load(self.dataset).items():
             records = catalogue.read(source, range(len(source)))
             tables[split] = {name: [_plain(record[name]) for record in records] for name in records[0]}
-        return tables, catalogue.info(self.dataset)
+        facts = catalogue.info(self.dataset)
+        return {**tables, **own}, {**facts, "files": {**facts["files"], **digests}} if own else facts
 
     def _divide(self, table: Table) -> dict[str, Table]:
         """Holds rows out by their content, so that equal rows are never on both sides."""

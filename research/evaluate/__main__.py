@@ -1,22 +1,25 @@
 """Evaluates a run's checkpoint with the run's own evaluators: `python -m research.evaluate RUN [--best] [--split S]`.
 
 On the newest checkpoint of a finished run it prints the numbers that training printed; they are compared, and a
-difference is said.
+difference is said. Options of the data, such as --data.test mine.csv, evaluate it on other data.
 """
 
 import dataclasses
+import hashlib
 import json
+import sys
 from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from research.core import command_line, trees
+from research.core import command_line, configs, trees
 from research.core.errors import UserError
 from research.core.files import finite, make_folder, write_atomic
 from research.core.terminal import console, say
+from research.evaluate.other_data import divided, on_other_data, other_config
 from research.evaluate.results_table import results_table
-from research.runs.directory import find
+from research.runs.directory import find, read_record
 from research.train.evaluation import plain
 from research.train.run import built_evaluations, load_run
 
@@ -35,8 +38,13 @@ class Options:
 
 
 def main() -> None:
-    options = command_line.parse(Options, description=__doc__ or "")
-    run = load_run(find(options.run), best=options.best, trusted=options.trust)
+    args, of_data = divided(sys.argv[1:])
+    options = command_line.parse(Options, description=__doc__ or "", args=args)
+    folder = find(options.run)
+    config = other_config(read_record(folder), folder, of_data, options.trust) if of_data else None
+    run = load_run(folder, best=options.best, trusted=options.trust)
+    if config is not None:
+        run = on_other_data(run, config)
     evaluators = run.assembly.evaluators
     if not evaluators:
         raise UserError(f"{run.folder} has no evaluators in its configuration: train it with one.")
@@ -49,10 +57,12 @@ def main() -> None:
         rows = {f"{run.record['name']} at step {step}": results[evaluation.name], **plain(evaluation.baselines())}
         console().print(results_table(f"{evaluation.name} split", rows))
     make_folder(run.folder / "evaluate")
-    path = run.folder / "evaluate" / f"{step:08d}{'-' if options.split else ''}{options.split}.json"
-    write_atomic(path, json.dumps({"step": step, "metrics": finite(results)}, indent=1) + "\n")
+    other = {} if config is None else {"data": {"config": configs.to_json(config), **run.assembly.data.summary}}
+    digest = hashlib.sha256(json.dumps(other).encode()).hexdigest()[:8] if other else ""
+    path = run.folder / "evaluate" / f"{'-'.join(filter(None, (f'{step:08d}', options.split, digest)))}.json"
+    write_atomic(path, json.dumps({"step": step, "metrics": finite(results), **other}, indent=1) + "\n")
     recorded = run.record.get("metrics", {})
-    if step == run.assembly.experiment.steps and not options.split and recorded:
+    if step == run.assembly.experiment.steps and not (options.split or other) and recorded:
         # An older version measured less.
         common = {
             split: {name: value for name, value in found.items() if name in recorded.get(split, {})}

@@ -19,7 +19,7 @@ from research.runs.record import FORMAT, RunLog, lock_run
 # Fields that change how a run is watched, but not what it computes: free to differ when it is resumed. So is the mesh,
 # which says where it is computed: the same batches and keys, and but for the order of the sums the same numbers.
 # The period of checkpoints is not among them: a spike of the loss takes a run back to one.
-WATCHING = ("log_every", "evaluate_every", "sample_every", "keep_last", "profile", "norms_every", "loggers")
+WATCHING = ("log_every", "evaluate_every", "sample_every", "keep_last", "profile", "loggers")
 MESH = "mesh."
 OF_THE_END = ("finished", "params_sha256", "chain", "metrics", "baselines")  # what a record says of a finished run
 
