@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import safetensors
 import tokenizers
-from gguf_file import gguf_bytes
+from hub.gguf_file import gguf_bytes
 from mutate import mutated_value, mutations
 from safetensors import safe_open
 
