@@ -3,12 +3,17 @@
 A logger is a function of one entry, `{"step", "kind": "compiled" | "train" | "evaluation" | "sample", ...}`.
 """
 
+import html
 import importlib
 import math
+import wave
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from research.core.errors import UserError
@@ -113,17 +118,51 @@ def last_results(entries: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str,
 
 
 def open_loggers(kinds: Sequence[str], run: Path, config: Any) -> list[Logger]:
-    """Opens the loggers asked for; raises UserError where one is not installed."""
-    loggers: list[Logger] = []
-    if "tensorboard" in kinds:
-        writer = _optional("tensorboardX", "tensorboard").SummaryWriter(str(run / "tensorboard"))
-        loggers.append(lambda entry: _each_scalar(entry, writer.add_scalar))
-    if "wandb" in kinds:
-        session = _optional("wandb", "wandb").init(project=run.parent.name, name=run.name, config=config, dir=str(run))
-        loggers.append(
-            lambda entry: _each_scalar(entry, lambda name, value, step: session.log({name: value}, step=step))
-        )
-    return loggers
+    """Opens the loggers asked for, which get numbers and samples; raises UserError where one is not installed."""
+    opened: dict[str, Callable[[Path, Any], Logger]] = {"tensorboard": _tensorboard, "wandb": _wandb}
+    return [opened[kind](run, config) for kind in kinds]
+
+
+def _tensorboard(run: Path, config: Any) -> Logger:
+    writer = _optional("tensorboardX", "tensorboard").SummaryWriter(str(run / "tensorboard"))
+
+    def log(entry: Mapping[str, Any]) -> None:
+        step = entry["step"]
+        _each_scalar(entry, writer.add_scalar)
+        if "text" in entry:
+            writer.add_text("sample", entry["text"], step)
+        if "images" in entry:
+            with Image.open(run / entry["images"]) as image:
+                writer.add_image("sample", np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        for number, name in enumerate(entry.get("audio", [])):
+            rate, heard = _wave(run / name)
+            writer.add_audio(f"sample/{number}", heard, step, sample_rate=rate)
+
+    return log
+
+
+def _wandb(run: Path, config: Any) -> Logger:
+    wandb = _optional("wandb", "wandb")
+    session = wandb.init(project=run.parent.name, name=run.name, config=config, dir=str(run))
+
+    def log(entry: Mapping[str, Any]) -> None:
+        step = entry["step"]
+        _each_scalar(entry, lambda name, value, step: session.log({name: value}, step=step))
+        if "text" in entry:
+            session.log({"sample": wandb.Html(f"<pre>{html.escape(entry['text'])}</pre>")}, step=step)
+        if "images" in entry:
+            session.log({"sample": wandb.Image(str(run / entry["images"]))}, step=step)
+        if entry.get("audio"):
+            session.log({"sample": [wandb.Audio(str(run / name)) for name in entry["audio"]]}, step=step)
+
+    return log
+
+
+def _wave(path: Path) -> tuple[int, Float32[np.ndarray, " samples"]]:
+    """Returns the sampling rate and the waveform, from -1 to 1, of a 16-bit WAV file of one channel."""
+    with wave.open(str(path)) as file:
+        frames = file.readframes(file.getnframes())
+        return file.getframerate(), np.frombuffer(frames, "<i2").astype(np.float32) / 2**15
 
 
 def _each_scalar(entry: Mapping[str, Any], add: Callable[[str, float, int], Any]) -> None:
