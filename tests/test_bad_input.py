@@ -64,11 +64,13 @@ def test_an_unknown_or_ill_typed_option_names_the_right_one(
 
 
 def test_a_mistake_in_a_real_process_is_one_line(tmp_path: Path) -> None:
-    """As a program: exit code 2, and nothing is printed but the sentence."""
+    """As a program: exit code 2, and after what it was doing nothing is printed but the sentence."""
     with Program("experiments.gpt_austen", "--data.train", str(tmp_path / "none.txt"), "--runs", str(tmp_path)) as run:
         output = run.output()
     assert run.returncode == 2
-    assert output.count("\n") == 1 and output.startswith("error: ") and "none.txt matches no file" in output
+    doing, said, end = output.split("\n")
+    assert doing == "gpt_austen: preparing the data" and not end
+    assert said.startswith("error: ") and "none.txt matches no file" in said
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ Function = Callable[..., Any]
 
 def lazily(jaxtyped: Function) -> Function:
     """Returns a decorator that does at the first call what `jaxtyped` does at the definition."""
-    checked: dict[types.CodeType, Function] = {}
+    checked: dict[int, tuple[types.CodeType, Function]] = {}  # by identity: that of a module run twice is equal
     thread = threading.local()
 
     def decorate(function: Any = None, *, typechecker: Any) -> Any:
@@ -33,12 +33,12 @@ def lazily(jaxtyped: Function) -> Function:
         @functools.wraps(function)
         def call(*arguments: Any, **named: Any) -> Any:
             __tracebackhide__ = True
-            if code not in checked:
-                checked[code] = jaxtyped(_stand_in(function, thread), typechecker=typechecker)
+            if id(code) not in checked:
+                checked[id(code)] = code, jaxtyped(_stand_in(function, thread), typechecker=typechecker)
             before = getattr(thread, "function", None)
             thread.function = function
             try:
-                return checked[code](*arguments, **named)
+                return checked[id(code)][1](*arguments, **named)
             finally:
                 thread.function = before
 

@@ -21,7 +21,7 @@ def quoted(value: object, limit: int = 60) -> str:
     """Returns a value for a message, as Python writes it; of a long one the beginning.
 
     >>> quoted("a\\n" * 50, 8)
-    "'a\\\\na\\\\n..."
+    "'a\\\\na\\\\na..."
     """
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."

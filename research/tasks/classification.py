@@ -25,10 +25,10 @@ class Classification:
 
     label_smoothing: Below1 = 0.0
     """share of each label's mass spread evenly over all classes (Szegedy et al. 2016)"""
-    class_weights: tuple[AtLeast0, ...] = ()
-    """what the loss of an example is multiplied by in training, of each class in order (none: 1), if some are rare"""
     augmentation: Augmentation = Augmentation()
     """random changes of the training images, made on the device"""
+    class_weights: tuple[AtLeast0, ...] = ()
+    """what the loss of an example is multiplied by in training, of each class in order (none: 1), if some are rare"""
 
     def build(self, model: Any, data: Data) -> Task:
         """Builds the task for a model configuration and its data."""

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research.core import trees
 from research.evaluate.metrics import Metric, evaluate, to_host
 
 CLASSES = 4
@@ -35,13 +36,13 @@ def measure(metric: Metric, batch: dict) -> dict:
 
 
 def flat(results: dict) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value, np.float64) for name, value in results.items()}
+    return {name: np.asarray(value, np.float64) for name, value in trees.flatten(results).items()}
 
 
 def assert_equal(results: dict, expected: dict, rtol: float = 1e-5) -> None:
-    assert results.keys() >= expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_allclose(results[name], value, rtol=rtol, atol=1e-6, err_msg=name)
+    found = flat(results)
+    for name, value in flat(expected).items():
+        np.testing.assert_allclose(found[name], value, rtol=rtol, atol=1e-6, err_msg=name)
 
 
 def measured(metrics, predictions, batch):
