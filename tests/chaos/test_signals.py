@@ -19,7 +19,7 @@ SLOW_EVALUATION = ("--evaluators.0.limit", "0", "--evaluators.0.batch-size", "1"
 
 @pytest.mark.parametrize(
     "several",
-    [pytest.param((), marks=pytest.mark.slow), ("--local-processes", "2")],
+    [(), pytest.param(("--local-processes", "2"), marks=pytest.mark.slow)],
     ids=["one process", "two processes"],
 )
 def test_before_the_first_step_a_signal_ends_the_program_within_ten_seconds(tmp_path: Path, several) -> None:

@@ -40,15 +40,9 @@ def imports(source):
             yield from ((alias.name, "") for alias in node.names)
 
 
-@pytest.mark.parametrize(
-    ("path", "steps"),
-    [
-        pytest.param(path, steps, marks=() if (path.stem, steps) == ("quickstart", FEW) else pytest.mark.slow)
-        for path in NOTEBOOKS
-        for steps in (FEW, None)
-    ],
-    ids=lambda value: getattr(value, "stem", f"{value or 'all'} steps"),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [FEW, None], ids=lambda value: f"{value or 'all'} steps")
+@notebooks
 def test_every_cell_runs_and_warns_of_nothing(path, steps, tmp_path, monkeypatch):
     """From a fresh kernel in an empty folder, every cell runs, prints nothing to standard error, leaves no file."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
