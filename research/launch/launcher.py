@@ -123,7 +123,8 @@ def _launch(config: Experiment, name: str, description: str) -> None:
         own = configs.own_modules(configs.to_json(config))
         options = resumed(options, name, assignment.run_id if assignment else None, own)
     experiment = options.experiment
-    if experiment.schedule.warmup < config.schedule.warmup and not command_line.is_given("--schedule.warmup"):
+    is_lowered = experiment.schedule.warmup < config.schedule.warmup and not options.resume
+    if is_lowered and not command_line.is_given("--schedule.warmup"):
         lowered = f"from {config.schedule.warmup} to {experiment.schedule.warmup}, a tenth of {experiment.steps}"
         print(f"the warm-up is lowered {lowered} steps; --schedule.warmup gives another", file=sys.stderr)
     if options.explanation.asked:

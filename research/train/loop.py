@@ -170,7 +170,7 @@ def _roll_back(session: _Session, spike: SpikeError) -> State:
     began, monitor, log, before = time.perf_counter(), session.monitor, session.log, session.monitor.history
     if len(before.rollbacks) >= session.assembly.experiment.recovery.rollbacks:
         raise UserError(
-            f"At step {spike.step} {spike}, after {len(before.rollbacks)} rollbacks: start a new run with a lower "
+            f"Once more {spike}, after {len(before.rollbacks)} rollbacks: start a new run with a lower "
             "--optimizer.learning-rate or with --optimizer.clip 1; --recovery.spike 0 lets spikes pass."
         )
     session.saver.wait()

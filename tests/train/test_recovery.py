@@ -191,7 +191,7 @@ def test_a_metric_that_no_step_has_is_named(tmp_path):
 def test_more_spikes_than_rollbacks_stop_the_run(tmp_path):
     """The sentence says what rose, how often the run went back, and what to do; spike 0 lets all pass."""
     faults = ((12, 1e4), (22, 1e4))
-    with pytest.raises(UserError, match=r"At step \d+ the loss rose to .* after 1 rollbacks: start a new run with"):
+    with pytest.raises(UserError, match=r"Once more the loss rose to .* after 1 rollbacks: start a new run with"):
         run(experiment(*faults, rollbacks=1), tmp_path)
     assert run(experiment(*faults, spike=0.0), tmp_path / "bold").record["events"] == []
 
