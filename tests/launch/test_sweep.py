@@ -1,5 +1,6 @@
 """Promises of a sweep: its jobs are ordinary runs, checked before any starts, and what is done is never done again."""
 
+import dataclasses
 import shlex
 import signal
 import sys
@@ -12,7 +13,7 @@ from tiny_run import Program, record, run_module, steps_noted, wait_for_step
 from experiments import article_regression
 from research.core import command_line
 from research.core.configs import to_json
-from research.launch import launcher, sweep
+from research.launch import launcher, sweep, sweep_jobs
 from research.launch.discovery import modules
 from research.runs.directory import all_runs
 from research.train.experiment import Experiment
@@ -42,7 +43,7 @@ def jobs_here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         assert command[:2] == [sys.executable, "-m"]
         return run_module(*command[2:])
 
-    monkeypatch.setattr(sweep, "run_command", run_command)
+    monkeypatch.setattr(sweep_jobs, "run_command", run_command)
     return commands
 
 
@@ -172,6 +173,15 @@ def test_sigterm_reaches_the_job_and_stops_the_sweep(tmp_path: Path) -> None:
         ([NAME, "--grid", "seed=1,2"], "seeds with --seeds"),
         ([NAME, "--grid", "log_every=1,2"], "changes nothing that a run computes"),
         ([NAME, "--grid", "optimizer.learning_rate=1e-3,0.001"], "Two jobs are the same"),
+        (
+            [NAME, "--grid", "optimizer.learning_rate=1e-4..1e-2"],
+            "_rate is a range: say with --draws how many",
+        ),
+        ([NAME, "--grid", "optimizer.clip=0.5..2..3", "--draws", "3"], "=0.5..2..3 is no range: write it as LOW..HIGH"),
+        ([NAME, "--draws", "3"], "--draws draws from grids: give one"),
+        ([NAME, "--grid", "steps=20..40", "--draws", "600", "--seeds", "0..1"], "1200 jobs, and 1000 are the most"),
+        ([NAME, "--grid", "optimizer.clip=1,2", "--draws", "-1"], "--draws is -1: give a number from 0"),
+        ([NAME, "--grid", "batch_size=-9..0", "--draws", "1"], "--batch-size is -"),
         ([NAME, "--seeds", "2..0"], "--seeds 2..0 is not a list of seeds"),
         ([NAME, "--seeds", "one"], "--seeds one is not a list of seeds"),
         ([NAME, "--seeds", "1,1"], "Two jobs are the same"),
@@ -194,20 +204,12 @@ def test_a_mistake_is_refused_before_any_job_starts(
     assert not commands and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("text", "seeds"), [("0..2", [0, 1, 2]), ("0,3,5", [0, 3, 5]), ("1..2,7", [1, 2, 7]), ("4", [4])]
-)
-def test_seeds_are_ranges_and_lists(text: str, seeds: list[int]) -> None:
-    """Ranges include both ends."""
-    assert sweep.read_seeds(text) == seeds
-
-
 def test_values_reach_fields_of_every_type(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers, words, tuples and truth values are swept, by names with either dash; the product keeps its order."""
     grid = ("schedule.kind=cosine,linear", "model.bias=true,False", "evaluators.0.batch-size=8", "model.mlp_dim=16")
     options = sweep.Options("nanogpt_cpu", grid=grid, seeds="3")
-    found, jobs = sweep.plan(options, ["--steps", "7"])
-    assert list(found) == ["schedule.kind", "model.bias", "evaluators.0.batch_size", "model.mlp_dim"]
+    space, jobs = sweep.plan(options, ["--steps", "7"])
+    assert list(space.grid) == ["schedule.kind", "model.bias", "evaluators.0.batch_size", "model.mlp_dim"]
     made = [(job.experiment.schedule.kind, job.experiment.model.bias) for job in jobs]
     assert made == [("cosine", True), ("cosine", False), ("linear", True), ("linear", False)]
     for job in jobs:
@@ -216,6 +218,32 @@ def test_values_reach_fields_of_every_type(monkeypatch: pytest.MonkeyPatch) -> N
         assert experiment.seed == 3 == job.seed
     _, (job,) = sweep.plan(sweep.Options(NAME, grid=("model.hidden=16 8",)), [])
     assert job.experiment.model.hidden == (16, 8)
+
+
+def test_drawn_points_are_the_same_every_time() -> None:
+    """The seed decides which; every seed of the experiment takes each, and one of few values is taken once."""
+    grid = ("optimizer.learning_rate=1e-4..1e-2", "model.hidden=4,8")
+    options = sweep.Options(NAME, grid=grid, draws=5, seeds="0..1")
+    _, jobs = sweep.plan(options, SHORT)
+    assert sweep.plan(options, SHORT)[1] == jobs and len(jobs) == 10
+    rates = [job.experiment.optimizer.learning_rate for job in jobs]
+    assert rates[::2] == rates[1::2] and len(set(rates)) == 5 and all(1e-4 <= rate <= 1e-2 for rate in rates)
+    assert [job.seed for job in jobs] == 5 * [0, 1]
+    assert sweep.plan(dataclasses.replace(options, draw_seed=1), SHORT)[1] != jobs
+    assert sweep.plan(dataclasses.replace(options, draws=7), SHORT)[1][:10] == jobs, "more draws begin with the same"
+    _, few = sweep.plan(sweep.Options(NAME, grid=("model.hidden=4,8",), draws=20), SHORT)
+    assert sorted(job.values for job in few) == [("4",), ("8",)]
+
+
+def test_a_half_finished_random_sweep_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command finds what it drew before: with more draws, only the new ones are run."""
+    commands = jobs_here(monkeypatch)
+    arguments = (NAME, "--grid", "optimizer.learning_rate=1e-4..1e-2", *SHORT, "--runs", str(tmp_path))
+    assert start(monkeypatch, *arguments, "--draws", "2") == 0
+    assert start(monkeypatch, *arguments, "--draws", "3") == 0
+    assert len(commands) == 3 and "3 of 3 jobs finished." in capsys.readouterr().out
 
 
 def test_a_sweep_is_no_experiment() -> None:
