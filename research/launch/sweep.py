@@ -8,9 +8,12 @@
 The name of the experiment comes first; options that are not the sweep's own are the experiment's, and hold for every
 job. The jobs, every combination with every seed, run one after another, each as its own command would. With `--draws`
 the points are drawn at random instead: from listed values, and from ranges, uniformly, of positive numbers a factor 10
-apart uniformly in the logarithm. What is done is read from the run directories: the same command again skips what has
-finished, continues what has not, and ends with the table and the page `runs/NAME/sweep.html`. For an array launcher
-such as Slurm's, `--print` prints the commands of the jobs that have not finished, one a line, and runs nothing:
+apart uniformly in the logarithm. With `--search tpe` as well, Optuna chooses each point by the results of those before
+(`research.launch.sweep_search`).
+
+What is done is read from the run directories: the same command again skips what has finished, continues what has not,
+and ends with the table and the page `runs/NAME/sweep.html`. For an array launcher such as Slurm's, `--print` prints the
+commands of the jobs that have not finished, one a line, and runs nothing:
 
     python -m research.launch.sweep NAME --grid ... --seeds 0..2 --print > jobs.txt
     sbatch --array=1-$(wc -l < jobs.txt) --wrap 'sed -n "${SLURM_ARRAY_TASK_ID}p" jobs.txt | sh'
@@ -26,6 +29,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -36,6 +40,7 @@ from research.launch.discovery import modules
 from research.launch.sweep_jobs import (
     Job,
     Outcome,
+    Session,
     Space,
     find_run,
     is_finished,
@@ -43,7 +48,8 @@ from research.launch.sweep_jobs import (
     run_jobs,
     without_equal,
 )
-from research.launch.sweep_points import MOST_JOBS, Interval, draw, fields_of, nearest, read_grid, read_seeds
+from research.launch.sweep_points import MOST_JOBS, Interval, draw, nearest, read_grid, read_seeds
+from research.launch.sweep_search import check_search, search
 from research.report.sweep_page import PAGE, GridPoint, SeedRun, Sweep, split_tables, terminal_table, write_page
 from research.runs.directory import read_metrics
 from research.runtime.supervisor import signals
@@ -62,6 +68,8 @@ class Options:
     """how many points to draw at random from the grids (0: take every combination)"""
     draw_seed: ranges.Seed = 0
     """which points are drawn"""
+    search: Literal["random", "tpe"] = "random"
+    """how points are drawn: all at random, or one after another by the results before, by Optuna's TPE sampler"""
     seeds: str = ""
     """such as 0..2 or 0,3,5 (default: the experiment's own seed)"""
     print: bool = False
@@ -71,6 +79,15 @@ class Options:
     runs: Path = Path("runs")
     """where run directories are"""
 
+    def check(self) -> None:
+        """Raises UserError for options that do not go together."""
+        if self.search == "random":
+            return
+        if not self.draws:
+            raise UserError("--search tpe has no end of its own: say with --draws how many points to draw.")
+        if self.print:
+            raise UserError("--print cannot know the points of --search tpe, which depend on results: leave one out.")
+
 
 def main() -> None:
     """Runs, prints or reports a sweep."""
@@ -79,12 +96,17 @@ def main() -> None:
     if options.print:
         print_commands(space, jobs)
         return
-    shown = console()
-    outcome = Outcome(False, [])
-    if not options.report:
-        with signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
-            outcome = run_jobs(shown, space, jobs, received)
-    sweep = collect(space, jobs)
+    shown, undrawn = console(), 0
+    with signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
+        if options.search == "tpe":
+            total = options.draws * len(space.seeds)
+            session = Session(space, shown, received, total, settled=("finished", "failed"))
+            jobs, undrawn, outcome = search(session, options.draws, options.draw_seed, report=options.report)
+        elif options.report:
+            outcome = Outcome(False, [])
+        else:
+            outcome = run_jobs(Session(space, shown, received, len(jobs)), jobs)
+    sweep = collect(space, jobs, undrawn)
     for table in split_tables(sweep):
         shown.print(terminal_table(sweep, table))
     say(f"{sweep.progress}.")
@@ -93,17 +115,21 @@ def main() -> None:
     if outcome.stopped:
         say(f"Stopped; the same command continues: {sweep.command}")
     if outcome.failed:
-        raise UserError(
-            f"{len(outcome.failed)} of {len(jobs)} jobs failed ({'; '.join(outcome.failed)}): see their messages "
-            "above; the same command tries them again."
-        )
+        again = "the same command tries them again"
+        if options.search == "tpe":
+            again = "each counts as worse than all others, unless you remove its run directory"
+        failed = f"{len(outcome.failed)} of {len(jobs)} jobs failed ({'; '.join(outcome.failed)})"
+        raise UserError(f"{failed}: see their messages above; {again}.")
 
 
 def plan(options: Options, others: Sequence[str]) -> tuple[Space, list[Job]]:
     """Returns what is swept, and the jobs in order, all of them parsed by the experiment's own command line.
 
+    Of a search there are none yet.
+
     Raises:
-        UserError: no such experiment or field; seeds that are none; too many jobs, or two of one configuration.
+        UserError: no such experiment or field; seeds that are none; too many jobs, or two of one configuration; a
+            search that cannot be made.
     """
     if options.name not in modules():
         raise UserError(f"There is no experiment {options.name!r}{nearest(options.name, modules())}.")
@@ -119,9 +145,12 @@ def plan(options: Options, others: Sequence[str]) -> tuple[Space, list[Job]]:
     listed = [values for values in grid.values() if not isinstance(values, Interval)]
     if (count := len(seeds) * (options.draws or math.prod(map(len, listed)))) > MOST_JOBS:
         raise UserError(f"These grids and seeds make {count} jobs, and {MOST_JOBS} are the most: give fewer values.")
-    space = Space(options.name, config, tuple(others), fields_of(base), grid, tuple(seeds), options.runs)
+    space = Space(options.name, config, tuple(others), base, grid, tuple(seeds), options.runs)
     if not options.draws:
         return space, all_different(space.jobs(itertools.product(*listed)))
+    if options.search == "tpe":
+        check_search(space)
+        return space, []
     return space, without_equal(space.jobs(dict.fromkeys(draw(grid, options.draws, options.draw_seed))))
 
 
@@ -142,8 +171,8 @@ def print_commands(space: Space, jobs: Sequence[Job]) -> None:
             print("python", shlex.join(space.command(job, resume=found is not None)))
 
 
-def collect(space: Space, jobs: Sequence[Job]) -> Sweep:
-    """Gathers the runs of all jobs, by the points of the grid."""
+def collect(space: Space, jobs: Sequence[Job], undrawn: int) -> Sweep:
+    """Gathers the runs of all jobs, by the points of the grid; `undrawn` more jobs are not known yet."""
     runs = space.read_runs()
     points: dict[tuple[str, ...], dict[int, SeedRun | None]] = {}
     for job in jobs:
@@ -154,7 +183,7 @@ def collect(space: Space, jobs: Sequence[Job]) -> Sweep:
         ["python", "-m", "research.launch.sweep", *(word for word in sys.argv[1:] if word != "--report")]
     )
     grid_points = tuple(GridPoint(values, by_seed) for values, by_seed in points.items())
-    return Sweep(space.name, command, tuple(space.grid), grid_points)
+    return Sweep(space.name, command, tuple(space.grid), grid_points, undrawn)
 
 
 if __name__ == "__main__":

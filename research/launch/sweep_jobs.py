@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from rich.text import Text
 from research.core.errors import UserError
 from research.core.terminal import printable
 from research.launch import launcher
-from research.launch.sweep_points import Grid, as_arguments
+from research.launch.sweep_points import Grid, as_arguments, fields_of
 from research.runs.directory import all_runs, readable
 from research.runs.resumable import changed_fields
 from research.train.experiment import Experiment
@@ -44,18 +44,18 @@ class Space:
     name: str
     config: Experiment
     others: tuple[str, ...]
-    defaults: Mapping[str, Any]
-    """the value of every field without the grid"""
+    base: Experiment
+    """the experiment with these options, without the grid"""
     grid: Grid
     seeds: tuple[int, ...]
     root: Path
 
     def jobs(self, points: Iterable[Sequence[str]]) -> list[Job]:
         """Returns the jobs of points, every one with every seed, parsed by the experiment's own command line."""
-        jobs = []
+        jobs, defaults = list[Job](), fields_of(self.base)
         for values, seed in itertools.product(points, self.seeds):
             point = dict(zip(self.grid, values, strict=True))
-            words = (as_arguments(field, value, self.defaults[field]) for field, value in point.items())
+            words = (as_arguments(field, value, defaults[field]) for field, value in point.items())
             label = ", ".join([*(f"{field} {value}" for field, value in point.items()), f"seed {seed}"])
             arguments = (*self.others, *itertools.chain(*words), "--seed", str(seed), "--runs", str(self.root))
             jobs.append(Job(tuple(values), seed, label, arguments, parse(self.config, arguments)))
@@ -69,6 +69,25 @@ class Space:
         """Returns the folders and the records of all runs of the experiment, the newest first."""
         folders = [folder for folder in all_runs(self.root) if folder.parent.name == self.name]
         return list(readable(reversed(folders)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """How jobs are run."""
+
+    space: Space
+    shown: Console
+    """where it is said which job begins"""
+    received: Sequence[int]
+    """the signals that this program has received so far, which are passed on to the job"""
+    total: int
+    """how many jobs the sweep has"""
+    settled: tuple[str, ...] = ("finished",)
+    """the statuses of runs that are neither continued nor begun again"""
+
+    def is_settled(self, run: Recorded | None) -> bool:
+        """Whether nothing is to be done for a job with this run."""
+        return run is not None and run[1]["status"] in self.settled
 
 
 class Outcome(NamedTuple):
@@ -102,30 +121,24 @@ def is_finished(run: Recorded | None) -> bool:
     return run is not None and run[1]["status"] == "finished"
 
 
-def run_jobs(shown: Console, space: Space, jobs: Sequence[Job], received: Sequence[int]) -> Outcome:
-    """Runs what has not finished, in order.
+def run_jobs(session: Session, jobs: Sequence[Job], earlier: int = 0) -> Outcome:
+    """Runs what is not settled, in order; `earlier` jobs of the sweep came before.
 
     A job that fails, as one that diverges does, does not keep the others from running.
-
-    Args:
-        shown: where it is said which job begins.
-        space: what is swept.
-        jobs: those of the sweep.
-        received: the signals that this program has received so far, which are passed on to the job.
     """
-    failed: list[str] = []
+    space, failed = session.space, list[str]()
     runs = space.read_runs()
-    for number, job in enumerate(jobs, start=1):
+    for number, job in enumerate(jobs, start=earlier + 1):
         found = find_run(job, runs)
-        if is_finished(found):
+        if session.is_settled(found):
             continue
         what = "begins" if found is None else f"continues {found[0]}"
-        job_title = (f"job {number} of {len(jobs)}", "bold")
-        shown.print(Text.assemble(job_title, printable(f": {job.label}, {what}")), soft_wrap=True)
-        code = run_command([sys.executable, *space.command(job, resume=found is not None)], received)
+        job_title = (f"job {number} of {session.total}", "bold")
+        session.shown.print(Text.assemble(job_title, printable(f": {job.label}, {what}")), soft_wrap=True)
+        code = run_command([sys.executable, *space.command(job, resume=found is not None)], session.received)
         runs = space.read_runs()
         # A job that ends well without having finished was interrupted, and has saved.
-        if received or (code == 0 and not is_finished(find_run(job, runs))):
+        if session.received or (code == 0 and not session.is_settled(find_run(job, runs))):
             return Outcome(True, failed)
         if code:
             failed.append(job.label)

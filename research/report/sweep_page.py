@@ -59,6 +59,8 @@ class Sweep:
     command: str
     fields: tuple[str, ...]
     points: tuple[GridPoint, ...]
+    undrawn: int = 0
+    """jobs of points that are not known yet, since they depend on the results of others"""
 
     @property
     def short_fields(self) -> list[str]:
@@ -79,7 +81,7 @@ class Sweep:
     @property
     def progress(self) -> str:
         """How far the jobs are: "5 of 6 jobs finished, 1 failed"."""
-        jobs = sum(len(point.runs) for point in self.points)
+        jobs = sum(len(point.runs) for point in self.points) + self.undrawn
         states = Counter(str(run.record["status"]) for run in self.runs)
         # What the record of a killed run says last is "running".
         states.update({"running or killed": states.pop("running", 0), "not started": jobs - len(self.runs)})

@@ -182,6 +182,8 @@ def test_sigterm_reaches_the_job_and_stops_the_sweep(tmp_path: Path) -> None:
         ([NAME, "--grid", "steps=20..40", "--draws", "600", "--seeds", "0..1"], "1200 jobs, and 1000 are the most"),
         ([NAME, "--grid", "optimizer.clip=1,2", "--draws", "-1"], "--draws is -1: give a number from 0"),
         ([NAME, "--grid", "batch_size=-9..0", "--draws", "1"], "--batch-size is -"),
+        ([NAME, "--search", "tpe", "--grid", "steps=1,2"], "say with --draws how many points"),
+        ([NAME, "--search", "tpe", "--grid", "steps=1,2", "--draws", "2", "--print"], "depend on results"),
         ([NAME, "--seeds", "2..0"], "--seeds 2..0 is not a list of seeds"),
         ([NAME, "--seeds", "one"], "--seeds one is not a list of seeds"),
         ([NAME, "--seeds", "1,1"], "Two jobs are the same"),
