@@ -9,7 +9,7 @@ The name of the experiment comes first; options that are not the sweep's own are
 job. The jobs, every combination with every seed, run one after another, each as its own command would. With `--draws`
 the points are drawn at random instead: from listed values, and from ranges, uniformly, of positive numbers a factor 10
 apart uniformly in the logarithm. With `--search tpe` as well, Optuna chooses each point by the results of those before
-(`research.launch.sweep_search`).
+(`research.launch.sweep_search`). `--stop-bad` stops a job that is worse than the median of the others.
 
 What is done is read from the run directories: the same command again skips what has finished, continues what has not,
 and ends with the table and the page `runs/NAME/sweep.html`. For an array launcher such as Slurm's, `--print` prints the
@@ -39,7 +39,7 @@ from research.core.terminal import console, say
 from research.launch.discovery import modules
 from research.launch.sweep_jobs import (
     Job,
-    Outcome,
+    Recorded,
     Session,
     Space,
     find_run,
@@ -50,7 +50,8 @@ from research.launch.sweep_jobs import (
 )
 from research.launch.sweep_points import MOST_JOBS, Interval, draw, nearest, read_grid, read_seeds
 from research.launch.sweep_search import check_search, search
-from research.report.sweep_page import PAGE, GridPoint, SeedRun, Sweep, split_tables, terminal_table, write_page
+from research.report.sweep_page import PAGE, terminal_table, write_page
+from research.report.sweep_results import GridPoint, SeedRun, Sweep, split_tables
 from research.runs.directory import read_metrics
 from research.runtime.supervisor import signals
 
@@ -72,6 +73,8 @@ class Options:
     """how points are drawn: all at random, or one after another by the results before, by Optuna's TPE sampler"""
     seeds: str = ""
     """such as 0..2 or 0,3,5 (default: the experiment's own seed)"""
+    stop_bad: bool = False
+    """stop a job that at some evaluation is worse than the median of the others', of at least 4, at the same step"""
     print: bool = False
     """print the commands of the jobs still to do, one a line, and run nothing"""
     report: bool = False
@@ -81,12 +84,12 @@ class Options:
 
     def check(self) -> None:
         """Raises UserError for options that do not go together."""
-        if self.search == "random":
-            return
-        if not self.draws:
+        if self.search == "tpe" and not self.draws:
             raise UserError("--search tpe has no end of its own: say with --draws how many points to draw.")
-        if self.print:
+        if self.search == "tpe" and self.print:
             raise UserError("--print cannot know the points of --search tpe, which depend on results: leave one out.")
+        if self.stop_bad and self.print:
+            raise UserError("--stop-bad stops jobs that the sweep runs itself, and --print runs none: leave one out.")
 
 
 def main() -> None:
@@ -96,17 +99,16 @@ def main() -> None:
     if options.print:
         print_commands(space, jobs)
         return
-    shown, undrawn = console(), 0
+    shown, left, is_search = console(), 0, options.search == "tpe"
+    total = options.draws * len(space.seeds) if is_search else len(jobs)
+    settled = ("finished", "failed") if is_search else ("finished",)
     with signals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as received:
-        if options.search == "tpe":
-            total = options.draws * len(space.seeds)
-            session = Session(space, shown, received, total, settled=("finished", "failed"))
-            jobs, undrawn, outcome = search(session, options.draws, options.draw_seed, report=options.report)
-        elif options.report:
-            outcome = Outcome(False, [])
+        session = Session(space, shown, received, total, settled, options.stop_bad, options.report)
+        if is_search:
+            jobs, outcome, left = search(session, options.draws, options.draw_seed)
         else:
-            outcome = run_jobs(Session(space, shown, received, len(jobs)), jobs)
-    sweep = collect(space, jobs, undrawn)
+            outcome = run_jobs(session, jobs)
+    sweep = collect(space, jobs, outcome.found, left * len(space.seeds))
     for table in split_tables(sweep):
         shown.print(terminal_table(sweep, table))
     say(f"{sweep.progress}.")
@@ -116,7 +118,7 @@ def main() -> None:
         say(f"Stopped; the same command continues: {sweep.command}")
     if outcome.failed:
         again = "the same command tries them again"
-        if options.search == "tpe":
+        if is_search:
             again = "each counts as worse than all others, unless you remove its run directory"
         failed = f"{len(outcome.failed)} of {len(jobs)} jobs failed ({'; '.join(outcome.failed)})"
         raise UserError(f"{failed}: see their messages above; {again}.")
@@ -146,6 +148,10 @@ def plan(options: Options, others: Sequence[str]) -> tuple[Space, list[Job]]:
     if (count := len(seeds) * (options.draws or math.prod(map(len, listed)))) > MOST_JOBS:
         raise UserError(f"These grids and seeds make {count} jobs, and {MOST_JOBS} are the most: give fewer values.")
     space = Space(options.name, config, tuple(others), base, grid, tuple(seeds), options.runs)
+    if options.stop_bad:
+        space.judge()
+        if not base.evaluate_every:
+            raise UserError("--stop-bad compares evaluations during training: say with --evaluate-every when they are.")
     if not options.draws:
         return space, all_different(space.jobs(itertools.product(*listed)))
     if options.search == "tpe":
@@ -171,14 +177,12 @@ def print_commands(space: Space, jobs: Sequence[Job]) -> None:
             print("python", shlex.join(space.command(job, resume=found is not None)))
 
 
-def collect(space: Space, jobs: Sequence[Job], undrawn: int) -> Sweep:
+def collect(space: Space, jobs: Sequence[Job], found: Sequence[Recorded | None], undrawn: int) -> Sweep:
     """Gathers the runs of all jobs, by the points of the grid; `undrawn` more jobs are not known yet."""
-    runs = space.read_runs()
     points: dict[tuple[str, ...], dict[int, SeedRun | None]] = {}
-    for job in jobs:
-        found = find_run(job, runs)
-        run = None if found is None else SeedRun(*found, read_metrics(found[0]))
-        points.setdefault(job.values, {})[job.seed] = run
+    for job, run in zip(jobs, found, strict=True):
+        seed_run = None if run is None else SeedRun(*run, read_metrics(run[0]))
+        points.setdefault(job.values, {})[job.seed] = seed_run
     command = shlex.join(
         ["python", "-m", "research.launch.sweep", *(word for word in sys.argv[1:] if word != "--report")]
     )

@@ -18,16 +18,17 @@ from typing import Any
 
 from research.core.errors import UserError
 from research.core.terminal import print_message
-from research.launch.sweep_jobs import Job, Outcome, Recorded, Session, Space, find_run, run_jobs
+from research.launch.sweep_jobs import Job, Outcome, Recorded, Session, Space, run_jobs
 from research.launch.sweep_points import Interval, Values
+from research.launch.sweep_stopping import Curve, read_curve
 from research.report.result_tables import scalars
-from research.train.evaluation import judged_metric
+from research.report.sweep_results import is_stopped_early
 
 
 def check_search(space: Space) -> None:
     """Raises UserError where Optuna is not installed, nothing judges a point, or a value alone is refused."""
     optuna_package()
-    judged(space)
+    space.judge()
     for field, values in space.grid.items():
         alone = dataclasses.replace(space, grid={field: values}, seeds=space.seeds[:1])
         ends = [str(values.low), str(values.high)] if isinstance(values, Interval) else values
@@ -42,56 +43,61 @@ def optuna_package() -> Any:
         raise UserError("--search tpe needs Optuna, which is not installed: pip install -e '.[optuna]'.") from None
 
 
-def search(session: Session, draws: int, seed: int, *, report: bool) -> tuple[list[Job], int, Outcome]:
+def search(session: Session, draws: int, seed: int) -> tuple[list[Job], Outcome, int]:
     """Asks for points, one after another, and runs the jobs of each before the next.
 
-    A point without a finished run, since its jobs failed, counts as worse than all others.
+    A point without a finished run counts as worse than all that have one: last where its jobs failed, before that by
+    its last result where they were stopped early. A point that was there before is told once more.
 
     Args:
         session: how jobs are run.
         draws: how many points to ask for.
         seed: of the sampler.
-        report: only read the results there are.
 
     Returns:
-        The jobs so far, the number of those that are not known yet, and how running them ended.
+        The jobs so far, how running them ended, and how many points are still to be asked for.
     """
-    space, failed = session.space, list[str]()
-    optuna, (_, _, direction) = optuna_package(), judged(space)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, optuna = session.space, optuna_package()
+    study = new_study(optuna, space.judge()[2], seed)
     distributions = {field: distribution(optuna, values) for field, values in space.grid.items()}
-    study = optuna.create_study(
-        sampler=optuna.samplers.TPESampler(seed=seed), direction="minimize" if direction == "min" else "maximize"
-    )
     jobs: list[Job] = []
-    for drawn in range(1, draws + 1):
+    ended = Outcome(False, [], [])
+    curves: list[Curve] = []
+    for left in reversed(range(draws)):
         trial = study.ask(distributions)
-        left, point = (draws - drawn) * len(space.seeds), chosen(space, trial.params)
-        try:
-            new = space.jobs([point])
-        except UserError as error:  # of values that do not go together
-            print_message(f"the point {', '.join(point)} is passed over: {error}")
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-            continue
-        if not report:
-            outcome = run_jobs(session, new, len(jobs))
-            failed += outcome.failed
-        jobs += [job for job in new if all(job.experiment != each.experiment for each in jobs)]
-        found = [find_run(job, runs) for runs in [space.read_runs()] for job in new]
+        new = jobs_of(space, chosen(space, trial.params))
+        outcome = run_jobs(session, new, len(jobs), curves)
+        for job, run in zip(new, outcome.found, strict=True):
+            if all(job.experiment != each.experiment for each in jobs):
+                jobs.append(job)
+                ended.found.append(run)
+                curves.append(session.curve(run))
+        ended.failed.extend(outcome.failed)
         # A job that was refused before it began has no run.
-        if not all(session.is_settled(run) or (run is None and not report) for run in found):
-            return jobs, left, Outcome(not report and outcome.stopped, failed)
-        result = mean_result(space, found)
+        unknown = [run for run in outcome.found if not session.is_settled(run) and (run or session.report)]
+        if session.received or outcome.stopped or unknown:
+            return jobs, ended._replace(stopped=outcome.stopped or bool(session.received)), left
+        result = mean_result(space, outcome.found)
+        for step, value in curve_until_stopped(space, outcome.found).items():
+            trial.report(value, step)
         study.tell(trial, result, state=None if result is not None else optuna.trial.TrialState.PRUNED)
-    return jobs, 0, Outcome(False, failed)
+    return jobs, ended, 0
 
 
-def judged(space: Space) -> tuple[str, str, str]:
-    """Returns the evaluation that judges a point, its metric, and "min" or "max"; raises UserError without any."""
-    found = judged_metric(space.base.evaluators)
-    if found is None:
-        raise UserError(f"The experiment {space.name!r} has no evaluators, so that no result judges a job: give one.")
-    return found
+def new_study(optuna: Any, direction: str, seed: int) -> Any:
+    """Returns a study that prints nothing but warnings, and keeps nothing."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=seed)
+    return optuna.create_study(sampler=sampler, direction="minimize" if direction == "min" else "maximize")
+
+
+def jobs_of(space: Space, point: tuple[str, ...]) -> list[Job]:
+    """Returns the jobs of a point; none, after a message, where its values do not go together."""
+    try:
+        return space.jobs([point])
+    except UserError as error:
+        print_message(f"the point {', '.join(point)} is passed over: {error}")
+        return []
 
 
 def distribution(optuna: Any, values: Values) -> Any:
@@ -113,9 +119,18 @@ def chosen(space: Space, parameters: dict[str, Any]) -> tuple[str, ...]:
 
 def mean_result(space: Space, runs: Sequence[Recorded | None]) -> float | None:
     """Returns the mean of what judges a point over its finished runs; None where there is no finite one."""
-    split, metric, _ = judged(space)
+    split, metric, _ = space.judge()
     finished = [run[1] for run in runs if run is not None and run[1]["status"] == "finished"]
     results = [scalars(record.get("metrics", {}).get(split, {})).get(metric) for record in finished]
     values = [float(value) for value in results if value is not None]
     mean = statistics.fmean(values) if values else math.nan
     return mean if math.isfinite(mean) else None
+
+
+def curve_until_stopped(space: Space, runs: Sequence[Recorded | None]) -> dict[int, float]:
+    """Returns {step: value} of what judges a point, of its first run that was stopped early; nothing without any."""
+    stopped = next((run for run in runs if run is not None and is_stopped_early(run[1])), None)
+    if stopped is None:
+        return {}
+    sign = -1 if space.judge()[2] == "max" else 1
+    return {step: sign * value for step, value in read_curve(stopped[0], space.judge()).items()}

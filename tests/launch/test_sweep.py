@@ -1,13 +1,15 @@
 """Promises of a sweep: its jobs are ordinary runs, checked before any starts, and what is done is never done again."""
 
-import dataclasses
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from recorded_jobs import NAME, recorded_jobs, start, write_run
 from tiny_run import Program, record, run_module, steps_noted, wait_for_step
 
 from experiments import article_regression
@@ -19,32 +21,33 @@ from research.runs.directory import all_runs
 from research.train.experiment import Experiment
 from research.train.run import train
 
-NAME = "article_regression"
 SHORT = ("--steps", "20", "--log-every", "5", "--evaluate-every", "10")
 GRID = ("--grid", "optimizer.learning_rate=1e-3,1e-2", "--seeds", "0..1")
-
-
-def start(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Runs `python -m research.launch.sweep ARGUMENTS` in this process; returns the exit code."""
-    monkeypatch.setattr(sys, "argv", ["sweep", *arguments])
-    try:
-        command_line.run(sweep.main)
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def jobs_here(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Has a sweep run its jobs in this process, and returns the list that their commands are appended to."""
     commands: list[list[str]] = []
 
-    def run_command(command: Sequence[str], _: Sequence[int]) -> int:
+    def run_command(command: Sequence[str], *_: object) -> int:
         commands.append(list(command))
         assert command[:2] == [sys.executable, "-m"]
         return run_module(*command[2:])
 
     monkeypatch.setattr(sweep_jobs, "run_command", run_command)
     return commands
+
+
+def run_until_bad(command: Sequence[str], _: Sequence[int], is_bad: Callable[[], bool]) -> int:
+    """Runs a job in this process until it is bad, then has it get SIGTERM."""
+
+    def watch() -> None:
+        while not is_bad():
+            time.sleep(0.05)
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return run_module(*command[2:])
 
 
 def configured(*options: str) -> Experiment:
@@ -152,6 +155,36 @@ def test_sigterm_reaches_the_job_and_stops_the_sweep(tmp_path: Path) -> None:
     assert "Stopped; the same command continues: python -m research.launch.sweep article_regression --seeds" in output
 
 
+def test_a_job_that_is_worse_than_the_others_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It saves, is marked, shown as such and not continued by the same command, but by one without --stop-bad."""
+    long = ("--steps", "200000", "--log-every", "10", "--evaluate-every", "10")
+    rates = ("1e-9", "1e-2", "2e-2", "3e-2", "4e-2")
+    for rate in rates[1:]:
+        options = launcher.parse(article_regression.CONFIG, args=[*long, "--optimizer.learning-rate", rate])
+        metrics = {"validation": {"loss": 0.01}}
+        write_run(tmp_path, options.experiment, losses=[0.02, 0.01], status="finished", metrics=metrics)
+    monkeypatch.setattr(sweep_jobs, "run_command", run_until_bad)
+    grid = ("--grid", f"optimizer.learning_rate={','.join(rates)}", *long, "--runs", str(tmp_path))
+    assert start(monkeypatch, NAME, *grid, "--stop-bad") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "stopped early: at step 10 its validation loss was worse than the median of the others" in shown
+    assert "4 of 5 jobs finished, 1 stopped early." in shown and "0 of 1, 1 stopped early" in shown
+    (stopped,) = (run for run in all_runs(tmp_path) if record(run)["status"] != "finished")
+    assert (record(stopped)["status"], record(stopped)["tags"]) == ("interrupted", ["stopped-early"])
+    assert list((stopped / "checkpoints").iterdir()), "it has saved"
+
+    commands: list[Sequence[str]] = []
+    monkeypatch.setattr(sweep_jobs, "run_command", lambda command, *_: commands.append(command) or 1)
+    for folder in all_runs(tmp_path):
+        (folder / "metrics.jsonl").write_text("")  # whatever the others did since
+    assert start(monkeypatch, NAME, *grid, "--stop-bad") == 0
+    assert not commands
+    assert start(monkeypatch, NAME, *grid) == 2
+    assert [command[-1] for command in commands] == ["--resume"] and record(stopped)["tags"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -184,6 +217,11 @@ def test_sigterm_reaches_the_job_and_stops_the_sweep(tmp_path: Path) -> None:
         ([NAME, "--grid", "batch_size=-9..0", "--draws", "1"], "--batch-size is -"),
         ([NAME, "--search", "tpe", "--grid", "steps=1,2"], "say with --draws how many points"),
         ([NAME, "--search", "tpe", "--grid", "steps=1,2", "--draws", "2", "--print"], "depend on results"),
+        ([NAME, "--stop-bad", "--grid", "steps=1,2", "--print"], "--print runs none"),
+        (
+            [NAME, "--stop-bad", "--grid", "steps=1,2", "--evaluate-every", "0"],
+            "say with --evaluate-every when they are",
+        ),
         ([NAME, "--seeds", "2..0"], "--seeds 2..0 is not a list of seeds"),
         ([NAME, "--seeds", "one"], "--seeds one is not a list of seeds"),
         ([NAME, "--seeds", "1,1"], "Two jobs are the same"),
@@ -222,30 +260,27 @@ def test_values_reach_fields_of_every_type(monkeypatch: pytest.MonkeyPatch) -> N
     assert job.experiment.model.hidden == (16, 8)
 
 
-def test_drawn_points_are_the_same_every_time() -> None:
-    """The seed decides which; every seed of the experiment takes each, and one of few values is taken once."""
-    grid = ("optimizer.learning_rate=1e-4..1e-2", "model.hidden=4,8")
-    options = sweep.Options(NAME, grid=grid, draws=5, seeds="0..1")
-    _, jobs = sweep.plan(options, SHORT)
-    assert sweep.plan(options, SHORT)[1] == jobs and len(jobs) == 10
-    rates = [job.experiment.optimizer.learning_rate for job in jobs]
-    assert rates[::2] == rates[1::2] and len(set(rates)) == 5 and all(1e-4 <= rate <= 1e-2 for rate in rates)
-    assert [job.seed for job in jobs] == 5 * [0, 1]
-    assert sweep.plan(dataclasses.replace(options, draw_seed=1), SHORT)[1] != jobs
-    assert sweep.plan(dataclasses.replace(options, draws=7), SHORT)[1][:10] == jobs, "more draws begin with the same"
-    _, few = sweep.plan(sweep.Options(NAME, grid=("model.hidden=4,8",), draws=20), SHORT)
-    assert sorted(job.values for job in few) == [("4",), ("8",)]
-
-
-def test_a_half_finished_random_sweep_continues(
+def test_a_random_sweep_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same command finds what it drew before: with more draws, only the new ones are run."""
-    commands = jobs_here(monkeypatch)
-    arguments = (NAME, "--grid", "optimizer.learning_rate=1e-4..1e-2", *SHORT, "--runs", str(tmp_path))
-    assert start(monkeypatch, *arguments, "--draws", "2") == 0
-    assert start(monkeypatch, *arguments, "--draws", "3") == 0
-    assert len(commands) == 3 and "3 of 3 jobs finished." in capsys.readouterr().out
+    """The same command draws the same points, each for every seed: with more draws, only the new ones are run."""
+    begun = recorded_jobs(monkeypatch, lambda _: {"status": "finished", "metrics": {"validation": {"loss": 1.0}}})
+    grid = ("--grid", "optimizer.learning_rate=1e-4..1e-2", "--seeds", "0..1")
+    assert start(monkeypatch, NAME, *grid, *SHORT, "--runs", str(tmp_path), "--draws", "1") == 0
+    assert start(monkeypatch, NAME, *grid, *SHORT, "--runs", str(tmp_path), "--draws", "2") == 0
+    assert "4 of 4 jobs finished." in capsys.readouterr().out
+    rates = [experiment.optimizer.learning_rate for experiment in begun]
+    assert rates[::2] == rates[1::2] and len(set(rates)) == 2 and all(1e-4 <= rate <= 1e-2 for rate in rates)
+    assert [experiment.seed for experiment in begun] == [0, 1, 0, 1]
+    other = sweep.Options(NAME, grid=grid[1:2], draws=1, draw_seed=1)
+    assert sweep.plan(other, SHORT)[1][0].experiment.optimizer.learning_rate not in rates
+
+
+def test_equal_draws_are_taken_once() -> None:
+    """Two values give two points however often they are drawn, written in two ways or not."""
+    for values in ("4,8", "4,8,08"):
+        _, jobs = sweep.plan(sweep.Options(NAME, grid=(f"model.hidden={values}",), draws=20), SHORT)
+        assert sorted(job.experiment.model.hidden for job in jobs) == [(4,), (8,)]
 
 
 def test_a_sweep_is_no_experiment() -> None:

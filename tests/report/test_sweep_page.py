@@ -11,20 +11,8 @@ import pytest
 from hypothesis import given
 
 from research.report.charts import Series, line_chart
-from research.report.sweep_page import (
-    Cell,
-    GridPoint,
-    SeedRun,
-    Sweep,
-    caption,
-    choice,
-    drawn_points,
-    mean_and_error,
-    mean_curve,
-    split_tables,
-    sweep_charts,
-    write_page,
-)
+from research.report.sweep_page import caption, drawn_points, mean_curve, sweep_charts, write_page
+from research.report.sweep_results import Cell, GridPoint, SeedRun, Sweep, choice, mean_and_error, split_tables
 
 finite = st.floats(-1e6, 1e6).map(lambda value: round(value, 6))
 
@@ -119,6 +107,27 @@ def test_only_finished_runs_count() -> None:
     assert [(point.seeds, [cell and cell.mean for cell in cells]) for point, cells in table.rows] == [("1 of 3", [2.0])]
     assert table.best is None
     assert sweep.progress == "1 of 6 jobs finished, 1 failed, 1 running or killed, 3 not started"
+
+
+def test_a_run_that_was_stopped_early_is_shown_as_such(tmp_path: Path) -> None:
+    """Counted, not averaged, in a row even where no other seed finished, and named on the page; until it finishes."""
+
+    def tagged(losses: list[float], status: str = "interrupted") -> SeedRun:
+        found = run(losses, status=status)
+        return found._replace(record={**found.record, "tags": ["paper", "stopped-early"]})
+
+    sweep = sweep_of([run([3, 2]), tagged([9]), None], [tagged([8]), None, None], [tagged([4, 3], "finished")])
+    assert sweep.progress == "2 of 7 jobs finished, 2 stopped early, 3 not started"
+    table, _ = split_tables(sweep)
+    assert [(point.seeds, [cell and cell.mean for cell in cells]) for point, cells in table.rows] == [
+        ("1 of 3, 1 stopped early", [2.0]),
+        ("0 of 3, 1 stopped early", [None]),
+        ("1", [3.0]),
+    ]
+    page = write_page(tmp_path / "sweep.html", sweep).read_text(encoding="utf-8")
+    assert page.count('<span class="status stopped early">stopped early</span>') == 2
+    assert page.count("stopped at step 10 of 30: it was worse than the median of the other jobs") == 2
+    assert "--resume" not in page
 
 
 def test_curves_average_the_steps_that_all_seeds_logged() -> None:
