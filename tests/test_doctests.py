@@ -15,6 +15,8 @@ import research
 WITH_EXAMPLES = {
     "research.data.text.packing": {"best_fit", "pack"},
     "research.decoding.beam_search": {"make_beam_search"},
+    "research.launch.sweep_points": {"draw", "read_values", "written"},
+    "research.launch.sweep_stopping": {"first_bad_step"},
     "research.models.layers.experts": {"assign"},
     "research.tasks.samples": {"Audio", "Images"},
     "research.tasks.span_corruption": {"corrupt"},
