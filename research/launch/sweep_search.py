@@ -10,13 +10,13 @@ References:
 """
 
 import dataclasses
-import importlib
 import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from research.core.errors import UserError
+from research.core.extras import import_extra
 from research.core.terminal import print_message
 from research.launch.sweep_jobs import Job, Outcome, Recorded, Session, Space, run_jobs
 from research.launch.sweep_points import Interval, Values
@@ -27,20 +27,12 @@ from research.report.sweep_results import is_stopped_early
 
 def check_search(space: Space) -> None:
     """Raises UserError where Optuna is not installed, nothing judges a point, or a value alone is refused."""
-    optuna_package()
+    import_extra("optuna", "optuna", "--search tpe")
     space.judge()
     for field, values in space.grid.items():
         alone = dataclasses.replace(space, grid={field: values}, seeds=space.seeds[:1])
         ends = [str(values.low), str(values.high)] if isinstance(values, Interval) else values
         alone.jobs([value] for value in ends)
-
-
-def optuna_package() -> Any:
-    """Returns the module `optuna`; raises UserError where it is not installed."""
-    try:
-        return importlib.import_module("optuna")
-    except ImportError:
-        raise UserError("--search tpe needs Optuna, which is not installed: pip install -e '.[optuna]'.") from None
 
 
 def search(session: Session, draws: int, seed: int) -> tuple[list[Job], Outcome, int]:
@@ -57,7 +49,7 @@ def search(session: Session, draws: int, seed: int) -> tuple[list[Job], Outcome,
     Returns:
         The jobs so far, how running them ended, and how many points are still to be asked for.
     """
-    space, optuna = session.space, optuna_package()
+    space, optuna = session.space, import_extra("optuna", "optuna", "--search tpe")
     study = new_study(optuna, space.judge()[2], seed)
     distributions = {field: distribution(optuna, values) for field, values in space.grid.items()}
     jobs: list[Job] = []

@@ -4,7 +4,6 @@ A logger is a function of one entry, `{"step", "kind": "compiled" | "train" | "e
 """
 
 import html
-import importlib
 import math
 import wave
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from jaxtyping import Float32
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from research.core.errors import UserError
+from research.core.extras import import_extra
 from research.core.terminal import console, print_message
 
 Logger = Callable[[Mapping[str, Any]], Any]
@@ -124,7 +123,9 @@ def open_loggers(kinds: Sequence[str], run: Path, config: Any) -> list[Logger]:
 
 
 def _tensorboard(run: Path, config: Any) -> Logger:
-    writer = _optional("tensorboardX", "tensorboard").SummaryWriter(str(run / "tensorboard"))
+    writer = import_extra("tensorboardX", "tensorboard", "The logger 'tensorboard'").SummaryWriter(
+        str(run / "tensorboard")
+    )
 
     def log(entry: Mapping[str, Any]) -> None:
         step = entry["step"]
@@ -142,7 +143,7 @@ def _tensorboard(run: Path, config: Any) -> Logger:
 
 
 def _wandb(run: Path, config: Any) -> Logger:
-    wandb = _optional("wandb", "wandb")
+    wandb = import_extra("wandb", "wandb", "The logger 'wandb'")
     session = wandb.init(project=run.parent.name, name=run.name, config=config, dir=str(run))
 
     def log(entry: Mapping[str, Any]) -> None:
@@ -170,12 +171,3 @@ def _each_scalar(entry: Mapping[str, Any], add: Callable[[str, float, int], Any]
     for name, value in scalars(entry).items():
         if math.isfinite(value):
             add(f"{prefix}/{name}", value, entry["step"])
-
-
-def _optional(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise UserError(
-            f"The logger {extra!r} needs a package that is not installed: pip install -e '.[{extra}]'."
-        ) from None

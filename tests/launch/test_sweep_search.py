@@ -44,7 +44,7 @@ def test_a_search_without_optuna_is_refused(
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert start(monkeypatch, *GRID, "--draws", "3") == 2
     assert (
-        "error: --search tpe needs Optuna, which is not installed: pip install -e '.[optuna]'."
+        "error: --search tpe needs a package that is not installed: pip install -e '.[optuna]'."
         in capsys.readouterr().err
     )
 
