@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.core import trees
 from research.evaluate.metrics import Metric, evaluate, to_host
 
 CLASSES = 4
@@ -36,7 +35,12 @@ def measure(metric: Metric, batch: dict) -> dict:
 
 
 def flat(results: dict) -> dict[str, np.ndarray]:
-    return {name: np.asarray(value, np.float64) for name, value in trees.flatten(results).items()}
+    """Returns each result as an array; those inside another one by both names."""
+    found = {}
+    for name, value in results.items():
+        inner = {f"{name}/{part}": array for part, array in flat(value).items()} if isinstance(value, dict) else None
+        found |= {name: np.asarray(value, np.float64)} if inner is None else inner
+    return found
 
 
 def assert_equal(results: dict, expected: dict, rtol: float = 1e-5) -> None:
