@@ -242,6 +242,11 @@ def load(path: Path) -> Tokenizer:
     """Reads a tokenizer that `save` wrote; raises UserError where the file is missing or is no tokenizer."""
     try:
         saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        for kind, name, form in (("characters", "alphabet", str), ("words", "words", list)):
+            if saved["kind"] == kind and not (
+                isinstance(saved[name], form) and all(isinstance(each, str) for each in saved[name])
+            ):
+                raise TypeError(f"{name!r} is no {form.__name__} of texts")
         match saved["kind"]:
             case "bytes":
                 return Bytes()

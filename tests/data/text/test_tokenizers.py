@@ -109,7 +109,10 @@ def test_a_vocabulary_too_small_is_refused(config: TokenizerConfig) -> None:
         config.train(TEXTS)
 
 
-@pytest.mark.parametrize("content", [None, "", "{}", '{"kind": "runes"}', "[1]"])
+ODD = ('{"kind": "characters", "alphabet": 5}', '{"kind": "words", "words": "ab"}', '{"kind": "words", "words": [1]}')
+
+
+@pytest.mark.parametrize("content", [None, "", "{}", '{"kind": "runes"}', "[1]", *ODD])
 def test_a_file_that_is_no_tokenizer_is_refused(content: str | None, tmp_path: Path) -> None:
     """A missing or damaged file is one sentence."""
     path = tmp_path / "tokenizer.json"
