@@ -4,7 +4,7 @@ Each is fitted on the training split alone, and measured with the metrics of the
 numbers and the model's go into one table: {name of the baseline: {name of the metric: value}}.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -117,6 +117,25 @@ def measured(
     arrays = {**batch, name: predictions.astype(np.float32), "mask": np.ones(len(predictions), np.float32)}
     results = evaluate(metrics, lambda given: {name: jnp.asarray(given[name])}, [arrays])
     return {metric: value for metric, value in results.items() if isinstance(value, float)}
+
+
+def linear_baseline(
+    data: Data,
+    split: str,
+    metrics: Sequence[Metric],
+    labels: Integer[np.ndarray, " examples"],
+    read: Callable[[Float[np.ndarray, "examples classes"]], Float[np.ndarray, "examples ..."]] = lambda logits: logits,
+) -> Table:
+    """Logistic regression on the columns of a table, or on the pixels of images; else no baseline.
+
+    `read` gives the logits as the metrics read them, of those of all classes.
+    """
+    from research.evaluate.logistic_regression import linear_logits  # scipy would cost every start half a second
+
+    logits = linear_logits(data, split)
+    if logits is None:
+        return {}
+    return {"logistic regression": measured(metrics, "logits", read(logits), {"labels": labels})}
 
 
 def _grams(tokens: Integer[np.ndarray, " length"], length: int, vocabulary: int) -> Int64[np.ndarray, " grams"]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Integer
 
 from research.core.shapes import Tree
 from research.data.dataset import Data
-from research.evaluate.baselines import Table, columns, constant_results, measured
+from research.evaluate.baselines import Table, columns, constant_results, linear_baseline
 from research.evaluate.calibration import calibration_of, calibration_sums
 from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import (
@@ -39,7 +39,8 @@ class BinaryEvaluator(EvaluatedSplit):
 
         def baselines() -> Table:
             train, labels = columns(data, self.split, "labels")
-            return {**binary_baseline(train, labels), **linear_baseline(data, self.split, labels)}
+            linear = linear_baseline(data, self.split, binary_metrics(), labels, lambda both: both[:, 1] - both[:, 0])
+            return {**binary_baseline(train, labels), **linear}
 
         return build_evaluation(self, binary_metrics(), baselines, task, data, mesh, seed)
 
@@ -121,18 +122,6 @@ def roc_curve(scores: Float[np.ndarray, " batch"], positive: Bool[np.ndarray, " 
     kept = np.unique(np.searchsorted(along, np.linspace(0, 2, ROC_POINTS)).clip(0, len(along) - 1))
     kept = kept if len(along) > ROC_POINTS else np.arange(len(along))
     return {name: [round(float(value), 5) for value in rate[kept]] for name, rate in zip(names, rates, strict=True)}
-
-
-def linear_baseline(data: Data, split: str, labels: Integer[np.ndarray, " batch"]) -> Table:
-    """Logistic regression on the columns of a table, or on the pixels of images; else no baseline."""
-    from research.evaluate.logistic_regression import linear_logits  # scipy would cost every start half a second
-
-    logits = linear_logits(data, split)
-    if logits is None:
-        return {}
-    return {
-        "logistic regression": measured(binary_metrics(), "logits", logits[:, 1] - logits[:, 0], {"labels": labels})
-    }
 
 
 def binary_baseline(train_labels: Integer[np.ndarray, " train"], labels: Integer[np.ndarray, " batch"]) -> Table:

@@ -15,8 +15,7 @@ from jaxtyping import Integer
 
 from research.core.shapes import Tree
 from research.data.dataset import Data
-from research.data.pipeline import gather
-from research.evaluate.baselines import Table, columns, constant_results, measured
+from research.evaluate.baselines import Table, columns, constant_results, linear_baseline, measured
 from research.evaluate.calibration import calibration_of, calibration_sums
 from research.evaluate.evaluator import EvaluatedSplit, build_evaluation
 from research.evaluate.metrics import (
@@ -46,7 +45,7 @@ class ClassificationEvaluator(EvaluatedSplit):
             return {
                 **classification_baseline(train, labels, data.outputs),
                 **word_weights_baseline(data, self.split),
-                **linear_baseline(data, self.split),
+                **linear_baseline(data, self.split, classification_metrics(data.outputs), labels),
             }
 
         return build_evaluation(self, metrics, baselines, task, data, mesh, seed)
@@ -125,14 +124,3 @@ def word_weights_baseline(data: Data, split: str) -> Table:
             classification_metrics(classes), "logits", logits, {"labels": labels}
         )
     }
-
-
-def linear_baseline(data: Data, split: str) -> Table:
-    """Logistic regression on the columns of a table, or on the pixels of images; else no baseline."""
-    from research.evaluate.logistic_regression import linear_logits
-
-    logits = linear_logits(data, split)
-    if logits is None:
-        return {}
-    labels = gather(data.splits[split], np.arange(len(data.splits[split])))["labels"]
-    return {"logistic regression": measured(classification_metrics(data.outputs), "logits", logits, {"labels": labels})}

@@ -12,8 +12,9 @@ from typing import Any
 
 from research.core import command_line, configs
 from research.core.errors import UserError
-from research.data.dataset import Data, DataConfig, Tokenizer
+from research.data.dataset import Data, DataConfig
 from research.train.experiment import Experiment
+from research.train.pretrained import PretrainedTokenizer
 from research.train.run import Run, recorded_experiment
 
 
@@ -22,17 +23,6 @@ class Options:
     """The options of the data."""
 
     data: DataConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class ReadyTokenizer:
-    """Stands for the configuration of a tokenizer, and gives one that is there already."""
-
-    tokenizer: Tokenizer
-
-    def train(self, texts: Any) -> Tokenizer:
-        """Returns the tokenizer, whatever the texts."""
-        return self.tokenizer
 
 
 def divided(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -66,7 +56,7 @@ def on_other_data(run: Run, config: DataConfig) -> Run:
     """
     own = run.assembly.data
     if own.tokenizer is not None and hasattr(getattr(config, "tokenizer", None), "train"):
-        config = dataclasses.replace(config, tokenizer=ReadyTokenizer(own.tokenizer))
+        config = dataclasses.replace(config, tokenizer=PretrainedTokenizer(str(run.folder)))
     data = config.build()
     if data.summary == own.summary:
         raise UserError(f"With these options the data are those of {run.folder}: they name nothing that is read.")

@@ -231,7 +231,7 @@ def save_fixed(folder: Path, tree: Any) -> None:
     if processes.is_main_process():
         _remove(path)
     try:
-        orbax.save(path, tree)
+        orbax.save(path, _without_empty(tree))
         if processes.is_main_process():
             write_atomic(_manifest_path(path), _canonical({"files": _file_digests(path)}))
     except (OSError, ValueError) as error:
@@ -247,8 +247,9 @@ def load_fixed(folder: Path, abstract: Any) -> Any:
     path = folder.absolute() / FIXED
     if problem := _problem(path):
         raise UserError(f"The fixed parameters {path} cannot be used: {problem}; train again.")
-    _check_same_model(path, abstract)
-    return orbax.load(path, abstract)
+    stored = _without_empty(abstract)
+    _check_same_model(path, stored)
+    return _with_empty(orbax.load(path, stored), abstract)
 
 
 def _check_same_model(path: Path, abstract: Any, *, partial: bool = False) -> None:

@@ -69,13 +69,6 @@ class _EvaluationCutShortError(Exception):
     """A signal came during an evaluation."""
 
 
-class _Pause(NamedTuple):
-    """How what is done between two steps ended: a signal cut it short; the training has lost its patience."""
-
-    cut_short: bool = False
-    ended: bool = False
-
-
 def fit(
     assembly: Assembly,
     resume_point: ResumePoint,
@@ -104,8 +97,7 @@ def fit(
     """
     experiment, state, step = assembly.experiment, resume_point.state, assembly.compiled_step()
     last = min(experiment.steps, stop_after or experiment.steps)
-    monitor, pause = Monitor(assembly, resume_point, log, loggers), _Pause()
-    stopping = _is_out_of_patience(experiment, monitor)
+    monitor, cut_short = Monitor(assembly, resume_point, log, loggers), False
     saver = Saver(
         log.folder / CHECKPOINTS,
         keep_last=experiment.keep_last,
@@ -121,8 +113,8 @@ def fit(
         batches = _batches(assembly, monitor, last)
         try:
             if resume_point.unevaluated:
-                pause = _on_periods(session, state, stopping=monitor.step == last)
-                stopping = stopping or pause.ended
+                _on_periods(session, state, stopping=monitor.step == last)
+            stopping = monitor.out_of_patience
             while monitor.step < last and not stopping:
                 profiler.begins(monitor.step + 1)
                 stall_detector.begins(monitor.step + 1)
@@ -131,8 +123,8 @@ def fit(
                     stop_requested = _record_step(session, metrics)
                     stopping = True in [callback(monitor.step, state) for callback in callbacks]
                     stopping = stopping or monitor.step == last or stop_requested() is not None
-                    pause = _on_periods(session, state, stopping=stopping)
-                    stopping = stopping or any(pause)
+                    cut_short = _on_periods(session, state, stopping=stopping)
+                    stopping = stopping or cut_short or monitor.out_of_patience
                 except SpikeError as spike:
                     stall_detector.ends()
                     batches.close()
@@ -145,8 +137,7 @@ def fit(
             batches.close()
             saver.wait()
     monitor.record_end()
-    done = monitor.step == experiment.steps or _is_out_of_patience(experiment, monitor)
-    return state, done and not pause.cut_short
+    return state, (monitor.step == experiment.steps or monitor.out_of_patience) and not cut_short
 
 
 def _record_step(session: _Session, metrics: Any) -> StopRequested:
@@ -246,28 +237,22 @@ def due(experiment: Experiment, step: int) -> Due:
     )
 
 
-def _is_out_of_patience(experiment: Experiment, monitor: Monitor) -> bool:
-    """Whether as many evaluations as the experiment bears have brought no better result."""
-    return 0 < experiment.patience <= monitor.history.stale
+def _on_periods(session: _Session, state: State, *, stopping: bool) -> bool:
+    """Evaluates, samples and saves where that is due, or the loop stops; returns whether a signal cut that short.
 
-
-def _on_periods(session: _Session, state: State, *, stopping: bool) -> _Pause:
-    """Evaluates, samples and saves where that is due, or the loop stops.
-
-    Where a signal cuts that short, the resumed run starts with the evaluation.
+    The resumed run then starts with the evaluation.
     """
     monitor, now = session.monitor, due(session.assembly.experiment, session.monitor.step)
     if session.assembly.task.sample is None:
         now = now._replace(sample=False)
     if not (stopping or any(now)):
-        return _Pause()
+        return False
     monitor.flush_pending(trees.digest(state.merged) if now.digest else None)
     session.stall_detector.ends()
     began = time.perf_counter()
     results = _evaluate(session, state) if now.evaluate else {}
     cut_short = results is None
-    ended = bool(results) and _is_out_of_patience(session.assembly.experiment, monitor)
-    stopping = stopping or ended
+    stopping = stopping or monitor.out_of_patience
     if now.sample and not cut_short:
         _sample(session, session.assembly.task.sample, state)
     if stopping or cut_short or now.checkpoint:
@@ -275,7 +260,7 @@ def _on_periods(session: _Session, state: State, *, stopping: bool) -> _Pause:
     if stopping or cut_short:
         _check_saved(session)
     monitor.paused(time.perf_counter() - began)
-    return _Pause(cut_short, ended)
+    return cut_short
 
 
 def _evaluate(session: _Session, state: State) -> dict[str, Mapping[str, Any]] | None:

@@ -190,11 +190,16 @@ class Monitor:
             raise SpikeError(self.step, recovery.best, value, median)
         self.history = self.history.after(value, skipped=skipped, window=recovery.window)
 
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether as many evaluations as the experiment bears have brought no better result."""
+        return 0 < self._assembly.experiment.patience <= self.history.stale
+
     def judge_evaluation(self, score: float | None) -> None:
         """Extends the history by an evaluation; records it where it is one too many without a better result."""
-        self.history, patience = self.history.evaluated(score), self._assembly.experiment.patience
-        if self.history.stale == patience > 0:
-            message = f"no better result in {patience} evaluations: training ends here"
+        self.history = self.history.evaluated(score)
+        if self.out_of_patience:
+            message = f"no better result in {self.history.stale} evaluations: training ends here"
             self._log.event(self.step, message, kind="patience")
 
     def _record_skip(self) -> None:

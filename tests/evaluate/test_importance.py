@@ -10,8 +10,9 @@ from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 from research.core.mesh import MeshConfig
 from research.data.dataset import Data, Rows
 from research.evaluate import logistic_regression
+from research.evaluate.baselines import linear_baseline
 from research.evaluate.binary import BinaryEvaluator
-from research.evaluate.classification import linear_baseline
+from research.evaluate.classification import classification_metrics
 from research.evaluate.importance import column_importance
 from research.evaluate.logistic_regression import linear_logits
 from research.tasks.task import Task
@@ -93,7 +94,8 @@ def test_images_are_seen_small_and_in_part(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(logistic_regression.LogisticRegression, "fit", noted)
     monkeypatch.setattr(logistic_regression, "MAX_NUMBERS", 30 * 23 * 16 * 3)
-    assert linear_baseline(data, "train")["logistic regression"]["accuracy"] > 0.9
+    found = linear_baseline(data, "train", classification_metrics(3), labels.astype(np.int32))
+    assert found["logistic regression"]["accuracy"] > 0.9
     assert fitted == [(30, 23 * 16 * 3)]
 
 
