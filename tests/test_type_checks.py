@@ -10,7 +10,7 @@ from research.train.schedules import Schedule
 
 
 def adder(amount: int):
-    """Returns a function that is defined anew at each call."""
+    """Returns a function that is defined again at each call."""
 
     @jaxtyping.jaxtyped(typechecker=beartype.beartype)
     def add(left: Float[np.ndarray, " rows"], right: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:

@@ -102,7 +102,7 @@ def roc_auc(scores: Float[np.ndarray, " batch"], positive: Bool[np.ndarray, " ba
 
 
 def roc_curve(scores: Float[np.ndarray, " batch"], positive: Bool[np.ndarray, " batch"]) -> dict[str, list[float]]:
-    """The rates of false and of true positives at falling thresholds, from (0, 0) to (1, 1), thinned to 200 points.
+    """The rates of false and of true positives at falling thresholds, from (0, 0) to (1, 1), 200 points at most.
 
     Empty unless both classes are there (Fawcett, "An introduction to ROC analysis", 2006, algorithm 1).
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
-from scipy import optimize
+from scipy import optimize, special
 
 from research.data.dataset import Data, Records
 from research.data.pipeline import gather
@@ -42,8 +42,7 @@ class LogisticRegression:
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
             model = cls(flat[outputs:].reshape(width, outputs), flat[:outputs])
             logits = model.logits(features)
-            largest = logits.max(1)
-            total = largest + np.log(np.exp(logits - largest[:, None]).sum(1))
+            total = special.logsumexp(logits, axis=1)
             loss = (total - logits[np.arange(examples), labels]).sum() + penalty / 2 * (model.weights**2).sum()
             error = np.exp(logits - total[:, None])[:, classes - outputs :] - right
             slope = features.T @ error + penalty * model.weights

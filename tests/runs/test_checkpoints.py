@@ -18,7 +18,7 @@ from research.core.errors import UserError
 from research.core.mesh import MeshConfig, replicated
 from research.core.trees import abstract_like, digest
 from research.runs import checkpoints
-from research.runs.checkpoints import Saver, best, load, newest_good
+from research.runs.checkpoints import Saver, best, load, load_fixed, newest_good, save_fixed
 from research.train.optimizers import Optimizer
 from research.train.state import Parts, new_state
 
@@ -242,3 +242,11 @@ def test_a_save_that_cannot_be_says_its_own_cause(tmp_path):
     saver.wait()
     assert saver.saved is None and saver.cause and "\n" not in saver.cause
     assert len(messages) == 1 and saver.cause in messages[0] and "space" not in messages[0]
+
+
+def test_an_array_without_numbers_may_be_fixed(tmp_path):
+    """It is not stored, as there is nothing to store, and comes back in its shape."""
+    tree = {"kernel": jnp.ones(3), "empty": jnp.zeros((0, 3))}
+    save_fixed(tmp_path, tree)
+    loaded = load_fixed(tmp_path, tree)
+    assert loaded["empty"].shape == (0, 3) and loaded["kernel"].tolist() == [1, 1, 1]
