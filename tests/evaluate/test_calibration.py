@@ -45,7 +45,7 @@ def test_bins_hold_the_predictions_of_their_probability(seed: int, count: int, k
 @settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1), count=st.sampled_from([2, 7, 150, 3000]))
 def test_the_roc_curve_is_scikit_learns(seed: int, count: int) -> None:
-    """All of its points lie on scikit-learn's, also where some are left out; the area under them is that of the curve."""
+    """All its points lie on scikit-learn's, also where some are left out; the area under them is that of the curve."""
     rng = np.random.default_rng(seed)
     positive = rng.permutation(np.arange(count) % 2 == 0)
     scores = (rng.normal(size=count) + positive).round(2)
