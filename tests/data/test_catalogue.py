@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from research.core.errors import UserError
-from research.data import catalogue
+from research.data import catalogue, embedded
 
 ROOT = Path(__file__).parents[2]
 EMBEDDED = ["adult", "asterisk_prompts", "austen", "bible_en_es", "fashion_mnist", "sentences", "twemoji"]
@@ -43,7 +43,7 @@ def start_load(name: str, cache: Path) -> subprocess.Popen:
 
 def copy_data_set(name: str, folder: Path) -> Path:
     """Copies an embedded data set's folder to where it may be damaged."""
-    return shutil.copytree(catalogue.DATASETS / name, folder / name)
+    return shutil.copytree(embedded.DATASETS / name, folder / name)
 
 
 def files_below(folder: Path) -> dict[Path, int]:
@@ -53,7 +53,7 @@ def files_below(folder: Path) -> dict[Path, int]:
 
 def test_names_are_the_folders():
     """Every folder with a builder is a data set, without any list to keep."""
-    assert catalogue.names() == EMBEDDED
+    assert embedded.names() == EMBEDDED
 
 
 def test_cache_folder_follows_the_environment(monkeypatch):
@@ -111,7 +111,7 @@ def test_preparing_survives_a_kill(tmp_path):
 def test_edited_data_set_is_prepared_anew(tmp_path, monkeypatch):
     """A change in a data set's folder, here its README, never meets data prepared before the change."""
     folder = copy_data_set("austen", tmp_path / "datasets")
-    monkeypatch.setattr(catalogue, "DATASETS", tmp_path / "datasets")
+    monkeypatch.setattr(embedded, "DATASETS", tmp_path / "datasets")
     catalogue.load("austen", cache=tmp_path / "cache")
     (folder / "README.md").write_text("Changed.", encoding="utf-8")
     catalogue.load("austen", cache=tmp_path / "cache")
@@ -124,7 +124,7 @@ def test_damaged_raw_file_is_named(tmp_path, monkeypatch):
     content = bytearray(raw.read_bytes())
     content[len(content) // 2] ^= 1
     raw.write_bytes(content)
-    monkeypatch.setattr(catalogue, "DATASETS", tmp_path)
+    monkeypatch.setattr(embedded, "DATASETS", tmp_path)
     with pytest.raises(UserError, match=r"sentences\.tsv\.gz is damaged or changed"):
         catalogue.load("sentences", cache=tmp_path / "cache")
 
@@ -134,7 +134,7 @@ def test_missing_raw_file_is_named(tmp_path):
     folder = copy_data_set("austen", tmp_path)
     (folder / "raw" / "emma.txt.gz").unlink()
     with pytest.raises(UserError, match=r"emma\.txt\.gz is missing"):
-        catalogue.check_raw_files(folder)
+        embedded.check_raw_files(folder)
 
 
 def test_unknown_name_gets_the_nearest():
@@ -196,6 +196,6 @@ def test_info_is_json_with_source_licence_and_digest(tmp_path):
     assert json.loads(json.dumps(facts)) == facts
     assert facts["name"] == "austen" and facts["splits"] == {"train": 269}
     assert "public domain" in facts["licence"] and "janeaustenr" in facts["source"] and "Silge" in facts["citation"]
-    listed = (catalogue.DATASETS / "austen" / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    listed = (embedded.DATASETS / "austen" / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     assert facts["files"] == {name: digest for digest, name in (line.split("  ") for line in listed)}
     assert len(facts["digest"]) == 64

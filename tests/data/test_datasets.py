@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from research.core.errors import UserError
-from research.data import catalogue
+from research.data import catalogue, embedded
 from research.data.datasets.adult.adult_dataset_builder import FACTS, question_about, read_people
 from research.data.datasets.austen.austen_dataset_builder import BOOKS, read_book, split_chapters
 from research.data.datasets.fashion_mnist import idx_files, make_mini
@@ -34,9 +34,9 @@ EXAMPLES = {
 }
 PREPARE_ALL = """
 import json, sys
-from research.data import catalogue
+from research.data import catalogue, embedded
 print(json.dumps({name: {split: len(records) for split, records in catalogue.load(name).items() if records[0]}
-                  for name in catalogue.names()}))
+                  for name in embedded.names()}))
 """
 
 
@@ -70,7 +70,7 @@ def test_all_prepare_and_load_without_tensorflow(prepared):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_folder_documents_and_pins_its_data(name):
     """Each data set states source, licence and citation, and lists the digest of every raw file."""
-    folder = catalogue.DATASETS / name
+    folder = embedded.DATASETS / name
     readme = (folder / "README.md").read_text(encoding="utf-8")
     assert all(f"- **{word}:** " in readme for word in ("Content", "Fields", "Source", "Licence", "Good to know"))
     assert (folder / "CITATIONS.bib").read_text(encoding="utf-8").startswith("@")
@@ -80,12 +80,12 @@ def test_folder_documents_and_pins_its_data(name):
 
 def test_embedded_data_stay_small():
     """A clone carries less than 30 MB of data."""
-    assert sum(path.stat().st_size for path in catalogue.DATASETS.glob("*/raw/*")) < 30e6
+    assert sum(path.stat().st_size for path in embedded.DATASETS.glob("*/raw/*")) < 30e6
 
 
 def test_adult_asks_what_its_texts_answer():
     """Each answer stands once in its context, and the same row gives the same; without one are those with a `?`."""
-    people = read_people(catalogue.DATASETS / "adult/raw/adult.test.gz")
+    people = read_people(embedded.DATASETS / "adult/raw/adult.test.gz")
     asked = [question_about(person, random.Random(key)) for key, person in enumerate(people)]
     assert asked[:9] == [question_about(person, random.Random(key)) for key, person in enumerate(people[:9])]
     assert {each["context"].count(each["answer"]) for each in asked if each["answer"]} == {1}
@@ -116,7 +116,7 @@ def test_austen_loses_no_text(prepared):
         book = record["book"].decode()
         texts[book] = texts.get(book, b"") + record["text"]
     for book, stem in BOOKS.items():
-        assert texts[book] == gzip.decompress((catalogue.DATASETS / f"austen/raw/{stem}.txt.gz").read_bytes())
+        assert texts[book] == gzip.decompress((embedded.DATASETS / f"austen/raw/{stem}.txt.gz").read_bytes())
 
 
 def test_austen_chapters_begin_with_their_headings():
