@@ -20,6 +20,7 @@ DEEPEST = 30  # parts of a configuration inside one another
 
 
 C = TypeVar("C", bound=type)
+T = TypeVar("T")
 
 
 def config_protocol(protocol: C) -> C:
@@ -35,6 +36,27 @@ def config_protocol(protocol: C) -> C:
 
     setattr(protocol, "__subclasshook__", classmethod(has_members))  # noqa: B010
     return protocol
+
+
+def built(config: Any, gives: type[T], *arguments: Any) -> T:
+    """Returns what the `build` of a part of an experiment gives, which may be anyone's code.
+
+    Raises:
+        UserError: it has no such method, or one of other arguments, or that gives something else.
+    """
+    name, wanted = type(config).__name__, f"{gives.__module__}.{gives.__name__}"
+    build = getattr(config, "build", None)
+    if not callable(build):
+        raise UserError(f"{name} has no method `build`: define one that returns a {wanted}.")
+    try:
+        inspect.signature(build).bind(*arguments)
+    except TypeError as error:
+        listed = ", ".join(type(argument).__name__ for argument in arguments) or "nothing"
+        raise UserError(f"`{name}.build` cannot be called with {listed} ({error}): change its arguments.") from None
+    result = build(*arguments)
+    if not isinstance(result, gives):
+        raise UserError(f"`{name}.build` gives {type(result).__name__}: let it return a {wanted}.")
+    return result
 
 
 def type_name(config: Any) -> str:

@@ -19,7 +19,7 @@ from research.core.files import finite, make_folder, write_atomic
 from research.core.terminal import console, say
 from research.evaluate.other_data import divided, on_other_data, other_config
 from research.evaluate.results_table import results_table
-from research.runs.directory import find, read_record
+from research.runs.directory import find, read_chain, read_record
 from research.train.evaluation import plain
 from research.train.run import built_evaluations, load_run
 
@@ -62,8 +62,8 @@ def main() -> None:
     path = run.folder / "evaluate" / f"{'-'.join(filter(None, (f'{step:08d}', options.split, digest)))}.json"
     write_atomic(path, json.dumps({"step": step, "metrics": finite(results), **other}, indent=1) + "\n")
     recorded = run.record.get("metrics", {})
-    if step == run.assembly.experiment.steps and not (options.split or other) and recorded:
-        # An older version measured less.
+    # The last step may be an earlier one than the configuration says, and an older version measured less.
+    if recorded and not (options.split or other) and step == read_chain(run.folder)[-1]["step"]:
         common = {
             split: {name: value for name, value in found.items() if name in recorded.get(split, {})}
             for split, found in finite(results).items()

@@ -16,6 +16,7 @@ A new kind is one new file, here or in an experiment:
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from jax.sharding import Mesh
 
@@ -57,7 +58,7 @@ def build_evaluation(
 ) -> Evaluation:
     """Returns the evaluation that runs metrics over a split; a batch that the mesh does not divide is padded.
 
-    On the validation split of a table it measures the importance of each column too.
+    On the validation split of a table it can tell the importance of each column too.
 
     Raises:
         UserError: the data have no such split, or `config.best` names none of the metrics.
@@ -70,22 +71,23 @@ def build_evaluation(
     size = -(-config.batch_size // batch_parts(mesh)) * batch_parts(mesh)
     rows = local_rows(mesh, size)
 
+    def measured_on(params: Params, records: Records, limit: int | None, between: Callable[[], None]) -> Results:
+        def batches() -> Iterator[Batch]:
+            for batch in evaluation_batches(records, size, limit, rows):
+                between()
+                yield place(mesh, batch, size, rows)
+
+        return evaluate(params, batches())
+
     def measure(params: Params, between: Callable[[], None] = lambda: None) -> Results:
-        def measured_on(records: Records, limit: int | None) -> Results:
-            def batches() -> Iterator[Batch]:
-                for batch in evaluation_batches(records, size, limit, rows):
-                    between()
-                    yield place(mesh, batch, size, rows)
+        return measured_on(params, records, config.limit or None, between)
 
-            return evaluate(params, batches())
-
-        results = measured_on(records, config.limit or None)
+    def importance(params: Params) -> dict[str, float]:
         of_table = data.columns if config.split == "validation" else {}
-        if columns := column_importance(measured_on, records, of_table, config.best):
-            results["column_importance"] = columns
-        return results
+        with_columns = partial(measured_on, params, between=lambda: None)
+        return column_importance(with_columns, records, of_table, config.best)
 
-    return Evaluation(config.split, measure, baselines)
+    return Evaluation(config.split, measure, baselines, importance)
 
 
 def _prediction(task: Task, seed: int) -> Callable[[Params, Batch], Arrays]:

@@ -17,7 +17,7 @@ from research.evaluate.metrics import Results
 from research.train.evaluation import Best
 
 MAX_ROWS = 2000
-MAX_PREDICTIONS = 50_000  # of all columns together, since this is part of every evaluation
+MAX_PREDICTIONS = 50_000  # of all columns together: the end of a run waits for them
 MAX_COLUMNS = 100  # a table of more gets no importance
 
 

@@ -57,7 +57,7 @@ def on_other_data(run: Run, config: DataConfig) -> Run:
     own = run.assembly.data
     if own.tokenizer is not None and hasattr(getattr(config, "tokenizer", None), "train"):
         config = dataclasses.replace(config, tokenizer=PretrainedTokenizer(str(run.folder)))
-    data = config.build()
+    data = configs.built(config, Data)
     if data.summary == own.summary:
         raise UserError(f"With these options the data are those of {run.folder}: they name nothing that is read.")
     if (different := _difference(own, data)) is not None:

@@ -17,11 +17,12 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from research.core import command_line
+from research.core import command_line, configs
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig
 from research.core.ranges import Range
 from research.core.terminal import console
+from research.data.dataset import Data
 from research.launch.discovery import modules
 from research.runtime import backend
 from research.train import exact
@@ -70,7 +71,7 @@ def _turns(experiment: Experiment, steps: int) -> Iterator[tuple[str, Any]]:
     meshes = [({"data": size}, False) for size in powers]
     meshes += [({"data": 1, axis: size}, False) for axis in ("fsdp", "tensor", "context") for size in powers[1:]]
     meshes += [({"data": size}, True) for size in powers]
-    data = experiment.data.build()
+    data = configs.built(experiment.data, Data)
     for sizes, exactly in meshes:
         changed = dataclasses.replace(experiment, mesh=MeshConfig(**sizes), exact=exactly)
         if "context" in sizes and not hasattr(experiment.model, "context"):

@@ -9,9 +9,11 @@ from typing import Annotated
 
 import jax
 
+from research.core import configs
 from research.core.errors import UserError
 from research.core.ranges import Range
 from research.core.terminal import console
+from research.data.dataset import Data
 from research.plan.fit import device_count, on_devices, show_memory
 from research.plan.sharding import show_sharding
 from research.train.experiment import Experiment, assemble
@@ -49,7 +51,7 @@ class Explanation:
         one_copy = dataclasses.replace(experiment, mesh=dataclasses.replace(mesh, data=mesh.data or 1))
         experiments = [on_devices(one_copy, count) for count in self.devices] or [one_copy]
         imitate_devices(max(map(device_count, experiments)))
-        data, shown = experiment.data.build(), console()
+        data, shown = configs.built(experiment.data, Data), console()
         if self.plan_sharding:
             for each in experiments:
                 show_sharding(assemble(each, data), shown)

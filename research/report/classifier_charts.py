@@ -41,9 +41,9 @@ def _points(across: Sequence[Any], values: Sequence[Any]) -> list[Point]:
     return [(round(UNIT * x), float(y)) for x, y in pairs if None not in (x, y) and math.isfinite(x + y)]
 
 
-def importance_rows(results: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+def importance_rows(importance: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     """Returns (column, how much worse the metric gets, share of the largest) of the columns that matter most."""
-    found = {name: value for name, value in results.get("column_importance", {}).items() if value is not None}
+    found = {name: value for name, value in importance.items() if value is not None}
     ranked = sorted((pair for pair in found.items() if math.isfinite(pair[1])), key=lambda pair: -pair[1])
     largest = max((value for _, value in ranked), default=0) or 1
     return [(name, numbers.metric(float(value)), max(value, 0) / largest) for name, value in ranked[:MAX_COLUMNS]]

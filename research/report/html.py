@@ -95,6 +95,6 @@ def _result_table(record: Mapping[str, Any], split: str, found: Mapping[str, Any
         "matrix": result_tables.matrix_rows(matrix, names),
         "confusions": result_tables.confusions(matrix, names),
         "charts": classifier_charts(found, split),
-        "importance": importance_rows(found),
+        "importance": importance_rows(record.get("importance", {}).get(split, {})),
         "decides": result_tables.name_of(result_tables.best_of(record, split)[0]),
     }

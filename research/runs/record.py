@@ -189,7 +189,8 @@ def note_resumption(log: RunLog, step: int) -> None:
             earlier["step"] = step
         earlier["step"] = min(step, earlier["step"])  # a damaged checkpoint has it trained again
     here = {"git": _git(), "environment": backend.describe()}
-    moved = configs.differences({part: log.record.get(part) for part in here}, here)
+    changed = configs.differences({part: log.record.get(part) for part in here}, here)
+    moved = {name: pair for name, pair in changed.items() if pair[0] is not None}  # an older version recorded less
     log.record.update(here)
     log.record["resumes"].append({"step": step, "time": now()})
     if moved:

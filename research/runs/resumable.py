@@ -21,7 +21,8 @@ from research.runs.record import FORMAT, RunLog, lock_run
 # The period of checkpoints is not among them: a spike of the loss takes a run back to one.
 WATCHING = ("log_every", "evaluate_every", "sample_every", "keep_last", "profile", "loggers")
 MESH = "mesh."
-OF_THE_END = ("finished", "params_sha256", "chain", "metrics", "baselines")  # what a record says of a finished run
+# What a record says of a finished run.
+OF_THE_END = ("finished", "params_sha256", "chain", "metrics", "baselines", "importance")
 
 
 class Resumable(NamedTuple):

@@ -207,7 +207,6 @@ _shown_results = fields(
         right=_rates,
         error=optional(amount),
     ),
-    column_importance=each(optional(number)),
 )
 MATRIX, BY_CLASS = "confusion_matrix", "_per_class"
 _cleaning_step = fields(
@@ -251,6 +250,7 @@ RECORD = fields(
     pretrained=fields("loaded", "new", "left", "sha256", loaded=count, new=items(text), left=items(text), sha256=text),
     metrics=each(results),
     baselines=each(each(results)),
+    importance=each(each(optional(number))),
     params_sha256=text,
     chain=text,
     notes=items(fields("time", "text", time=text, text=text)),

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from research.core.configs import config_protocol
 from research.core.errors import UserError
+from research.core.shapes import Params
 from research.data.dataset import Data
 from research.tasks.task import Task
 
@@ -27,11 +28,14 @@ class Evaluation(NamedTuple):
         measure: (params, between) to the results by metric. `between()`, which may be left out, is called before every
             batch, and may raise to cut the evaluation short.
         baselines: () to the results of what the model has to beat, by name of the baseline and metric.
+        importance: (params) to how much worse the metric that decides gets without a column of a table, by column;
+            nothing for other data. Like the baselines it is asked for once, at the end of a run.
     """
 
     name: str
     measure: Callable[..., dict[str, Any]]
     baselines: Callable[[], dict[str, dict[str, float]]]
+    importance: Callable[[Params], dict[str, float]] = lambda params: {}
 
 
 @config_protocol

@@ -13,7 +13,7 @@ import jax
 import optax
 from jax.sharding import Mesh, PartitionSpec
 
-from research.core import ranges, trees
+from research.core import configs, ranges, trees
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, bytes_per_device, check_batch, on_mesh, replicated
 from research.core.precision import ComputeType
@@ -188,6 +188,12 @@ def check(experiment: Experiment) -> Mesh:
             f"{type(experiment.optimizer).__name__} is no optimizer: let the class inherit from "
             "research.train.optimizers.OptimizerConfig, which shows how to use any optax transformation."
         )
+    for evaluator in experiment.evaluators:
+        if missing := [name for name in ("split", "best", "build") if not hasattr(evaluator, name)]:
+            raise UserError(
+                f"{type(evaluator).__name__} is no evaluator, without {' and '.join(missing)}: let the class inherit "
+                "from research.evaluate.evaluator.EvaluatedSplit."
+            )
     ranges.check(experiment)
     # Both refuse a warm-up that is too long; an optimizer of one's own may name no learning rates.
     if not experiment.optimizer.learning_rates(experiment.steps, experiment.schedule):
@@ -208,10 +214,10 @@ def assemble(experiment: Experiment, data: Data) -> Assembly:
             whose rows depend on one another.
     """
     mesh = check(experiment)
-    task = experiment.task.build(experiment.model, data)
+    model = configs.built(experiment.model, Model, data.spec)
+    task = configs.built(experiment.task, Task, experiment.model, data)
     _check_coupling(experiment, task)
     task = _on_mesh(mesh, task)
-    model = experiment.model.build(data.spec)
     params = jax.eval_shape(task.init, stream(experiment.seed, "init"))
     parts = _parts(experiment, model, task, params)
     optimizer = experiment.optimizer.build(experiment.steps, parts(params).params, experiment.schedule)

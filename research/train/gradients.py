@@ -95,6 +95,11 @@ class Gradients:
 def _objective(task: Task, compute: ComputeType) -> Callable[..., tuple[Any, Loss]]:
     def objective(params: Params, others: Params, batch: Batch, context: Context) -> tuple[Any, Loss]:
         loss = task.loss(cast(trees.merge(params, others), compute), batch, context)
+        if not isinstance(loss, Loss):
+            raise UserError(
+                f"The loss of the task gives {type(loss).__name__}: let it return a research.tasks.task.Loss, the sum "
+                "over the rows and their weight."
+            )
         return loss.sum.astype(jnp.float32), loss
 
     return objective

@@ -17,6 +17,7 @@ from research.core import configs, trees
 from research.core.errors import UserError
 from research.core.mesh import MeshConfig, check_batch
 from research.core.terminal import print_message, say
+from research.data.dataset import Data
 from research.models.flops import layer_table
 from research.runs import chain, checkpoints
 from research.runs.directory import CHECKPOINTS, METRICS, RECORD, read_chain, read_metrics, read_record
@@ -88,7 +89,7 @@ def train(
         stages: dict[str, float] = {}
         _announce(f"{name}: preparing the data")
         with _timed(partial(stages.__setitem__, "data")):
-            data = experiment.data.build()
+            data = configs.built(experiment.data, Data)
         counts = ", ".join(f"{len(rows):,} {split}" for split, rows in data.splits.items())
         _announce(f"data: {data.summary.get('name', 'your own')}, {counts} examples, after {stages['data']:.1f} s")
         with _timed(partial(stages.__setitem__, "assembly")):
@@ -165,21 +166,24 @@ def _train(
         log.save()
         return Run(log.folder, assembly, state, log.record)
     log.record.update(status="finished", finished=now(), params_sha256=trees.digest(state.merged))
-    if processes.is_main_process():
-        with _timed(partial(log.spent, "baselines")):
-            log.record["baselines"] = _baselines(evaluations, log)
-        _finish(log)
+    with _timed(partial(log.spent, "baselines")):
+        log.record["importance"] = _by_evaluation(
+            {each.name: partial(each.importance, state.evaluated) for each in evaluations}, log
+        )
+        if processes.is_main_process():
+            log.record["baselines"] = _by_evaluation({each.name: each.baselines for each in evaluations}, log)
+            _finish(log)
     return Run(log.folder, assembly, state, log.record)
 
 
-def _baselines(evaluations: Sequence[Evaluation], log: RunLog) -> dict[str, Any]:
-    """Returns the baselines by evaluation; those that fail are an event, as the training is done."""
+def _by_evaluation(measures: Mapping[str, Callable[[], Any]], log: RunLog) -> dict[str, Any]:
+    """Returns what is measured once, by evaluation; what fails is an event, as the training is done."""
     found = {}
-    for evaluation in evaluations:
+    for name, measure in measures.items():
         try:
-            found[evaluation.name] = plain(evaluation.baselines())
+            found[name] = plain(measure())
         except Exception as error:  # anyone's code
-            log.failed_evaluation(log.record["config"]["steps"], evaluation.name, error)
+            log.failed_evaluation(log.record["config"]["steps"], name, error)
     return found
 
 
@@ -205,8 +209,9 @@ def _evaluations(assembly: Assembly) -> list[Evaluation]:
 
 def built_evaluations(assembly: Assembly, evaluators: Sequence[EvaluatorConfig]) -> list[Evaluation]:
     """Builds evaluators, each under its name; raises UserError where two have the same, or one does not fit."""
-    names, parts = evaluation_names(evaluators), (assembly.task, assembly.data, assembly.mesh)
-    built = [evaluator.build(*parts, assembly.experiment.seed) for evaluator in evaluators]
+    names = evaluation_names(evaluators)
+    parts = (assembly.task, assembly.data, assembly.mesh, assembly.experiment.seed)
+    built = [configs.built(evaluator, Evaluation, *parts) for evaluator in evaluators]
     return [evaluation._replace(name=name) for name, evaluation in zip(names, built, strict=True)]
 
 
@@ -296,7 +301,7 @@ def load_run(folder: Path, *, best: bool = False, trusted: Sequence[str] = ()) -
     backend.start()
     record = read_record(folder)
     experiment = _fitting_here(recorded_experiment(record, folder, trusted))
-    assembly = assemble(experiment, experiment.data.build())
+    assembly = assemble(experiment, configs.built(experiment.data, Data))
     assembly.check_memory()
     kept = folder / CHECKPOINTS
     step = checkpoints.best(kept) if best else None

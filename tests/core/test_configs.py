@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from research.core.configs import differences, flatten_config, from_json, to_json, type_name
+from research.core.configs import built, differences, flatten_config, from_json, to_json, type_name
 from research.core.errors import UserError
+from research.core.shapes import Spec
 from research.launch.discovery import modules
 from research.train.experiment import Experiment
 from research.train.optimizers import Optimizer
@@ -135,3 +136,42 @@ def test_a_class_is_named_by_its_module():
     """`type_name` gives what `from_json` imports."""
     assert type_name(Optimizer()) == OPTIMIZER
     assert isinstance(from_json({"type": OPTIMIZER}), Optimizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Misspelt:
+    """A part of one's own whose method is called otherwise."""
+
+    def bild(self) -> Spec:
+        return Spec(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forgetful:
+    """A part of one's own that forgets to return what it makes."""
+
+    def build(self) -> None:
+        Spec(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Greedy:
+    """A part of one's own that wants to know what nobody tells it."""
+
+    def build(self, outputs: int) -> Spec:
+        return Spec(outputs)
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        (Misspelt(), r"Misspelt has no method `build`: define one that returns a research\.core\.shapes\.Spec\."),
+        (Forgetful(), r"`Forgetful\.build` gives NoneType: let it return a research\.core\.shapes\.Spec\."),
+        (Greedy(), r"`Greedy\.build` cannot be called with nothing \(missing a required argument: 'outputs'\)"),
+    ],
+)
+def test_a_part_of_ones_own_that_builds_nothing_is_named(part, sentence):
+    """Each mistake is one sentence, which names the class and what to change; a right one is built."""
+    with pytest.raises(UserError, match=sentence):
+        built(part, Spec)
+    assert built(Greedy(), Spec, 3) == Spec(3)

@@ -70,7 +70,6 @@ def test_one_class_has_no_curve() -> None:
         {"roc_curve": {"false_positive_rate": [0]}},
         {"calibration": {"count": [1.5], "probability": [0], "right": [0], "error": 0}},
         {"calibration": 5},
-        {"column_importance": {"age": "large"}},
     ],
 )
 def test_odd_results_of_a_run_file_are_damage(odd: dict) -> None:

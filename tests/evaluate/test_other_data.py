@@ -68,3 +68,17 @@ def test_another_text_is_read_with_the_runs_own_tokenizer(
     other = ["--data.train", str(tiny_text), "--data.validation", "--data.validation-fraction", "0.3"]
     assert evaluate(run, *other, "--split", "train") == 0
     assert "train split" in capsys.readouterr().out
+
+
+def test_a_run_that_ended_early_is_compared_with_what_it_printed(
+    table_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Out of patience a run ends before the last step of its configuration."""
+    path = table_run / "run.json"
+    before = path.read_text(encoding="utf-8")
+    path.write_text(before.replace('"steps": 40', '"steps": 50'), encoding="utf-8")
+    try:
+        assert evaluate(table_run) == 0
+    finally:
+        path.write_text(before, encoding="utf-8")
+    assert "equal to what training printed" in capsys.readouterr().out

@@ -226,8 +226,8 @@ def test_a_classifier_of_rows_has_its_curves_and_columns(picture_run):
         "roc_auc": 0.75,
         "roc_curve": {"false_positive_rate": [0, 0.5, None, 1], "true_positive_rate": [0, 1, 1, 1]},
         "calibration": {"count": [3, 5], "probability": [0.2, 0.9], "right": [0.25, 0.8], "error": 0.08},
-        "column_importance": {"age": 0.01, "<pay>": 0.2, "town": -0.01, "odd": None},
     }
+    record["importance"] = {"test": {"age": 0.01, "<pay>": 0.2, "town": -0.01, "odd": None}}
     write_record(picture_run, record)
     page = Page(report(picture_run))
     assert "ROC curve, test this run, area 0.7500 by chance" in page.words

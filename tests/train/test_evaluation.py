@@ -70,3 +70,12 @@ def test_a_failing_evaluator_is_an_event_and_the_run_finishes(tiny_language_run,
     failed = [event["message"] for event in record["events"] if event["kind"] == "evaluation"]
     assert [message for message in failed if "validation/broken failed (ZeroDivisionError: no rows)" in message]
     assert len(failed) == 3, "each cause once: no rows, division by zero of its baseline, and a set"
+
+
+def test_what_is_no_evaluator_is_refused_before_data_are_read(tiny_language_run, tmp_path) -> None:
+    """It says what the class lacks, and from which one to inherit."""
+    lost = dataclasses.replace(tiny_language_run.data, train=(str(tmp_path / "none.txt"),))
+    wrong = dataclasses.replace(tiny_language_run, data=lost)
+    object.__setattr__(wrong, "evaluators", (wrong.model,))  # as where nothing checks types
+    with pytest.raises(UserError, match=r"GPT is no evaluator, without split and best: .*EvaluatedSplit"):
+        train(wrong, name="tiny", root=tmp_path)

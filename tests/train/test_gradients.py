@@ -121,6 +121,13 @@ def test_settings_that_make_no_sense_are_refused(gradients, message) -> None:
         gradients.build(TASK, "float32")
 
 
+def test_a_loss_that_is_no_sum_is_refused() -> None:
+    """A task of one's own that returns a mean, or forgets to return, is named before anything is trained."""
+    task = TASK._replace(loss=lambda params, batch, context: None)
+    with pytest.raises(UserError, match=r"gives NoneType: let it return a research\.tasks\.task\.Loss"):
+        whole_batch(task, "float32")(PARAMS, {}, batch([0, 1]), CONTEXT)
+
+
 def test_rows_that_have_no_gradient_of_their_own_are_refused() -> None:
     """Mixed examples, statistics of the batch, and a batch that the parts do not divide."""
     with pytest.raises(UserError, match="mixup mixes"):
