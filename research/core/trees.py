@@ -74,7 +74,7 @@ def match_rules(rules: Sequence[tuple[str, Any]], tree: Any, *, what: str) -> An
     Args:
         rules: (pattern, value) pairs; a pattern is searched for anywhere in the path.
         tree: any pytree.
-        what: the kind of rule, for the error message ("sharding", "weight decay").
+        what: the kind of rule, and where it is given, for the error message.
 
     Raises:
         UserError: a path matched by no rule or by more than one.

@@ -69,6 +69,13 @@ class _EvaluationCutShortError(Exception):
     """A signal came during an evaluation."""
 
 
+class _Evaluated(NamedTuple):
+    """What an evaluation gives the loop: its score, None where there is none, and whether a signal cut it short."""
+
+    score: float | None = None
+    cut_short: bool = False
+
+
 def fit(
     assembly: Assembly,
     resume_point: ResumePoint,
@@ -250,21 +257,20 @@ def _on_periods(session: _Session, state: State, *, stopping: bool) -> bool:
     monitor.flush_pending(trees.digest(state.merged) if now.digest else None)
     session.stall_detector.ends()
     began = time.perf_counter()
-    results = _evaluate(session, state) if now.evaluate else {}
-    cut_short = results is None
-    stopping = stopping or monitor.out_of_patience
-    if now.sample and not cut_short:
+    evaluated = _evaluate(session, state) if now.evaluate else _Evaluated()
+    stopping = stopping or evaluated.cut_short or monitor.out_of_patience
+    if now.sample and not evaluated.cut_short:
         _sample(session, session.assembly.task.sample, state)
-    if stopping or cut_short or now.checkpoint:
-        _save(session, state, results, periodic=now.checkpoint)
-    if stopping or cut_short:
+    if stopping or now.checkpoint:
+        _save(session, state, evaluated, periodic=now.checkpoint)
+    if stopping:
         _check_saved(session)
     monitor.paused(time.perf_counter() - began)
-    return cut_short
+    return evaluated.cut_short
 
 
-def _evaluate(session: _Session, state: State) -> dict[str, Mapping[str, Any]] | None:
-    """Returns the results of all evaluators, which are logged; None where a signal came before the last.
+def _evaluate(session: _Session, state: State) -> _Evaluated:
+    """Runs all evaluators, and logs their results unless a signal came before the last.
 
     One that fails has none, and an event in the record.
     """
@@ -279,15 +285,16 @@ def _evaluate(session: _Session, state: State) -> dict[str, Mapping[str, Any]] |
         try:
             results[name] = plain(evaluate(state.evaluated, partial(before_batch, name, itertools.count(1))))
         except _EvaluationCutShortError:
-            return None
+            return _Evaluated(cut_short=True)
         except Exception as error:  # an evaluator is anyone's code, and its failure no reason to lose the training
             if jax.process_count() > 1:
                 raise  # the others wait for this one
             session.log.failed_evaluation(session.monitor.step, name, error)
     for name, result in results.items():
         session.monitor.emit({"step": session.monitor.step, "kind": "evaluation", "name": name, **result})
-    session.monitor.judge_evaluation(score(session.assembly.evaluators, results))
-    return results
+    evaluated = _Evaluated(score(session.assembly.evaluators, results))
+    session.monitor.judge_evaluation(evaluated.score)
+    return evaluated
 
 
 def _sample(session: _Session, sample: Callable[..., Any], state: State) -> None:
@@ -297,18 +304,14 @@ def _sample(session: _Session, sample: Callable[..., Any], state: State) -> None
     session.monitor.emit(write_sample(session.log.folder, step, made))
 
 
-def _save(session: _Session, state: State, results: Mapping[str, Mapping[str, Any]] | None, *, periodic: bool) -> None:
-    """Saves the state, once the hash chain up to it is on disk; `results` is None where evaluation was cut short."""
+def _save(session: _Session, state: State, evaluated: _Evaluated, *, periodic: bool) -> None:
+    """Saves the state, once the hash chain up to it is on disk."""
     monitor, saver = session.monitor, session.saver
     if not processes.broadcast_from_first(monitor.write_chain()):
         saver.failed(monitor.step, f"the lines of {session.log.folder} before it cannot be written; free space there")
         return
     monitor.record_time()
-    metadata = {
-        "score": score(session.assembly.evaluators, results or {}),
-        "periodic": periodic,
-        "unevaluated": results is None,
-    }
+    metadata = {"score": evaluated.score, "periodic": periodic, "unevaluated": evaluated.cut_short}
     saver.save(monitor.step, state.changing, {**metadata, **monitor.metadata})
     saver.wait(SAVE_TIMEOUT_SECONDS)
 

@@ -133,7 +133,9 @@ class OptimizerGroups(OptimizerConfig):
         names = [group.name for group in self.groups]
         if not names or len(set(names)) < len(names):
             raise UserError(f"The optimizer groups are called {names}: give one group or more, each a name of its own.")
-        return trees.match_rules([(group.pattern, group.name) for group in self.groups], params, what="optimizers")
+        return trees.match_rules(
+            [(group.pattern, group.name) for group in self.groups], params, what="optimizers (--optimizer.groups)"
+        )
 
 
 def _of_group(params: Params, labels: Any, name: str) -> Params:

@@ -109,7 +109,9 @@ class Optimizer(OptimizerConfig):
         self, steps: int, params: Params, schedule: Schedule = Schedule("constant")
     ) -> optax.GradientTransformation:
         """Composes the transformation; raises UserError where the patterns do not fit the parameters."""
-        decay = trees.match_rules(self.weight_decay_multipliers, params, what="weight decay")
+        decay = trees.match_rules(
+            self.weight_decay_multipliers, params, what="weight decay (--optimizer.weight-decay-multipliers)"
+        )
         multipliers = self.multipliers(params)
         parts = [
             _penalty(self.l1, self.l2, decay) if self.l1 or self.l2 else optax.identity(),
@@ -128,7 +130,7 @@ class Optimizer(OptimizerConfig):
 
     def multipliers(self, params: Params) -> Any:
         """Returns each parameter's factor of the learning rate; raises UserError where the patterns do not fit."""
-        factors = trees.match_rules(self.lr_multipliers, params, what="the learning rate")
+        factors = trees.match_rules(self.lr_multipliers, params, what="the learning rate (--optimizer.lr-multipliers)")
         if self.layer_decay == 1:
             return factors
         return jax.tree.map(operator.mul, factors, _layerwise(self.layer_decay, params))

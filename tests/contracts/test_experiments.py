@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_run import run_module
@@ -28,6 +29,7 @@ from research.models.llama import Llama
 from research.models.mlp import MLP
 from research.tasks.classification import Classification
 from research.tasks.language_modelling import LanguageModelling
+from research.tasks.task import evaluation_context
 from research.train.experiment import Assembly, Experiment, assemble
 from research.train.pretrained import PretrainedModel
 
@@ -195,16 +197,40 @@ def test_a_step_is_lowered_without_data_or_memory(small: Assembly, lowered: jax.
 
 
 def test_a_step_learns(small: Assembly, lowered: jax.stages.Lowered) -> None:
-    """One real step: finite loss and gradient, a positive weight, other parameters, the next step number."""
-    state = small.initial_state()
+    """One real step: finite loss and gradient, a positive weight, other parameters, the next step number.
+
+    Where rows do not depend on one another, the loss of a batch is the sum over its rows: that of one half and of the
+    other, by which a mean, which accumulation and padding would change, is found.
+    """
+    state, batch, compiled = small.initial_state(), first_batch(small), lowered.compile()
     before = trees.digest(state.merged)
-    after, metrics = lowered.compile()(state, first_batch(small))
+    if not small.task.coupled:
+        first = (np.arange(len(batch["index"])) < len(batch["index"]) // 2).astype(np.float32)
+        whole, *halves = (
+            compiled(jax.tree.map(jnp.copy, state), {**batch, "mask": batch["mask"] * each})[1]
+            for each in (rows.reshape(-1, *[1] * (batch["mask"].ndim - 1)) for rows in (first**0, first, 1 - first))
+        )
+        for total in (lambda found: found["weight"], lambda found: found["loss"] * found["weight"]):
+            assert float(total(whole)) == pytest.approx(sum(float(total(half)) for half in halves), rel=1e-4)
+    after, metrics = compiled(state, batch)
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["gradient_norm"])
     assert metrics["weight"] > 0 and metrics["gradient_norm"] > 0
     assert int(after.step) == 1 and trees.digest(after.merged) != before
     if isinstance(small.experiment.task, LanguageModelling):
         # An untrained language model knows nothing: its loss is the logarithm of the vocabulary (Karpathy 2019).
         assert float(metrics["loss"]) == pytest.approx(math.log(small.data.outputs), rel=0.03)
+
+
+def test_a_language_model_does_not_see_what_it_predicts(small: Assembly) -> None:
+    """Another token changes the scores at its place and after it, and none before."""
+    if not isinstance(small.experiment.task, LanguageModelling):
+        pytest.skip("it predicts no next token")
+    params, context, batch = small.initial_state().merged, evaluation_context(0), first_batch(small)
+    tokens, middle = batch["inputs"], batch["inputs"].shape[1] // 2
+    other = {**batch, "inputs": np.where(np.arange(tokens.shape[1]) == middle, tokens - 1, tokens).clip(0)}
+    predict = jax.jit(small.task.predict)
+    moved = abs(predict(params, batch, context)["logits"] - predict(params, other, context)["logits"]).max((0, 2))
+    assert moved[:middle].max() == 0 and moved[middle] > 0
 
 
 def test_every_evaluator_measures_and_has_a_baseline(small: Assembly) -> None:
