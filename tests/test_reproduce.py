@@ -50,12 +50,12 @@ def test_another_process_reproduces_a_run_to_the_bit(tiny_runs: Path, tmp_path: 
 
 
 def test_a_run_whose_end_was_moved_is_reproduced_in_its_parts(
-    tiny_language_run: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_line_run: Experiment, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Moved twice, once before the end and once after it; as one run towards the last end it would have other bits."""
     run_id = "20260101-000000-000-abcd"
     for steps, stop in ((8, 5), (10, None), (12, None)):
-        experiment = dataclasses.replace(tiny_language_run, steps=steps)
+        experiment = dataclasses.replace(tiny_line_run, steps=steps)
         extended = train(experiment, name="tiny", root=tmp_path / "runs", run_id=run_id, stop_after=stop)
     assert [(part["step"], part["steps"]) for part in extended.record["extensions"]] == [(5, 8), (10, 10)]
     code, output = reproduce(extended.folder, capsys)

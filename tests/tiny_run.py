@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 NOVEL = ROOT / "research/data/datasets/austen/raw/persuasion.txt.gz"
 OPTIONS = (
     *("--data.length", "16", "--batch-size", "4", "--accumulate", "2", "--steps", "40", "--schedule.warmup", "5"),
-    *("--model.depth", "2", "--model.width", "32", "--model.heads", "2", "--model.context", "16"),
+    *("--model.depth", "1", "--model.width", "32", "--model.heads", "2", "--model.context", "16"),
     *("--model.dropout", "0.1", "--optimizer.ema", "0.9"),
     *("--log-every", "1", "--evaluate-every", "20", "--evaluators.0.limit", "64", "--sample-every", "0"),
     *("--checkpoint-every", "5", "--digest-every", "10"),

@@ -172,7 +172,8 @@ def _train(
         )
         if processes.is_main_process():
             log.record["baselines"] = _by_evaluation({each.name: each.baselines for each in evaluations}, log)
-            _finish(log)
+    if processes.is_main_process():
+        _finish(log)
     return Run(log.folder, assembly, state, log.record)
 
 

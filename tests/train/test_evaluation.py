@@ -55,13 +55,13 @@ def test_evaluators_of_one_split_have_names() -> None:
     assert score([first, second], results) == 3.0
 
 
-def test_a_failing_evaluator_is_an_event_and_the_run_finishes(tiny_language_run, tmp_path) -> None:
+def test_a_failing_evaluator_is_an_event_and_the_run_finishes(tiny_line_run, tmp_path) -> None:
     """Its results are missing and the cause is in the record, once; all others are kept."""
     evaluators = (
-        *(tiny_language_run.evaluators[0], OddEvaluator(name="numbers"), OddEvaluator(name="odd", answer="object")),
+        *(tiny_line_run.evaluators[0], OddEvaluator(name="numbers"), OddEvaluator(name="odd", answer="object")),
         OddEvaluator(name="broken", answer="raise"),
     )
-    run = train(dataclasses.replace(tiny_language_run, evaluators=evaluators), name="tiny", root=tmp_path)
+    run = train(dataclasses.replace(tiny_line_run, evaluators=evaluators), name="tiny", root=tmp_path)
     record = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
     assert record["status"] == "finished"
     assert record["metrics"].keys() == {"validation", "validation/numbers"}

@@ -96,10 +96,10 @@ def test_noise_is_added_once_with_the_deviation_asked_for() -> None:
     assert with_noise(zeros, jax.random.key(0), std=0.0) is zeros
 
 
-def test_a_run_trains_with_clipped_noisy_gradients_and_reproduces_them(tiny_language_run, tmp_path) -> None:
+def test_a_run_trains_with_clipped_noisy_gradients_and_reproduces_them(tiny_line_run, tmp_path) -> None:
     """As any other run: the same seed gives the same bits, and noise changes them."""
     gradients = Gradients(clip=0.5, noise=1.0, microbatch=4)
-    private = dataclasses.replace(tiny_language_run, gradients=gradients, accumulate=2, steps=3)
+    private = dataclasses.replace(tiny_line_run, gradients=gradients, accumulate=2, steps=3)
     first, again = (train(private, name="private", root=tmp_path / root) for root in ("first", "again"))
     assert first.record["params_sha256"] == again.record["params_sha256"]
     quiet = dataclasses.replace(private, gradients=dataclasses.replace(gradients, noise=0.0))

@@ -8,10 +8,10 @@ from research.train.loop import Due, due
 
 
 @pytest.fixture
-def experiment(tiny_language_run):
+def experiment(tiny_line_run):
     """Ten steps, and four periods that differ."""
     periods = {"evaluate_every": 4, "sample_every": 0, "checkpoint_every": 3, "digest_every": 6}
-    return dataclasses.replace(tiny_language_run, steps=10, **periods)
+    return dataclasses.replace(tiny_line_run, steps=10, **periods)
 
 
 def test_each_period_has_its_own_steps(experiment):

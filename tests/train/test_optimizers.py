@@ -249,9 +249,9 @@ class Mine(OptimizerConfig):
         return optax.chain(optax.scale_by_sign(), optax.scale_by_learning_rate(self.learning_rate))
 
 
-def test_an_optimizer_of_ones_own_trains_a_run(tiny_language_run, tmp_path):
+def test_an_optimizer_of_ones_own_trains_a_run(tiny_line_run, tmp_path):
     """`build` is all it needs to give; a class outside the project trains, and is refused where its run is read."""
-    experiment = dataclasses.replace(tiny_language_run, optimizer=Mine(0.5), sample_every=0, evaluators=())
+    experiment = dataclasses.replace(tiny_line_run, optimizer=Mine(0.5), sample_every=0, evaluators=())
     run = train(experiment, name="mine", root=tmp_path, stop_after=2)
     assert "learning_rate" not in next(read_lines(run.folder / METRICS))
     start = run.assembly.initial_state().params
@@ -272,9 +272,9 @@ class Galore(OptimizerConfig):
         return optax.contrib.galore(schedule.build(steps), rank=2)
 
 
-def test_an_optimizers_empty_arrays_come_back(tiny_language_run, tmp_path):
+def test_an_optimizers_empty_arrays_come_back(tiny_line_run, tmp_path):
     """A checkpoint, which cannot hold them, gives them back: cut short, a run ends in the same state."""
-    experiment = dataclasses.replace(tiny_language_run, optimizer=Galore(), sample_every=0, evaluators=())
+    experiment = dataclasses.replace(tiny_line_run, optimizer=Galore(), sample_every=0, evaluators=())
     whole = train(experiment, name="whole", root=tmp_path).state
     assert any(leaf.size == 0 for leaf in jax.tree.leaves(whole.optimizer))
     for resume in (False, True):
@@ -282,18 +282,18 @@ def test_an_optimizers_empty_arrays_come_back(tiny_language_run, tmp_path):
     assert trees.digest(run.state) == trees.digest(whole)
 
 
-def test_what_is_no_optimizer_is_refused(tiny_language_run):
+def test_what_is_no_optimizer_is_refused(tiny_line_run):
     """One sentence says what to inherit from."""
-    experiment = dataclasses.replace(tiny_language_run)
+    experiment = dataclasses.replace(tiny_line_run)
     object.__setattr__(experiment, "optimizer", optax.sgd(0.1))  # the tests check types, programs do not
     with pytest.raises(UserError, match="is no optimizer: let the class inherit from"):
-        assemble(experiment, tiny_language_run.data.build())
+        assemble(experiment, tiny_line_run.data.build())
 
 
-def test_a_schedule_free_run_evaluates_its_average(tiny_language_run, tmp_path):
+def test_a_schedule_free_run_evaluates_its_average(tiny_line_run, tmp_path):
     """An optimizer of experiments/ trains and comes back from run.json; evaluation uses x, training goes on at y."""
     optimizer, schedule = ScheduleFree(0.05), Schedule("constant", warmup=2)
-    experiment = dataclasses.replace(tiny_language_run, optimizer=optimizer, schedule=schedule, sample_every=0)
+    experiment = dataclasses.replace(tiny_line_run, optimizer=optimizer, schedule=schedule, sample_every=0)
     run = train(experiment, name="free", root=tmp_path)
     loaded = load_run(run.folder)
     assert loaded.assembly.experiment == experiment

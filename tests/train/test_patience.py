@@ -6,13 +6,13 @@ import jax
 import pytest
 
 from research.core import trees
-from research.evaluate.language import LanguageEvaluator
+from research.evaluate.regression import RegressionEvaluator
 from research.train.recovery import History
 from research.train.run import train
 
 
 @dataclasses.dataclass(frozen=True)
-class Worse(LanguageEvaluator):
+class Worse(RegressionEvaluator):
     """An evaluator by which the best result is that of step 4."""
 
     def build(self, task, data, mesh, seed):
@@ -27,9 +27,9 @@ class Worse(LanguageEvaluator):
 
 
 @pytest.fixture
-def impatient(tiny_language_run):
+def impatient(tiny_line_run):
     """A run of 8 steps whose evaluations are at 2, 4, 6 and 8."""
-    few = dataclasses.replace(tiny_language_run, evaluators=(Worse(batch_size=64, limit=8),), sample_every=0)
+    few = dataclasses.replace(tiny_line_run, evaluators=(Worse(batch_size=64, limit=8),))
     return dataclasses.replace(few, evaluate_every=2, checkpoint_every=2, patience=1)
 
 
@@ -54,7 +54,7 @@ def test_patience_counts_evaluations_in_a_row():
     assert history.best == 1.0
 
 
-def test_a_callback_sees_every_state_and_may_stop_the_run(tiny_language_run, tmp_path):
+def test_a_callback_sees_every_state_and_may_stop_the_run(tiny_line_run, tmp_path):
     """It gets the state after each step; the run that it stops is interrupted, and goes on to the same end."""
     digests = []
 
@@ -63,7 +63,7 @@ def test_a_callback_sees_every_state_and_may_stop_the_run(tiny_language_run, tmp
         digests.append(trees.digest(jax.device_get(state.params)))
         return step == 3
 
-    plain = dataclasses.replace(tiny_language_run, evaluators=(), sample_every=0)
+    plain = dataclasses.replace(tiny_line_run, evaluators=(), sample_every=0)
     stopped = train(plain, name="tiny", root=tmp_path, callbacks=(watch,))
     assert stopped.record["status"] == "interrupted" and stopped.state.step == len(digests) == 3
     assert digests[-1] == trees.digest(stopped.state.params) != digests[0]

@@ -11,10 +11,10 @@ from research.train.profiling import traced_steps
 from research.train.run import train
 
 
-def test_the_steps_asked_for_are_traced(tiny_language_run, tmp_path):
+def test_the_steps_asked_for_are_traced(tiny_line_run, tmp_path):
     """Perfetto's file has events of the training loop's thread; a stop before the last step ends the trace."""
     for name, stop in (("whole", None), ("cut", 3)):
-        experiment = dataclasses.replace(tiny_language_run, profile="3..4", sample_every=0, evaluators=())
+        experiment = dataclasses.replace(tiny_line_run, profile="3..4", sample_every=0, evaluators=())
         run = train(experiment, name=name, root=tmp_path, stop_after=stop)
         (file,) = run.folder.glob("profile/plugins/profile/*/perfetto_trace.json.gz")
         events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]

@@ -31,8 +31,14 @@ def comparable(run):
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_language_run, tmp_path_factory):
-    """The tiny GPT, trained without interruption; shared, so do not change it."""
+def finished(tiny_line_run, tmp_path_factory):
+    """The tiny line, trained without interruption; shared, so do not change it."""
+    return train(tiny_line_run, name="tiny", root=tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture(scope="module")
+def finished_text(tiny_language_run, tmp_path_factory):
+    """The tiny GPT, likewise."""
     return train(tiny_language_run, name="tiny", root=tmp_path_factory.mktemp("finished"))
 
 
@@ -51,16 +57,16 @@ def assert_resumes_exactly(experiment, whole, root, stops):
     assert [resume["step"] for resume in run.record["resumes"]] == list(stops)
 
 
-def test_stopped_anywhere_a_run_ends_the_same(finished, tiny_language_run, tmp_path):
+def test_stopped_anywhere_a_run_ends_the_same(finished, tiny_line_run, tmp_path):
     """On and off the periods of checkpoints, digests and log entries; twice in a row."""
-    assert_resumes_exactly(tiny_language_run, finished, tmp_path, stops=(1, 3, 7))
+    assert_resumes_exactly(tiny_line_run, finished, tmp_path, stops=(1, 3, 7))
 
 
-def test_what_a_killed_run_wrote_after_its_checkpoint_is_not_kept_twice(finished, tiny_language_run, tmp_path):
+def test_what_a_killed_run_wrote_after_its_checkpoint_is_not_kept_twice(finished, tiny_line_run, tmp_path):
     """Resumed from an older step, metrics and chain are cut back to it and continue without a seam."""
-    run = train(tiny_language_run, name="tiny", root=tmp_path, stop_after=7)
+    run = train(tiny_line_run, name="tiny", root=tmp_path, stop_after=7)
     (run.folder / "checkpoints" / "00000007.json").unlink()  # as if killed while step 7 was being saved
-    run = train(tiny_language_run, name="tiny", root=tmp_path, resume=True)
+    run = train(tiny_line_run, name="tiny", root=tmp_path, resume=True)
     assert [resume["step"] for resume in run.record["resumes"]] == [6]
     assert "checkpoint of step 7 is not used" in run.record["events"][0]["message"]
     assert lines(run, CHAIN) == lines(finished, CHAIN)
@@ -88,9 +94,9 @@ VARIANTS = {
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("average", "muon, packed, scanned")),
     ],
 )
-def test_every_part_of_the_state_is_resumed(variant, tiny_language_run, tmp_path):
+def test_every_part_of_the_state_is_resumed(variant, tiny_line_run, tiny_language_run, tmp_path):
     """Moving averages, dropout's randomness, micro-batches, partitioned optimizers and packed rows continue exactly."""
-    experiment = VARIANTS[variant](tiny_language_run)
+    experiment = VARIANTS[variant](tiny_language_run if "packed" in variant else tiny_line_run)
     whole = train(experiment, name="tiny", root=tmp_path / "whole")
     assert_resumes_exactly(experiment, whole, tmp_path / "parts", stops=(5,))
 
@@ -111,28 +117,28 @@ def test_running_statistics_are_resumed(tiny_image_run, tmp_path):
     assert_resumes_exactly(tiny_image_run, whole, tmp_path / "parts", stops=(4,))
 
 
-def test_two_runs_of_one_seed_have_equal_chains_and_another_seed_another(finished, tiny_language_run, tmp_path):
+def test_two_runs_of_one_seed_have_equal_chains_and_another_seed_another(finished, tiny_line_run, tmp_path):
     """The chain's entries cover batch, randomness, result and, where digested, parameters."""
-    again = train(tiny_language_run, name="tiny", root=tmp_path)
+    again = train(tiny_line_run, name="tiny", root=tmp_path)
     assert lines(again, CHAIN) == lines(finished, CHAIN)
-    other = train(dataclasses.replace(tiny_language_run, seed=1), name="tiny", root=tmp_path, stop_after=2)
+    other = train(dataclasses.replace(tiny_line_run, seed=1), name="tiny", root=tmp_path, stop_after=2)
     first, right = lines(other, CHAIN)[0], lines(finished, CHAIN)[0]
     assert all(first[part] != right[part] for part in PARTS if part in right)
     assert other.record["id"] != again.record["id"]
 
 
-def test_everything_happens_on_its_period_and_at_the_end(finished):
+def test_everything_happens_on_its_period_and_at_the_end(finished_text):
     """8 steps: log every 2, evaluate and sample every 4, digest every 4; chain entries for all."""
     steps = {
-        kind: [entry["step"] for entry in lines(finished) if entry["kind"] == kind] for kind in ("train", "sample")
+        kind: [entry["step"] for entry in lines(finished_text) if entry["kind"] == kind] for kind in ("train", "sample")
     }
     assert steps == {"train": [2, 4, 6, 8], "sample": [4, 8]}
-    assert [entry["step"] for entry in lines(finished) if entry["kind"] == "evaluation"] == [4, 8]
-    chain = lines(finished, CHAIN)
+    assert [entry["step"] for entry in lines(finished_text) if entry["kind"] == "evaluation"] == [4, 8]
+    chain = lines(finished_text, CHAIN)
     assert [entry["step"] for entry in chain] == list(range(1, 9))
     assert [entry["step"] for entry in chain if "params" in entry] == [4, 8]
-    assert chain[-1]["params"] == finished.record["params_sha256"] == trees.digest(finished.state.merged)
-    assert chain[-1]["chain"] == finished.record["chain"]
+    assert chain[-1]["params"] == finished_text.record["params_sha256"] == trees.digest(finished_text.state.merged)
+    assert chain[-1]["chain"] == finished_text.record["chain"]
 
 
 def test_checkpoints_come_on_their_period_and_at_the_end(finished):
@@ -142,23 +148,23 @@ def test_checkpoints_come_on_their_period_and_at_the_end(finished):
     assert checkpoints.best(folder) == 8
 
 
-def test_training_entries_say_what_a_step_did(finished, tiny_language_run):
+def test_training_entries_say_what_a_step_did(finished_text):
     """Loss, gradient norm, weight, accuracy, the rate that the step used, and the speed with its unit."""
-    first = next(entry for entry in lines(finished) if entry["kind"] == "train")
+    first = next(entry for entry in lines(finished_text) if entry["kind"] == "train")
     assert {"loss", "gradient_norm", "accuracy", "seconds_left"} <= set(first)
     assert (first["weight"], first["unit"]) == (64, "tokens")
     np.testing.assert_allclose(first["learning_rate"], 1e-2 * 2 / 3, rtol=1e-6)  # the second of two warm-up steps
     assert "random" not in scalars(first)
 
 
-def test_the_record_has_what_a_reader_needs(finished, tiny_language_run):
+def test_the_record_has_what_a_reader_needs(finished_text):
     """Config, data, model, environment, stages, metrics beside baselines: JSON on disk as in memory."""
-    record = read_record(finished.folder)
-    assert record == json.loads(json.dumps(finished.record))
+    record = read_record(finished_text.folder)
+    assert record == json.loads(json.dumps(finished_text.record))
     assert record["status"] == "finished"
     assert {"data", "assembly", "first_step", "train", "baselines"} <= set(record["stages"])
     assert set(record["metrics"]["validation"]) == set(record["baselines"]["validation"]["3-gram"]) | {"accuracy"}
-    leaves = jax.tree.leaves(finished.state.params)
+    leaves = jax.tree.leaves(finished_text.state.params)
     assert record["model"]["parameters"] == sum(leaf.size for leaf in leaves)
     assert sum(row["parameters"] for row in record["model"]["layers"]) == record["model"]["parameters"]
 
@@ -173,26 +179,26 @@ def test_a_loaded_run_measures_what_training_printed(finished):
     assert load_run(finished.folder, best=True).state.step == 8
 
 
-def test_a_logger_of_ones_own_sees_every_entry(tiny_language_run, tmp_path):
+def test_a_logger_of_ones_own_sees_every_entry(tiny_line_run, tmp_path):
     """A notebook plots what `metrics.jsonl` holds, as it comes."""
     seen = []
-    run = train(tiny_language_run, name="tiny", root=tmp_path, loggers=(seen.append,), stop_after=4)
+    run = train(tiny_line_run, name="tiny", root=tmp_path, loggers=(seen.append,), stop_after=4)
     assert json.loads(json.dumps(seen)) == lines(run)
 
 
-def test_watching_less_changes_nothing_that_is_computed(finished, tiny_language_run, tmp_path):
+def test_watching_less_changes_nothing_that_is_computed(finished, tiny_line_run, tmp_path):
     """No log entries, evaluations, samples or checkpoints on the way, and the same parameters at the end."""
-    quiet = dataclasses.replace(tiny_language_run, log_every=0, evaluate_every=0, checkpoint_every=0, sample_every=0)
+    quiet = dataclasses.replace(tiny_line_run, log_every=0, evaluate_every=0, checkpoint_every=0)
     run = train(quiet, name="tiny", root=tmp_path)
     assert run.record["params_sha256"] == finished.record["params_sha256"]
     assert lines(run, CHAIN) == lines(finished, CHAIN)
     assert [entry["step"] for entry in lines(run) if entry["kind"] == "train"] == [8]
 
 
-def test_losses_that_stay_not_finite_name_their_first_step_and_leave_good_checkpoints(tiny_language_run, tmp_path):
+def test_losses_that_stay_not_finite_name_their_first_step_and_leave_good_checkpoints(tiny_line_run, tmp_path):
     """A rate far too high: the run fails with a sentence, and no checkpoint holds a NaN."""
-    wild = dataclasses.replace(tiny_language_run.optimizer, kind="sgd", learning_rate=1e30, clip=0.0)
-    experiment = dataclasses.replace(tiny_language_run, optimizer=wild, checkpoint_every=1, sample_every=0)
+    wild = dataclasses.replace(tiny_line_run.optimizer, kind="sgd", learning_rate=1e30, clip=0.0)
+    experiment = dataclasses.replace(tiny_line_run, optimizer=wild, checkpoint_every=1)
     with pytest.raises(
         UserError, match=r"not finite in 6 steps in a row, from step 2 on: lower --optimizer.learning-rate"
     ):
@@ -203,24 +209,24 @@ def test_losses_that_stay_not_finite_name_their_first_step_and_leave_good_checkp
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
-def test_resuming_what_computes_something_else_is_refused(finished, tiny_language_run, tmp_path):
+def test_resuming_what_computes_something_else_is_refused(finished, tiny_line_run, tmp_path):
     """The changed fields are named with both values; fields of watching may differ."""
-    train(tiny_language_run, name="tiny", root=tmp_path, stop_after=1)
-    deeper = dataclasses.replace(tiny_language_run, model=dataclasses.replace(tiny_language_run.model, depth=2), seed=4)
-    with pytest.raises(UserError, match=r"model.depth was 1 and is now 2; seed was 0 and is now 4\. Resume with"):
-        train(deeper, name="tiny", root=tmp_path, resume=True)
+    train(tiny_line_run, name="tiny", root=tmp_path, stop_after=1)
+    other = dataclasses.replace(tiny_line_run, model=dataclasses.replace(tiny_line_run.model, dropout=0.5), seed=4)
+    with pytest.raises(UserError, match=r"model.dropout was 0.0 and is now 0.5; seed was 0 and is now 4\. Resume with"):
+        train(other, name="tiny", root=tmp_path, resume=True)
     with pytest.raises(UserError, match="There is no unfinished run of other"):
-        train(tiny_language_run, name="other", root=tmp_path, resume=True)
-    watched = dataclasses.replace(tiny_language_run, log_every=1, keep_last=5)
+        train(tiny_line_run, name="other", root=tmp_path, resume=True)
+    watched = dataclasses.replace(tiny_line_run, log_every=1, keep_last=5)
     run = train(watched, name="tiny", root=tmp_path, resume=True)
     assert run.record["params_sha256"] == finished.record["params_sha256"]
     with pytest.raises(UserError, match="There is no unfinished run of tiny"):
-        train(tiny_language_run, name="tiny", root=tmp_path, resume=True)
+        train(tiny_line_run, name="tiny", root=tmp_path, resume=True)
 
 
-def test_a_finished_run_goes_on_to_a_later_end(finished, tiny_language_run, tmp_path):
+def test_a_finished_run_goes_on_to_a_later_end(finished, tiny_line_run, tmp_path):
     """The schedule is stretched, what was trained stays, the record keeps both ends; cut short, it ends the same."""
-    longer = dataclasses.replace(tiny_language_run, steps=12)
+    longer = dataclasses.replace(tiny_line_run, steps=12)
     runs = []
     for name, stops in {"whole": [], "cut": [9]}.items():
         shutil.copytree(finished.folder, tmp_path / name / "tiny/its_id")
@@ -240,22 +246,22 @@ def test_a_finished_run_goes_on_to_a_later_end(finished, tiny_language_run, tmp_
     assert train(longer, name="tiny", root=tmp_path / "whole", run_id="its_id").record == kept
 
 
-def test_a_run_is_trained_by_one_process_at_a_time(tiny_language_run, tmp_path):
+def test_a_run_is_trained_by_one_process_at_a_time(tiny_line_run, tmp_path):
     """A second process that would resume the same run is refused while the first one trains."""
-    train(tiny_language_run, name="tiny", root=tmp_path, stop_after=3)
-    first = open_resumable("tiny", tiny_language_run, tmp_path)
+    train(tiny_line_run, name="tiny", root=tmp_path, stop_after=3)
+    first = open_resumable("tiny", tiny_line_run, tmp_path)
     with pytest.raises(UserError, match="trained by another process"):
-        open_resumable("tiny", tiny_language_run, tmp_path)
+        open_resumable("tiny", tiny_line_run, tmp_path)
     first.close()
-    assert train(tiny_language_run, name="tiny", root=tmp_path, resume=True).record["status"] == "finished"
+    assert train(tiny_line_run, name="tiny", root=tmp_path, resume=True).record["status"] == "finished"
 
 
-def test_resuming_under_other_conditions_is_said(tiny_language_run, tmp_path, capsys):
+def test_resuming_under_other_conditions_is_said(tiny_line_run, tmp_path, capsys):
     """Another release or thread count may change the bits: the record and the terminal name what changed."""
-    run = train(tiny_language_run, name="tiny", root=tmp_path, stop_after=3)
+    run = train(tiny_line_run, name="tiny", root=tmp_path, stop_after=3)
     record = read_record(run.folder)
     record["environment"]["packages"]["jax"] = "0.1"
     write_record(run.folder, record)
-    resumed = train(tiny_language_run, name="tiny", root=tmp_path, resume=True)
+    resumed = train(tiny_line_run, name="tiny", root=tmp_path, resume=True)
     assert "environment.packages.jax was '0.1'" in resumed.record["events"][0]["message"]
     assert "environment.packages.jax was '0.1'" in capsys.readouterr().err
