@@ -24,7 +24,7 @@ SLOW_EVALUATION = ("--evaluators.0.limit", "0", "--evaluators.0.batch-size", "1"
 )
 def test_before_the_first_step_a_signal_ends_the_program_within_ten_seconds(tmp_path: Path, several) -> None:
     """Amid the first compilation it ends with 0 and one sentence, and leaves a run that can be resumed."""
-    command = ["experiments.gpt_austen", *options(tmp_path), "--model.depth", "6", "--steps", "8", *several]
+    command = ["experiments.gpt_austen", *options(tmp_path), "--model.depth", "3", "--steps", "8", *several]
     with Program(*command, ONTOGENY_CACHE=str(tmp_path / "cache")) as started:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob("runs/*/*/run.json")):

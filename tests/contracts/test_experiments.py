@@ -17,7 +17,7 @@ from tiny_run import run_module
 
 import experiments
 from research.core import configs, trees
-from research.core.shapes import Spec
+from research.core.shapes import Params, Spec
 from research.core.streams import stream
 from research.data.dataset import Data, HasSmallForm, Rows
 from research.data.pipeline import training_batches
@@ -27,6 +27,7 @@ from research.launch.discovery import modules
 from research.models.bert import BERT
 from research.models.llama import Llama
 from research.models.mlp import MLP
+from research.models.model import Model
 from research.tasks.classification import Classification
 from research.tasks.language_modelling import LanguageModelling
 from research.tasks.task import evaluation_context
@@ -91,23 +92,47 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     characters = string.printable + "£¬®°–—‘’“”…é"
     tokenizer = TokenizerConfig("wordpiece", vocabulary_size=300).train([" ".join(characters), characters])
     model = BERT(1, 16, 2, 32, context=16, vocabulary=tokenizer.vocabulary_size, head="embedding")
-    params = model.build(Spec(16)).init(jax.random.key(0), {"inputs": jax.numpy.zeros((1, 4), jax.numpy.int32)})
+    params = initial(model.build(Spec(16)))
     save_pretrained(folder / ENCODER, model, params, tokenizer)
     publish_language_model(folder / LANGUAGE)
     return folder
+
+
+def initial(model: Model) -> Params:
+    """Draws the parameters of a model of texts."""
+    return jax.jit(model.init)(jax.random.key(0), {"inputs": np.zeros((1, 4), np.int32)})
 
 
 def publish_language_model(folder: Path) -> None:
     """Writes a small language model into a folder."""
     tokenizer = TokenizerConfig("bpe", vocabulary_size=258).train(["1 2 1 2"])
     model = Llama(1, 16, 2, mlp_dim=32, context=16, tied=True)
-    params = model.build(Spec(258)).init(jax.random.key(0), {"inputs": jax.numpy.zeros((1, 4), jax.numpy.int32)})
+    params = initial(model.build(Spec(258)))
     save_pretrained(folder, model, params, tokenizer)
+
+
+def config_of(name: str) -> Experiment:
+    """Returns an experiment's own configuration."""
+    return importlib.import_module(f"experiments.{name}").CONFIG
+
+
+def one_of_each_kind() -> list[Any]:
+    """Returns the names of all experiments; of those whose parts have the classes of an earlier one's, marked slow."""
+    known, found = set(), []
+    for name in modules():
+        config = config_of(name)
+        kind = tuple(type(part) for part in (config.data, config.model, config.task, config.optimizer))
+        found.append(pytest.param(name, marks=[pytest.mark.slow] if kind in known else []))
+        known.add(kind)
+    return found
 
 
 def predicts_tokens(name: str) -> bool:
     """Whether an experiment learns to predict the next token."""
-    return isinstance(importlib.import_module(f"experiments.{name}").CONFIG.task, LanguageModelling)
+    return isinstance(config_of(name).task, LanguageModelling)
+
+
+compiling = pytest.mark.parametrize("name", one_of_each_kind(), indirect=True)  # for tests that take seconds
 
 
 @pytest.fixture(params=modules(), scope="module")
@@ -119,7 +144,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def config(name: str) -> Experiment:
     """The experiment's own configuration."""
-    return importlib.import_module(f"experiments.{name}").CONFIG
+    return config_of(name)
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +161,11 @@ def parts(config: Any) -> list[Any]:
     if not dataclasses.is_dataclass(config):
         return []
     return [config, *(part for field in dataclasses.fields(config) for part in parts(getattr(config, field.name)))]
+
+
+def few_rows(records: Any) -> Any:
+    """Returns the first rows of many, from which a baseline learns at once."""
+    return Rows({name: rows[:256] for name, rows in records.arrays.items()}) if isinstance(records, Rows) else records
 
 
 def first_batch(assembly: Assembly) -> dict[str, np.ndarray]:
@@ -192,6 +222,7 @@ def lowered(small: Assembly) -> jax.stages.Lowered:
     return jax.jit(small.step, donate_argnums=0, out_shardings=(small.shardings, None)).lower(small.state, shapes)
 
 
+@compiling
 def test_a_step_is_lowered_without_data_or_memory(small: Assembly, lowered: jax.stages.Lowered) -> None:
     """The step is traced and lowered from shapes alone, and takes and gives states of one shape."""
     state, metrics = lowered.out_info
@@ -201,6 +232,7 @@ def test_a_step_is_lowered_without_data_or_memory(small: Assembly, lowered: jax.
     assert {"loss", "weight", "gradient_norm", "random"} <= metrics.keys()
 
 
+@compiling
 def test_a_step_learns(small: Assembly, lowered: jax.stages.Lowered) -> None:
     """One real step: finite loss and gradient, a positive weight, other parameters, the next step number.
 
@@ -226,7 +258,9 @@ def test_a_step_learns(small: Assembly, lowered: jax.stages.Lowered) -> None:
         assert float(metrics["loss"]) == pytest.approx(math.log(small.data.outputs), rel=0.03)
 
 
-@pytest.mark.parametrize("name", [name for name in modules() if predicts_tokens(name)], indirect=True)
+@pytest.mark.parametrize(
+    "name", [param for param in one_of_each_kind() if predicts_tokens(param.values[0])], indirect=True
+)
 def test_a_language_model_does_not_see_what_it_predicts(small: Assembly) -> None:
     """Another token changes the scores at its place and after it, and none before."""
     params, context, batch = small.initial_state().merged, evaluation_context(0), first_batch(small)
@@ -237,12 +271,14 @@ def test_a_language_model_does_not_see_what_it_predicts(small: Assembly) -> None
     assert moved[:middle].max() == 0 and moved[middle] > 0
 
 
+@compiling
 def test_every_evaluator_measures_and_has_a_baseline(small: Assembly) -> None:
     """Each evaluator of the configuration gives finite numbers, and a baseline in the same measures."""
     params = small.initial_state().evaluated
+    data = dataclasses.replace(small.data, splits={name: few_rows(rows) for name, rows in small.data.splits.items()})
     for evaluator in small.experiment.evaluators:
         few = dataclasses.replace(evaluator, limit=32, batch_size=32)
-        evaluation = few.build(small.task, small.data, small.mesh, seed=0)
+        evaluation = few.build(small.task, data, small.mesh, seed=0)
         results = evaluation.measure(params)
         assert math.isfinite(results[evaluator.best[0]])
         baselines = evaluation.baselines()

@@ -1,6 +1,7 @@
 """Promises of a sweep: its jobs are ordinary runs, checked before any starts, and what is done is never done again."""
 
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -56,13 +57,10 @@ def configured(*options: str) -> Experiment:
     return command_line.parse(launcher.Options, default, args=[*SHORT, *options]).experiment
 
 
-@pytest.fixture
-def half_done(tmp_path: Path) -> Path:
-    """The runs of a sweep of two rates and two seeds: first and last finished, the second stopped at step 7.
-
-    The newest unfinished run is of another configuration.
-    """
-    rates, root = ("1e-3", "1e-2"), tmp_path / "runs"
+@pytest.fixture(scope="module")
+def half_done_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `half_done` is a copy of."""
+    rates, root = ("1e-3", "1e-2"), tmp_path_factory.mktemp("sweep") / "runs"
     first, second, _, last = (
         configured("--optimizer.learning-rate", rate, "--seed", seed) for rate in rates for seed in ("0", "1")
     )
@@ -71,6 +69,15 @@ def half_done(tmp_path: Path) -> Path:
     train(last, name=NAME, root=root)
     train(configured("--seed", "5"), name=NAME, root=root, stop_after=3)
     return root
+
+
+@pytest.fixture
+def half_done(half_done_once: Path, tmp_path: Path) -> Path:
+    """The runs of a sweep of two rates and two seeds: first and last finished, the second stopped at step 7.
+
+    The newest unfinished run is of another configuration.
+    """
+    return shutil.copytree(half_done_once, tmp_path / "runs")
 
 
 def test_the_commands_are_those_of_the_jobs_still_to_do(

@@ -49,7 +49,7 @@ def pretrained(tiny_text, tmp_path_factory):
         data=TextData(
             train=(str(tiny_text),), length=16, validation_fraction=0.3, tokenizer=TokenizerConfig("wordpiece", 64)
         ),
-        model=BERT(depth=2, width=16, heads=2, context=32),
+        model=BERT(depth=1, width=16, heads=2, context=32),
         task=MaskedLanguageModelling(),
         evaluators=(MaskedEvaluator(limit=16),),
         steps=4,
