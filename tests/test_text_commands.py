@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -157,6 +158,7 @@ def test_a_run_with_low_rank_updates_writes_what_its_model_would(tiny_text, tmp_
     ids = language.encode("abcd efg")[None]
     cache = language.decoding.init_cache(language.params, 1, 8)
     zero = jnp.int32(0)
-    logits, _ = language.decoding.decode_step(language.params, cache, jnp.asarray(ids), zero, jnp.zeros(1, jnp.int32))
-    expected = run.assembly.model.apply(run.state.merged, {"inputs": jnp.asarray(ids)})[0]
+    step, apply = jax.jit(language.decoding.decode_step), jax.jit(run.assembly.model.apply)
+    logits, _ = step(language.params, cache, jnp.asarray(ids), zero, jnp.zeros(1, jnp.int32))
+    expected = apply(run.state.merged, {"inputs": jnp.asarray(ids)})[0]
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)

@@ -20,16 +20,18 @@ def stop(folder: Path, command: list[str], step: int, sent: signal.Signals) -> t
         return started.returncode, output
 
 
-def test_stopped_in_three_ways_a_run_ends_as_if_uninterrupted(tmp_path: Path, tiny_runs: Path) -> None:
+@pytest.mark.parametrize("polite", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_stopped_in_two_ways_a_run_ends_as_if_uninterrupted(
+    tmp_path: Path, tiny_runs: Path, polite: signal.Signals
+) -> None:
     """SIGTERM and Ctrl-C save the very step and exit with 0, kill -9 does not; resumed, the run ends in equal bits."""
     command = ["experiments.gpt_austen", *options(tiny_runs), "--runs", str(tmp_path / "runs")]
-    for step, sent in ((7, signal.SIGTERM), (17, signal.SIGINT)):
-        code, output = stop(tmp_path, command, step, sent)
-        run, reached = only_run(tmp_path), steps_noted(tmp_path)
-        assert code == 0 and f"Interrupted at step {reached}, saved" in output, output[-2000:]
-        assert record(run)["status"] == "interrupted"
-        assert (run / "checkpoints" / f"{reached:08d}.json").exists()
-        command = [*command, "--resume"]
+    code, output = stop(tmp_path, command, 7, polite)
+    run, reached = only_run(tmp_path), steps_noted(tmp_path)
+    assert code == 0 and f"Interrupted at step {reached}, saved" in output, output[-2000:]
+    assert record(run)["status"] == "interrupted"
+    assert (run / "checkpoints" / f"{reached:08d}.json").exists()
+    command = [*command, "--resume"]
     assert stop(tmp_path, command, 28, signal.SIGKILL)[0] == -signal.SIGKILL
     assert record(run)["status"] == "running"
     assert record(run)["resumes"][-1]["step"] == reached, "a polite stop repeats no step"

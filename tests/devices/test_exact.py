@@ -38,9 +38,9 @@ def hashes() -> dict:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("model", ["gpt", "resnet", "low-rank"])
+@pytest.mark.parametrize("model", ["gpt", "low-rank"])
 def test_the_state_has_the_same_bits_on_any_number_of_devices(hashes, model):
-    """Dropout, augmentation, batch norm, fixed parameters, clipping and moving average included."""
+    """Dropout, augmentation, fixed parameters, clipping and moving average included."""
     assert len(hashes["exact"][model]) > 1 and len(set(hashes["exact"][model])) == 1
 
 

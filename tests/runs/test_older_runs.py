@@ -45,6 +45,7 @@ def test_it_evaluates_to_the_recorded_numbers(old: Path) -> None:
         assert found["accuracy"] == recorded["accuracy"]
 
 
+@pytest.mark.parametrize("old", ["gpt_austen", pytest.param("resnet_fashion", marks=pytest.mark.slow)], indirect=True)
 def test_it_trains_again_on_the_same_batches_and_keys(old: Path, tmp_path: Path) -> None:
     """The recorded configuration draws the same rows and random numbers; losses agree but for rounding."""
     record = read_record(old)
