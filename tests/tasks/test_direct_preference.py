@@ -45,29 +45,29 @@ def data():
 def test_it_starts_from_indifference_and_learns_the_preference(data) -> None:
     """At first every pair's loss is log 2; after some steps all chosen answers are favoured, on equal weights."""
     task = DirectPreference(beta=0.5).build(Adapted(), data)
-    params = task.init(jax.random.key(0))
+    compute_loss, training = jax.jit(task.loss), Context(jax.random.key(1), 0, train=True)
+    params = jax.jit(task.init)(jax.random.key(0))
     params = {**params, "token_embedding": 20 * params["token_embedding"]}  # or no update could say much
     batch = jax.tree.map(jax.numpy.asarray, data.splits["train"].gather(np.arange(2)))
-    loss = task.loss(params, batch, Context(jax.random.key(1), 0, train=True))
+    loss = compute_loss(params, batch, training)
     np.testing.assert_allclose([loss.sum, loss.weight], [3 * np.log(2), 3], rtol=1e-5)
     base = {name: branch for name, branch in params.items() if name != BRANCH}
     updates = {BRANCH: params[BRANCH]}
     optimizer = Optimizer("adam", learning_rate=0.1).build(1, updates)
-    state = optimizer.init(updates)
+    state = jax.jit(optimizer.init)(updates)
 
     @jax.jit
     def step(updates, state):
-        context = Context(jax.random.key(1), 0, train=True)
-        gradients = jax.grad(lambda learned: task.loss({**base, **learned}, batch, context).sum)(updates)
+        gradients = jax.grad(lambda learned: task.loss({**base, **learned}, batch, training).sum)(updates)
         changes, state = optimizer.update(gradients, state, updates)
         return optax.apply_updates(updates, changes), state
 
     for _ in range(40):
         updates, state = step(updates, state)
     params = {**base, **updates}
-    margins = task.predict(params, batch, evaluation_context(0))["logits"]
-    assert (np.asarray(margins)[batch["mask"] > 0] > 0.5).all()
-    loss = task.loss(params, batch, Context(jax.random.key(1), 0, train=True))
+    margins = jax.jit(task.predict)(params, batch, evaluation_context(0))["logits"]
+    assert (np.asarray(margins)[np.asarray(batch["mask"]) > 0] > 0.5).all()
+    loss = compute_loss(params, batch, training)
     assert loss.metrics["accuracy"].sum == 3 and loss.sum / loss.weight < 0.5
 
 

@@ -16,28 +16,35 @@ from research.train.optimizers import Optimizer
 from research.train.state import partition
 
 LORA = LoRA(rank=2, alpha=4.0)
-TOKENS = jnp.asarray([[1, 4, 2, 6, 3, 0]], jnp.int32)
+TOKENS = np.int32([[1, 4, 2, 6, 3, 0]])
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["unrolled", "scanned"])
 def models(request):
-    """A plain model, the same with LoRA, and the latter's parameters."""
+    """A plain model, the same with LoRA, and the latter's parameters; what is applied is compiled once."""
     plain = GPT(depth=2, width=16, heads=2, context=8, scan=request.param).build(Spec(8))
     adapted = with_lora(plain, LORA)
-    return plain, adapted, adapted.init(jax.random.key(0), {"inputs": TOKENS})
+    params = jax.jit(adapted.init)(jax.random.key(0), {"inputs": TOKENS})
+    plain, adapted = (model._replace(apply=jax.jit(model.apply)) for model in (plain, adapted))
+    return plain, adapted, params
 
 
 def train(adapted, params, steps=3):
     """Takes some steps; returns the parameters and the optimizer's state."""
     learned, fixed, _ = partition(params, fixed=adapted.fixed, variables=adapted.variables)
     optimizer = Optimizer("adamw", learning_rate=0.1, weight_decay=0.1).build(1, learned)
-    state = optimizer.init(learned)
-    for _ in range(steps):
+    state = jax.jit(optimizer.init)(learned)
+
+    @jax.jit
+    def step(learned, state):
         gradients = jax.grad(lambda p: jnp.square(adapted.apply({**fixed, **p}, {"inputs": TOKENS})[0] - 1).sum())(
             learned
         )
         updates, state = optimizer.update(gradients, state, learned)
-        learned = optax.apply_updates(learned, updates)
+        return optax.apply_updates(learned, updates), state
+
+    for _ in range(steps):
+        learned, state = step(learned, state)
     return {**fixed, **learned}, state
 
 
@@ -58,7 +65,9 @@ def test_training_moves_the_updates_alone_and_merging_keeps_the_outputs(models) 
     moments = [path for path in trees.flatten(state) if "/block" in path and f"/{BRANCH}/" not in path]
     assert not moments, "a frozen parameter takes no memory in the optimizer"
     full = merged(trained, LORA)
-    assert trees.flatten(full).keys() == trees.flatten(plain.init(jax.random.key(0), {"inputs": TOKENS})).keys()
+    assert trees.flatten(full).keys() == trees.flatten(
+        jax.eval_shape(plain.init, jax.random.key(0), {"inputs": TOKENS})
+    ).keys()
     found, expected = plain.apply(full, {"inputs": TOKENS})[0], adapted.apply(trained, {"inputs": TOKENS})[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert np.abs(np.asarray(expected) - np.asarray(adapted.apply(params, {"inputs": TOKENS})[0])).max() > 0.1
@@ -80,9 +89,8 @@ def test_every_parameter_matches_one_sharding_rule(models) -> None:
 def test_a_pattern_that_matches_nothing_is_refused() -> None:
     """In one sentence that shows it."""
     with pytest.raises(UserError, match="0 kernels that match 'nothing'"):
-        with_lora(GPT(depth=1).build(Spec(8)), LoRA(rank=2, pattern="nothing")).init(
-            jax.random.key(0), {"inputs": TOKENS}
-        )
+        model = with_lora(GPT(depth=1).build(Spec(8)), LoRA(rank=2, pattern="nothing"))
+        jax.eval_shape(model.init, jax.random.key(0), {"inputs": TOKENS})
 
 
 def test_a_kernel_is_not_trained_beside_its_update() -> None:
@@ -91,4 +99,5 @@ def test_a_kernel_is_not_trained_beside_its_update() -> None:
     norms = with_lora(plain.build(Spec(8)), LoRA(rank=2, trained="norm"))
     assert not norms.fixed("block_0/attention_norm/scale") and norms.fixed("block_0/mlp/up/kernel")
     with pytest.raises(UserError, match="would be trained as well"):
-        with_lora(plain.build(Spec(8)), LoRA(rank=2, trained="mlp")).init(jax.random.key(0), {"inputs": TOKENS})
+        model = with_lora(plain.build(Spec(8)), LoRA(rank=2, trained="mlp"))
+        jax.eval_shape(model.init, jax.random.key(0), {"inputs": TOKENS})
