@@ -18,7 +18,7 @@ from research.models.t5 import T5
 from research.models.transformer import Transformer
 from research.models.wrappers.lora import LoRA, with_lora
 
-TOKENS = jnp.arange(8, dtype=jnp.int32)[None] % 5
+TOKENS = np.arange(8, dtype=np.int32)[None] % 5
 
 
 def double(layer, *inputs):
@@ -29,8 +29,8 @@ def nothing(layer, x, *_):
     return jnp.zeros_like(x)
 
 
-def gpt(**options):
-    return GPT(depth=2, width=8, heads=2, context=8, **options).build(Spec(5))
+def gpt(depth=2, **options):
+    return GPT(depth=depth, width=8, heads=2, context=8, **options).build(Spec(5))
 
 
 def initial(model, inputs):
@@ -80,7 +80,7 @@ def test_changes_compose():
 def test_a_path_that_no_layer_has_is_refused():
     """A misspelt path would silently change nothing: it is refused with the nearest ones."""
     with pytest.raises(UserError, match=r"No layer's path matches 'atention': the nearest are .*block_0/attention"):
-        change_layer(gpt(), "atention", nothing).init(jax.random.key(0), {"inputs": TOKENS})
+        jax.eval_shape(change_layer(gpt(), "atention", nothing).init, jax.random.key(0), {"inputs": TOKENS})
 
 
 def token_shift(layer, x, *inputs, **options):
@@ -89,25 +89,39 @@ def token_shift(layer, x, *inputs, **options):
     return layer(jnp.where(jnp.arange(x.shape[-1]) % 2, x, late), *inputs, **options)
 
 
+compiled = functools.cache(jax.jit)
+
+
+def whole(model, params):
+    """The logits of `TOKENS` of one pass."""
+    return compiled(model.apply)(params, {"inputs": TOKENS})[0]
+
+
 def written(model, params, sizes, first):
     """The logits of `TOKENS`, padded by `first`, read in parts of these sizes."""
-    decode_step = jax.jit(model.decoding.decode_step)
-    rows = jnp.pad(TOKENS, ((0, 0), (first, 0)))
+    decode_step = compiled(model.decoding.decode_step)
+    rows = np.pad(TOKENS, ((0, 0), (first, 0)))
     cache, start, parts = model.decoding.init_cache(params, 1, 64), 0, []
     for size in sizes:
         step = rows[:, start : start + size]
-        logits, cache = decode_step(params, cache, step, jnp.int32(start), jnp.full(1, first, jnp.int32))
+        logits, cache = decode_step(params, cache, step, np.int32(start), np.full(1, first, np.int32))
         parts.append(logits)
         start += size
-    return jnp.concatenate(parts, axis=1)[:, first:]
+    return np.concatenate(parts, axis=1)[:, first:]
 
 
-@pytest.mark.parametrize(("sizes", "first"), [((4, 1, 1, 1, 1), 0), ((6, 2, 1, 1), 2)])
-def test_a_layer_that_looks_back_is_written_by_whole_passes(sizes, first):
-    """Step by step a shifted token would be lost: the changed model's steps give the logits of a whole pass."""
+@pytest.fixture(scope="module")
+def shifted():
+    """A model whose attention looks back, and its parameters."""
     model = change_layer(gpt(), "/attention$", token_shift)
-    params = initial(model, TOKENS)
-    expected = model.apply(params, {"inputs": TOKENS})[0]
+    return model, initial(model, TOKENS)
+
+
+@pytest.mark.parametrize(("sizes", "first"), [((4, 1, 1, 1, 1), 0), ((4, 4, 1, 1), 2)])
+def test_a_layer_that_looks_back_is_written_by_whole_passes(shifted, sizes, first):
+    """Step by step a shifted token would be lost: the changed model's steps give the logits of a whole pass."""
+    model, params = shifted
+    expected = whole(model, params)
     np.testing.assert_allclose(written(model, params, sizes, first), expected, rtol=1e-5, atol=1e-5)
     with pytest.warns(UserWarning, match="other logits .* whole passes"):
         assert fastest(model.decoding, params) is model.decoding
@@ -131,30 +145,36 @@ def test_a_change_of_single_positions_keeps_the_fast_form():
     """What a layer does to each position alone is right step by step, also after low-rank updates; no warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model = change_layer(gpt(), "/mlp$", lambda layer, *inputs, **options: 1.1 * layer(*inputs, **options))
+        model = change_layer(gpt(depth=1), "/mlp$", lambda layer, *inputs, **options: 1.1 * layer(*inputs, **options))
         params = initial(model, TOKENS)
         chosen = fastest(model.decoding, params)
         assert chosen is model.decoding.unproven
-        expected = model.apply(params, {"inputs": TOKENS})[0]
         found = written(model._replace(decoding=chosen), params, (5, 1, 1, 1), 0)
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found, whole(model, params), rtol=1e-5, atol=1e-5)
         updated = with_lora(model, LoRA(rank=1))
         params = initial(updated, TOKENS)
         assert fastest(updated.decoding, params) is updated.decoding.unproven
 
 
-@pytest.mark.parametrize("config", [Transformer(depth=1, width=8, heads=2, context=8), T5(depth=1, width=8, heads=2)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        Transformer(depth=1, width=8, heads=2, context=8),
+        pytest.param(T5(depth=1, width=8, heads=2), marks=pytest.mark.slow),  # the same code
+    ],
+)
 def test_a_changed_translator_is_written_by_whole_passes(config):
     """In a decoder that looks at an encoder, whose input stays with the text so far, padding included."""
     model = change_layer(config.build(Spec(5)), "decoder.*/mlp$", token_shift)
-    source, segments = TOKENS, jnp.ones_like(TOKENS).at[:, 6:].set(0)
+    source, segments = TOKENS, np.int32([[1] * 6 + [0] * 2])
     batch = {"inputs": source, "segments": segments, "decoder_inputs": TOKENS}
     params = jax.jit(model.init)(jax.random.key(0), batch)
     cache, found = model.decoding.init_cache(params, 1, 8, inputs=source, segments=segments), []
     for slot in range(8):
-        step, slots = TOKENS[:, slot : slot + 1], jnp.int32(slot)
-        logits, cache = jax.jit(model.decoding.decode_step)(params, cache, step, slots, jnp.zeros(1, jnp.int32))
+        step, slots = TOKENS[:, slot : slot + 1], np.int32(slot)
+        logits, cache = compiled(model.decoding.decode_step)(params, cache, step, slots, np.zeros(1, np.int32))
         found.append(logits)
-    np.testing.assert_allclose(jnp.concatenate(found, axis=1), model.apply(params, batch)[0], rtol=1e-5, atol=1e-5)
+    expected = jax.jit(model.apply)(params, batch)[0]
+    np.testing.assert_allclose(np.concatenate(found, axis=1), expected, rtol=1e-5, atol=1e-5)
     with pytest.warns(UserWarning, match="other logits .* whole passes"):
         assert fastest(model.decoding, params) is model.decoding
