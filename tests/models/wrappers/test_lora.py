@@ -65,9 +65,10 @@ def test_training_moves_the_updates_alone_and_merging_keeps_the_outputs(models) 
     moments = [path for path in trees.flatten(state) if "/block" in path and f"/{BRANCH}/" not in path]
     assert not moments, "a frozen parameter takes no memory in the optimizer"
     full = merged(trained, LORA)
-    assert trees.flatten(full).keys() == trees.flatten(
-        jax.eval_shape(plain.init, jax.random.key(0), {"inputs": TOKENS})
-    ).keys()
+    assert (
+        trees.flatten(full).keys()
+        == trees.flatten(jax.eval_shape(plain.init, jax.random.key(0), {"inputs": TOKENS})).keys()
+    )
     found, expected = plain.apply(full, {"inputs": TOKENS})[0], adapted.apply(trained, {"inputs": TOKENS})[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     assert np.abs(np.asarray(expected) - np.asarray(adapted.apply(params, {"inputs": TOKENS})[0])).max() > 0.1
