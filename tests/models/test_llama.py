@@ -1,6 +1,7 @@
 """Llama: published sizes, causality and windows, and step-by-step decoding, under the options of each relative."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -43,6 +44,7 @@ def tokens(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, VOCABULARY, shape).astype(np.int32)
 
 
+@functools.cache
 def build(**options):
     """The model and parameters of its shapes, drawn so large that every part matters."""
     model = dataclasses.replace(TINY, **options).build(Spec(VOCABULARY))
@@ -51,12 +53,17 @@ def build(**options):
     return model, jax.tree.map(lambda leaf: jnp.asarray(0.3 * random.standard_normal(leaf.shape, np.float32)), shapes)
 
 
+@functools.cache
+def compiled(apply):
+    return jax.jit(lambda params, batch: apply(params, batch)[0])
+
+
 def logits(model, params, inputs, **extra):
-    return np.asarray(
-        jax.jit(lambda params, inputs, extra: model.apply(params, {"inputs": inputs, **extra})[0])(
-            params, inputs, extra
-        )
-    )
+    """The logits of a model; always for nine rows with all extras, so that it compiles once."""
+    defaults = {"segments": np.ones_like(inputs), "positions": np.arange(LENGTH, dtype=np.int32)[None]}
+    batch = {"inputs": inputs, **defaults, **extra}
+    batch = {name: np.resize(array, (9, *array.shape[1:])) for name, array in batch.items()}
+    return np.asarray(compiled(model.apply)(params, batch))[: len(inputs)]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +103,14 @@ def test_no_position_sees_what_follows_it(name):
         assert (np.abs(found[1 + place, -1] - found[0, -1]) > 1e-6).any()  # what follows does see it
 
 
+def test_extras_have_defaults():
+    """A row is one document, with positions along it."""
+    model, params = build()
+    inputs = tokens(9, LENGTH)
+    found = compiled(model.apply)(params, {"inputs": inputs})
+    np.testing.assert_allclose(found, logits(model, params, inputs), rtol=1e-5, atol=1e-6)
+
+
 def test_a_window_is_as_wide_as_it_says():
     """With a window of 3 in one block, a token changes the logits at its own and the next two positions only."""
     model, params = build(depth=1, window=3)
@@ -130,7 +145,7 @@ def test_step_by_step_equals_all_at_once(name):
     cache, found, start = model.decoding.init_cache(params, 2, LENGTH + 2), [], 0
     for length in (3, 3, 1, 1):
         step = inputs[:, start : start + length]
-        new, cache = decode_step(params, cache, step, jnp.int32(start), padding)
+        new, cache = decode_step(params, cache, step, np.int32(start), padding)
         found.append(np.asarray(new))
         start += length
     for row, first in enumerate(padding):
@@ -148,6 +163,7 @@ def test_every_parameter_has_one_sharding_and_one_decay(name):
     assert all(not s.is_fully_replicated for path, s in shardings.items() if path.endswith("kernel"))
 
 
+@pytest.mark.slow  # each family's blocks; GPT's are in the default suite
 def test_rematerialisation_changes_neither_loss_nor_gradient():
     """With dropout on, which must fall alike in both passes."""
 
