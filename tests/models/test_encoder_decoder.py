@@ -1,6 +1,7 @@
 """The recurrent encoder-decoder: what its attention sees, packed rows, and steps with a cache."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ def tokens(*shape, seed=0):
     return np.random.default_rng(seed).integers(1, VOCABULARY, shape).astype(np.int32)
 
 
+@functools.cache
 def build(**options):
     """The model and parameters of its shapes, drawn so large that every part matters."""
     model = dataclasses.replace(TINY, **options).build(Spec(VOCABULARY))
@@ -32,9 +34,17 @@ def build(**options):
     return model, jax.tree.map(lambda leaf: jnp.asarray(0.6 * random.standard_normal(leaf.shape, np.float32)), shapes)
 
 
+@functools.cache
+def compiled(apply):
+    return jax.jit(lambda params, batch: apply(params, batch)[0])
+
+
 def logits(model, params, inputs, decoder_inputs, **extra):
-    apply = jax.jit(lambda params, inputs, extra: model.apply(params, {"inputs": inputs, **extra})[0])
-    return np.asarray(apply(params, inputs, {"decoder_inputs": decoder_inputs, **extra}))
+    batch = {"inputs": inputs, "decoder_inputs": decoder_inputs, **extra}
+    return np.asarray(compiled(model.apply)(params, batch))
+
+
+jitted = functools.cache(jax.jit)
 
 
 def test_the_target_sees_the_whole_source_and_its_own_past():
@@ -79,11 +89,13 @@ def test_steps_with_a_cache_equal_the_full_pass(chunk):
     expected = logits(model, params, source, target, segments=segments)
     rows = np.concatenate([tokens(2, 2, seed=2), target], axis=1)
     rows[1, :TARGET] = target[1]  # the second row's text begins at once
-    first = jnp.int32([2, 0])
-    cache = model.decoding.init_cache(params, 2, TARGET + 2, inputs=jnp.asarray(source), segments=jnp.asarray(segments))
-    found, decode_step = [], jax.jit(model.decoding.decode_step)
+    first = np.int32([2, 0])
+    init_cache = functools.partial(model.decoding.init_cache, batch=2, capacity=TARGET + 2)
+    cache, found = jax.jit(init_cache)(params, inputs=source, segments=segments), []
     for start in range(0, TARGET + 2, chunk):
-        piece, cache = decode_step(params, cache, jnp.asarray(rows[:, start : start + chunk]), jnp.int32(start), first)
+        piece, cache = jitted(model.decoding.decode_step)(
+            params, cache, rows[:, start : start + chunk], np.int32(start), first
+        )
         found.append(piece)
     found = np.concatenate(found, axis=1)
     np.testing.assert_allclose(found[0, 2:], expected[0], rtol=1e-4, atol=1e-5)
