@@ -1,5 +1,7 @@
 """What the tasks of one label or target share: standardisation, masks, types, statistics."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,23 +33,26 @@ def batch_for(name, outputs, size=6):
     return {"inputs": inputs, name: answers, "mask": np.ones(size, np.float32)}
 
 
-def build(task, name, outputs, model=None):
+@functools.cache
+def build(task, name, outputs):
+    """The task with its functions compiled, parameters, and a batch."""
     batch = batch_for(name, outputs)
     example = {key: value[0] for key, value in batch.items()}
     data = Data({"train": [example]}, outputs, summary={"standardisation": {"mean": [2] * 4, "std": [3] * 4}})
-    task = task.build(model or MLP((5,)), data)
-    return task, task.init(KEY), batch
+    task = task.build(MLP((5,)), data)
+    compiled = task._replace(loss=jax.jit(task.loss), predict=jax.jit(task.predict))
+    return compiled, jax.jit(task.init)(KEY), batch
 
 
 @pytest.mark.parametrize("case", TASKS)
-@given(split=st.integers(1, 5))
-@settings(max_examples=5, deadline=None)
+@given(split=st.sampled_from([1, 2, 3]))
+@settings(max_examples=3, deadline=None)
 def test_losses_of_parts_add_up_to_the_whole(case, split):
     """Sums, weights and metrics of two parts of a batch, of any sizes, are those of the batch."""
     task, params, batch = build(*case)
     parts = [{name: rows[part] for name, rows in batch.items()} for part in (slice(split), slice(split, None))]
     whole, first, second = (task.loss(params, part, Context(KEY, 0, train=True)) for part in (batch, *parts))
-    added = jax.tree.map(jnp.add, first, second)
+    added = jax.tree.map(np.add, first, second)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), added, whole)
 
 
@@ -117,8 +122,8 @@ def test_running_averages_travel_as_means():
     """A batch-normalised model's statistics are `WeightedSum`s at the paths of its variables."""
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.uint8)
     task = Classification().build(ResNet(stages=(1,), width=4), Data({"train": [{"inputs": images[0]}]}, 3))
-    params = task.init(KEY)
+    params = jax.jit(task.init)(KEY)
     batch = {"inputs": images, "labels": np.int32([0, 1, 2, 0]), "mask": np.ones(4, np.float32)}
-    statistics = task.loss(params, batch, Context(KEY, 0, train=True)).statistics
+    statistics = jax.eval_shape(task.loss, params, batch, Context(KEY, 0, train=True)).statistics
     assert isinstance(statistics["stem_norm"]["mean"], WeightedSum)
     assert {path.rpartition("/")[0] for path in flatten(statistics)} <= flatten(params).keys()
