@@ -1,7 +1,8 @@
 """Batches for the tests of metrics: cut, padded, and measured."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from research.evaluate.metrics import Metric, evaluate, to_host
@@ -28,10 +29,15 @@ def padded_batches(examples: dict, rng: np.random.Generator) -> list[dict]:
     return batches
 
 
+@functools.cache
+def compiled(measure):
+    """A metric's function of a batch that is its own prediction, compiled once."""
+    return jax.jit(lambda batch: measure(batch, batch))
+
+
 def measure(metric: Metric, batch: dict) -> dict:
     """The state of one batch, on the host; the batch is its own prediction."""
-    arrays = jax.tree.map(jnp.asarray, batch)
-    return to_host(metric.measure(arrays, arrays))
+    return to_host(compiled(metric.measure)(batch))
 
 
 def flat(results: dict) -> dict[str, np.ndarray]:

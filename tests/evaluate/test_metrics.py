@@ -22,14 +22,12 @@ from research.evaluate.regression import regression_metrics
 seeds = st.integers(0, 2**32 - 1)
 quick = settings(max_examples=25, deadline=None)
 
-EVALUATE = {
-    name: make_evaluate(metrics, lambda _, batch: batch)
-    for name, metrics in {
-        "classification": classification_metrics(CLASSES, top_k=(1, 2, 3, 9)),
-        "binary": binary_metrics(),
-        "regression": regression_metrics(),
-    }.items()
+METRICS = {
+    "classification": classification_metrics(CLASSES, top_k=(1, 2, 3, 9)),
+    "binary": binary_metrics(),
+    "regression": regression_metrics(),
 }
+EVALUATE = {name: make_evaluate(metrics, lambda _, batch: batch) for name, metrics in METRICS.items()}
 
 
 @pytest.mark.parametrize("kind", ["classification", "binary", "regression"])
@@ -38,11 +36,8 @@ EVALUATE = {
 def test_batches_merge_in_any_order_and_grouping(kind: str, seed: int) -> None:
     """The same results come from batches in any order, merged left to right or in a tree."""
     rng = np.random.default_rng(seed)
-    metrics = {"classification": classification_metrics(CLASSES), "binary": binary_metrics()}.get(
-        kind, regression_metrics()
-    )
     batches = padded_batches(random_examples(kind, 40, rng), rng)
-    for metric in metrics:
+    for metric in METRICS[kind]:
         states = [measure(metric, batch) for batch in batches]
         expected = flat(metric.compute(reduce(metric.merge, states)))
         shuffled = [states[index] for index in rng.permutation(len(states))]
