@@ -101,13 +101,9 @@ def test_one_worker_and_two_write_the_same_files(sources, tmp_path):
     "changes",
     [
         {"tokenizer": TokenizerConfig("bpe", 300), "packing": "documents", "validation": ("other.jsonl",)},
-        {"tokenizer": TokenizerConfig("wordpiece", 120), "group": ("author",)},
-        {
-            "train": ("a.jsonl",),
-            "cleaning": Cleaning("none", False, False, False, 0, "", False, False, 0.0),
-            "salt": "1",
-        },
-        {"train": ("other.jsonl",), "cleaning": Cleaning("none", False, False, False, 0, "", False, False, 0.0)},
+        pytest.param({"tokenizer": TokenizerConfig("wordpiece", 120), "group": ("author",)}, marks=pytest.mark.slow),
+        pytest.param({"train": ("a.jsonl",), "cleaning": NO_CLEANING, "salt": "1"}, marks=pytest.mark.slow),
+        pytest.param({"train": ("other.jsonl",), "cleaning": NO_CLEANING}, marks=pytest.mark.slow),
     ],
 )
 def test_every_configuration_is_prepared_to_the_same_bytes(sources, tmp_path, changes):
@@ -143,8 +139,8 @@ def test_the_order_of_the_work_does_not_matter(sources, tmp_path, monkeypatch, s
     "changes",
     [
         {"text": "body"},
-        {"cleaning": Cleaning(minimum_characters=100_000)},
-        {"validation": ("b.jsonl",)},
+        pytest.param({"cleaning": Cleaning(minimum_characters=100_000)}, marks=pytest.mark.slow),
+        pytest.param({"validation": ("b.jsonl",)}, marks=pytest.mark.slow),
     ],
 )
 def test_what_the_local_path_refuses_is_refused_in_the_same_words(sources, tmp_path, changes):
