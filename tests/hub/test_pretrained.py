@@ -1,6 +1,7 @@
 """`load_pretrained` and `save_pretrained`: folders there and back, what is refused, and the memory that it takes."""
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -60,6 +61,7 @@ MODELS: dict[str, Any] = {
 }
 
 
+@functools.cache
 def initial(config: Any, outputs: int = VOCABULARY) -> Any:
     """Parameters of the model's shapes, random so that each can be told from the others."""
     model = config.build(Spec(outputs))
@@ -147,7 +149,7 @@ def test_scanned_blocks_are_saved_as_others(tmp_path):
     params = initial(config)
     save_pretrained(tmp_path, config, params)
     loaded = load_pretrained(tmp_path)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), loaded.params["block_0"], loaded.params["block_1"])
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), loaded.params["block_0"], loaded.params["block_1"])
     jax.tree.map(np.testing.assert_array_equal, stacked, params["blocks"])
     tokens = jnp.asarray([[3, 1, 4, 1, 5]], jnp.int32)
     expected = jax.jit(config.build(Spec(VOCABULARY)).apply)(params, {"inputs": tokens})[0]
@@ -319,7 +321,7 @@ def test_saving_twice_replaces(saved):
 
 LOAD = """
 import json, re, sys
-import jax, jax.numpy as jnp
+import jax, jax.numpy as jnp, numpy as np
 from research.core.mesh import MeshConfig
 from research.hub.pretrained import load_pretrained
 
@@ -333,7 +335,7 @@ params = load_pretrained(sys.argv[1], mesh=mesh).params
 jax.block_until_ready(params)
 size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
 kernel = params["block_0"]["mlp"]["up"]["kernel"]
-total = sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(params)) if mesh else 0
+total = sum(float(np.abs(np.asarray(leaf)).sum()) for leaf in jax.tree.leaves(params)) if mesh else 0
 print(json.dumps({"peak": 1024 * (kilobytes("VmHWM") - before), "size": size, "total": total,
                   "part": kernel.addressable_shards[0].data.shape, "whole": kernel.shape}))
 """
@@ -352,7 +354,7 @@ def test_parameters_go_to_their_devices(saved):
     """On a mesh of four devices, each has its quarter of a kernel, by the model's rules, and the values are right."""
     found = load_elsewhere(saved, devices=4)
     assert (found["whole"], found["part"]) == ([16, 20], [8, 10])
-    expected = sum(float(jnp.abs(leaf).sum()) for leaf in jax.tree.leaves(initial(LLAMA)))
+    expected = sum(float(np.abs(leaf).sum()) for leaf in jax.tree.leaves(initial(LLAMA)))
     assert found["total"] == pytest.approx(expected, rel=1e-4)
 
 
