@@ -32,29 +32,33 @@ EXAMPLES = {
     "sentences": {"train": 23_703},
     "twemoji": {"train": 1_911},
 }
+LARGE = {"adult", "bible_en_es", "sentences"}
 PREPARE_ALL = """
-import json, sys
+import json, pathlib, sys
 from research.data import catalogue, embedded
-print(json.dumps({name: {split: len(records) for split, records in catalogue.load(name).items() if records[0]}
-                  for name in embedded.names()}))
+caches = {name: None if name in sys.argv[2:] else pathlib.Path(sys.argv[1]) for name in embedded.names()}
+print(json.dumps({name: {split: len(records) for split, records in catalogue.load(name, cache=cache).items()
+                         if records[0]} for name, cache in caches.items()}))
 """
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory) -> tuple[Path, dict]:
-    """The cache folder with every data set prepared, and the counts that the process which did it printed.
+    """A cache folder with every data set but the large ones, and the counts that the process which prepared it printed.
 
-    That process sees a package `tensorflow` that ends it on import.
+    That process sees a package `tensorflow` that ends it on import. It prepares the large ones where no other test has
+    done so in the suite's own cache: half a minute, for kinds of features that the others have as well.
     """
     cache = tmp_path_factory.mktemp("cache")
     trap = tmp_path_factory.mktemp("trap")
     (trap / "tensorflow").mkdir()
     (trap / "tensorflow" / "__init__.py").write_text("import os; os._exit(99)")
-    environment = os.environ | {"ONTOGENY_CACHE": str(cache), "PYTHONPATH": f"{ROOT}{os.pathsep}{trap}"}
-    process = subprocess.run([sys.executable, "-c", PREPARE_ALL], env=environment, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{trap}"}
+    command = [sys.executable, "-c", PREPARE_ALL, str(cache), *LARGE]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert process.returncode != 99, "tensorflow was imported"
     assert process.returncode == 0, process.stderr
-    return cache / "tfds", json.loads(process.stdout)
+    return cache, json.loads(process.stdout)
 
 
 def column(records, name: str) -> list:
@@ -135,9 +139,9 @@ def test_splitting_chapters_keeps_every_character(lines):
     assert len(chapters) == 1 + lines.count("Chapter 1") + lines.count("CHAPTER XII")
 
 
-def test_bible_is_in_canonical_order(prepared):
+def test_bible_is_in_canonical_order():
     """66 books, each in one piece, references that agree with their parts, both languages on every verse."""
-    records = catalogue.load("bible_en_es", cache=prepared[0])["train"]
+    records = catalogue.load("bible_en_es")["train"]
     verses = records.__getitems__(list(range(len(records))))
     books = list(dict.fromkeys(verse["book"] for verse in verses))
     changes = sum(before["book"] != after["book"] for before, after in itertools.pairwise(verses))
@@ -149,9 +153,9 @@ def test_bible_is_in_canonical_order(prepared):
     assert verses[0]["es"].decode() == "EN el principio crió Dios los cielos y la tierra."
 
 
-def test_sentences_have_four_domains_and_bounded_scores(prepared):
+def test_sentences_have_four_domains_and_bounded_scores():
     """Counts by domain are those of the source; scores lie in [-4, 4]; documents group sentences of one text."""
-    records = catalogue.load("sentences", cache=prepared[0])["train"]
+    records = catalogue.load("sentences")["train"]
     rows = records.__getitems__(list(range(len(records))))
     assert Counter(row["domain"] for row in rows) == {
         b"movieReviewSnippets": 10_605,
@@ -185,10 +189,10 @@ def test_asterisk_prompts_keep_sound_encoded(prepared):
     assert sum(column(source, "seconds")) / 60 == pytest.approx(24.3, abs=0.05)
 
 
-def test_adult_test_split_is_that_of_uci(prepared):
+def test_adult_test_split_is_that_of_uci():
     """Labels lose the full stop of UCI's test file: 3,846 of 16,281 earn more (23.62 %, UCI's adult.names: 24 %)."""
-    source = catalogue.load("adult", cache=prepared[0])["test"]
-    assert catalogue.info("adult", cache=prepared[0])["labels"] == {"label": ["<=50K", ">50K"]}
+    source = catalogue.load("adult")["test"]
+    assert catalogue.info("adult")["labels"] == {"label": ["<=50K", ">50K"]}
     assert Counter(column(source, "label"))[1] == 3_846
     first = source[0]
     assert first["age"] == 25.0 and first["workclass"] == b"Private" and first["native_country"] == b"United-States"
