@@ -31,13 +31,18 @@ MODEL = GPT(depth=1, width=8, heads=2, context=LENGTH)
 
 def build(data=DATA, **options):
     task = LanguageModelling(**options).build(MODEL, data)
-    compiled = task._replace(loss=jax.jit(task.loss), predict=jax.jit(task.predict))
-    return compiled, jax.jit(task.init)(KEY)
+    return task._replace(loss=jax.jit(task.loss), predict=jax.jit(task.predict))
 
 
-def test_the_loss_is_the_masked_sum_of_negative_log_probabilities():
+@pytest.fixture(scope="module")
+def params():
+    """Of `MODEL` for `DATA`."""
+    return jax.jit(build().init)(KEY)
+
+
+def test_the_loss_is_the_masked_sum_of_negative_log_probabilities(params):
     """Sum, weight and accuracy by hand from the logits, whatever stands under the mask."""
-    task, params = build()
+    task = build()
     batch = DATA.splits["train"].gather(np.arange(3))
     batch["mask"] = np.float32([[1, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]])
     scores = np.asarray(task.predict(params, batch, evaluation_context(0))["logits"], np.float64)
@@ -52,11 +57,11 @@ def test_the_loss_is_the_masked_sum_of_negative_log_probabilities():
     assert task.loss(params, hidden, Context(KEY, 0, train=True)).sum == loss.sum
 
 
-def test_packed_documents_weigh_like_separate_ones():
+def test_packed_documents_weigh_like_separate_ones(params):
     """Rows packed from documents have the loss of each document by itself."""
     documents = [STREAM[:3], STREAM[3:6], STREAM[6:10]]
     packed = pack_documents(documents, LENGTH)
-    task, params = build(Data({"train": packed, "validation": packed}, outputs=6))
+    task = build(Data({"train": packed, "validation": packed}, outputs=6))
     whole = task.loss(params, packed.gather(np.arange(len(packed))), Context(KEY, 0, train=False))
     rows = [pack_documents([document], LENGTH) for document in documents]
     parts = [task.loss(params, row.gather(np.arange(1)), Context(KEY, 0, train=False)) for row in rows]
@@ -64,9 +69,9 @@ def test_packed_documents_weigh_like_separate_ones():
     assert whole.weight == 7
 
 
-def test_a_sample_is_a_function_of_the_key():
+def test_a_sample_is_a_function_of_the_key(params):
     """Equal keys write equal text of the length asked for; another key another text."""
-    task, params = build(sample_tokens=12)
+    task = build(sample_tokens=12)
     first, again, other = (task.sample(params, Context(jax.random.key(seed), 0, train=False)) for seed in (0, 0, 1))
     assert first == again != other
     assert len(first) == 12
@@ -113,7 +118,7 @@ def test_temperature_sharpens_the_choice():
 
 def test_data_without_a_tokenizer_gives_no_sample():
     """Token streams without text can be learned, but not shown."""
-    assert build(dataclasses.replace(DATA, tokenizer=None))[0].sample is None
+    assert build(dataclasses.replace(DATA, tokenizer=None)).sample is None
 
 
 def test_rows_longer_than_the_context_are_refused():
