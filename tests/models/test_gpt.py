@@ -161,11 +161,11 @@ def test_scanned_layers_equal_unrolled_ones(options):
 @pytest.mark.parametrize("scan", [False, True])
 def test_rematerialisation_changes_neither_loss_nor_gradient(scan):
     """With dropout on, which must fall alike in both passes."""
-
-    _, params = build(scan=scan)
+    options = {"scan": scan, "depth": 2 if scan else 1}
+    _, params = build(**options)
 
     def loss_and_gradient(remat):
-        model, _ = build(remat=remat, scan=scan, dropout=0.4)
+        model, _ = build(remat=remat, dropout=0.4, **options)
 
         def loss(params, key):
             return jnp.square(
