@@ -121,6 +121,7 @@ def make_read(decoding: Decoding, chunk: int) -> Callable[..., Reading]:
         UserError: when called, a prompt is empty, or too long with the tokens.
     """
     decode_step = jax.jit(decoding.decode_step, donate_argnums=1)
+    init_cache = jax.jit(decoding.init_cache, static_argnums=(1, 2))  # where there is an encoder, it reads the source
 
     def read(params: Params, prompts: Sequence[Tokens], tokens: int, context: Mapping[str, Any]) -> Reading:
         rows, first = left_padded(prompts, chunk)
@@ -128,7 +129,7 @@ def make_read(decoding: Decoding, chunk: int) -> Callable[..., Reading]:
         length = rows.shape[1]
         capacity = -(-(length + tokens) // UNIT) * UNIT
         own = {name: jnp.array(array) for name, array in context.items()}  # the caller's may not be donated
-        cache = decoding.init_cache(params, len(prompts), capacity, **own)
+        cache = init_cache(params, len(prompts), capacity, **own)
         for start in range(int(first.min()) // chunk * chunk, length, chunk):
             logits, cache = decode_step(params, cache, rows[:, start : start + chunk], jnp.int32(start), first)
         return Reading(logits[:, -1], cache, first, length)

@@ -125,6 +125,23 @@ def layer_norm(path: str, name: str) -> list[Tensor]:
     return [same(f"{path}/scale", f"{name}.weight"), same(f"{path}/bias", f"{name}.bias")]
 
 
+def stated(json: Mapping[str, Any], name: str, default: Any) -> Any:
+    """Returns the value of a field, and `default` where it is absent or null: 0 is a value.
+
+    >>> stated({"rope_theta": 0, "head_dim": None}, "rope_theta", 1e4), stated({"head_dim": None}, "head_dim", 64)
+    (0, 64)
+    """
+    found = json.get(name)
+    return default if found is None else found
+
+
+def stated_size(json: Json, name: str, default: int) -> int:
+    """Returns the value of a field likewise; raises UserError where it is no size."""
+    if (found := stated(json, name, default)) in (0, False):
+        raise UserError(f"config.json sets {name!r} to {quoted(found)}, and a model has at least 1.")
+    return found
+
+
 def refuse_others(json: Json, allowed: Mapping[str, Any]) -> None:
     """Raises UserError where config.json sets one of these fields to another value than the one given."""
     for name, value in allowed.items():

@@ -14,6 +14,7 @@ from research.core.errors import UserError, quoted
 from research.data.dataset import Tokenizer
 from research.data.text.paired_text import boundary_ids
 from research.data.text.tokenizers import PairTokenizer
+from research.hub.family import stated
 from research.models.generation_rules import GenerationRules
 
 GENERATION = "generation_config.json"
@@ -65,7 +66,7 @@ def read_rules(described: Mapping[str, Any], generation: Mapping[str, Any] | Non
     single, phrases = _bad_words(source.get("bad_words_ids"), name)
     unknown = [field for field, plain in UNKNOWN.items() if source.get(field) not in plain]
     unknown += ["bad_words_ids"] if phrases else []
-    penalty = source.get("repetition_penalty") or 1.0
+    penalty = stated(source, "repetition_penalty", 1.0)
     if not isinstance(penalty, int | float) or not 0 < penalty < float("inf"):
         raise UserError(f"{name} sets 'repetition_penalty' to {quoted(penalty)}, which is no number above 0.")
     encoder, start = described.get("is_encoder_decoder"), one("decoder_start_token_id")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from research.core.errors import UserError
-from research.hub.family import Family, Json, Shapes, Tensor, refuse_others, same, translated, transposed
+from research.hub.family import Family, Json, Shapes, Tensor, refuse_others, same, stated_size, translated, transposed
 from research.models.gpt import GPT
 
 ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "exact_gelu", "relu": "relu", "silu": "silu"}
@@ -31,7 +31,7 @@ def configuration(json: Json, head: str | None = None) -> tuple[GPT, int]:
         depth=json["n_layer"],
         width=json["n_embd"],
         heads=json["n_head"],
-        mlp_dim=json.get("n_inner") or 4 * json["n_embd"],
+        mlp_dim=stated_size(json, "n_inner", 4 * json["n_embd"]),
         context=json.get("n_positions", 1024),
         activation=translated(json, "activation_function", "gelu_new", ACTIVATIONS),
         epsilon=json.get("layer_norm_epsilon", 1e-5),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from research.core.errors import UserError
-from research.hub.family import Family, Json, Shapes, Tensor, joined_heads, refuse_others, same, transposed
+from research.hub.family import Family, Json, Shapes, Tensor, joined_heads, refuse_others, same, stated_size, transposed
 from research.hub.rotary_scaling import BY_LAYER, read_rotary, read_rotary_by_layer, rotary_json
 from research.models.layers.rotary import Rotary
 from research.models.llama import Llama
@@ -35,10 +35,10 @@ def configuration(json: Json, head: str | None = None) -> tuple[Llama, int]:
     heads, depth = json["num_attention_heads"], json["num_hidden_layers"]
     window, global_blocks = _windows(json, depth)
     if gemma:
-        head_dim = json.get("head_dim") or 256
+        head_dim = stated_size(json, "head_dim", 256)
         rotary, window_rotary = read_rotary_by_layer(json, 1e6, 1e4)
     else:
-        head_dim = json.get("head_dim") or (128 if kind == "qwen3" else json["hidden_size"] // heads)
+        head_dim = stated_size(json, "head_dim", 128 if kind == "qwen3" else json["hidden_size"] // heads)
         rotary = read_rotary(json, 1e4)
         window_rotary = rotary if window else Rotary()
     config = Llama(

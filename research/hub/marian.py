@@ -18,6 +18,7 @@ from research.hub.family import (
     linear_heads,
     refuse_others,
     same,
+    stated_size,
     translated,
     transposed,
 )
@@ -71,7 +72,7 @@ def configuration(json: Json, head: str | None = None) -> tuple[Transformer, int
         dropout=json.get("dropout", 0.1),
         **MARIAN,
     )
-    return config, json["vocab_size"] if shared else json.get("decoder_vocab_size") or json["vocab_size"]
+    return config, json["vocab_size"] if shared else stated_size(json, "decoder_vocab_size", json["vocab_size"])
 
 
 def to_json(config: Transformer, shapes: Shapes) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from research.core.errors import UserError, quoted
-from research.hub.family import Json, refuse_others
+from research.hub.family import Json, refuse_others, stated
 from research.models.layers.rotary import Rotary
 
 BY_LAYER = ("full_attention", "sliding_attention")
@@ -26,7 +26,7 @@ def read_rotary(json: Json, base: float) -> Rotary:
     given = json.get("rope_scaling") or json.get("rope_parameters") or {}
     if any(isinstance(value, Mapping) for value in given.values()):
         raise UserError("config.json has other rotary positions for each kind of layer, which this model cannot have.")
-    return _rotary(given, json.get("rope_theta") or base, json)
+    return _rotary(given, float(stated(json, "rope_theta", base)), json)
 
 
 def read_rotary_by_layer(json: Json, base: float, window_base: float) -> tuple[Rotary, Rotary]:
@@ -36,17 +36,18 @@ def read_rotary_by_layer(json: Json, base: float, window_base: float) -> tuple[R
         raise UserError(f"rope_parameters in config.json has neither {' nor '.join(BY_LAYER)}: correct it.")
     full, sliding = (given.get(name) or {} for name in BY_LAYER)
     full = {**full, **(json.get("rope_scaling") or {})}
-    base, window_base = json.get("rope_theta") or base, json.get("rope_local_base_freq") or window_base
+    base = float(stated(json, "rope_theta", base))
+    window_base = float(stated(json, "rope_local_base_freq", window_base))
     return _rotary(full, base, json), _rotary(sliding, window_base, json)
 
 
 def _rotary(given: Mapping[str, Any], base: float, json: Json) -> Rotary:
     refuse_others(json, WHOLE_HEADS)
     refuse_others(given, WHOLE_HEADS)
-    base = float(given.get("rope_theta") or base)
+    base = float(stated(given, "rope_theta", base))
     kind = given.get("rope_type", given.get("type", "default"))
-    original = json.get("original_max_position_embeddings") or given.get("original_max_position_embeddings")
-    original = int(original or json.get("max_position_embeddings", 1))
+    longest = stated(given, "original_max_position_embeddings", stated(json, "max_position_embeddings", 1))
+    original = int(stated(json, "original_max_position_embeddings", longest))
     match kind:
         case "default":
             return Rotary(base)
@@ -57,7 +58,7 @@ def _rotary(given: Mapping[str, Any], base: float, json: Json) -> Rotary:
             return Rotary(base, "llama3", float(given["factor"]), original, low, high)
         case "yarn":
             factor = json["max_position_embeddings"] / original if given["factor"] is None else float(given["factor"])
-            low, high = float(given.get("beta_slow") or 1), float(given.get("beta_fast") or 32)
+            low, high = float(stated(given, "beta_slow", 1)), float(stated(given, "beta_fast", 32))
             whole = given.get("truncate", True)
             return Rotary(base, "yarn", factor, original, low, high, _attention_factor(given, factor), whole)
         case "dynamic":

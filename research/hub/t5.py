@@ -8,7 +8,18 @@ has none although `tie_word_embeddings` is true, the head is the embedding, not 
 from typing import Any
 
 from research.core.errors import UserError
-from research.hub.family import Family, Json, Shapes, Tensor, joined_heads, refuse_others, same, translated, transposed
+from research.hub.family import (
+    Family,
+    Json,
+    Shapes,
+    Tensor,
+    joined_heads,
+    refuse_others,
+    same,
+    stated_size,
+    translated,
+    transposed,
+)
 from research.models.layers.feed_forward import GATES, ActivationKind
 from research.models.t5 import T5
 
@@ -37,7 +48,7 @@ def configuration(json: Json, head: str | None = None) -> tuple[T5, int]:
     depth = json.get("num_layers", 6)
     config = T5(
         depth=depth,
-        decoder_depth=json.get("num_decoder_layers") or depth,
+        decoder_depth=stated_size(json, "num_decoder_layers", depth),
         width=json.get("d_model", 512),
         heads=json.get("num_heads", 8),
         head_dim=json.get("d_kv", 64),

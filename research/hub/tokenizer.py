@@ -116,8 +116,10 @@ def _content(token: Any) -> str | None:
 def _chat_template(folder: Path, given: Any) -> str | None:
     if (folder / "chat_template.jinja").exists():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if isinstance(given, list):  # several by name
-        return next((each["template"] for each in given if each.get("name") == "default"), None)
+    if isinstance(given, list) and all(isinstance(each, dict) and {"name", "template"} <= {*each} for each in given):
+        given = next((each["template"] for each in given if each["name"] == "default"), None)  # several by name
+    if not isinstance(given, str | None):
+        raise UserError(f"chat_template in {folder} is no text but {quoted(given)}: fetch the folder again.")
     return given
 
 

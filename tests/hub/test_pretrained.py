@@ -238,6 +238,9 @@ def test_other_shapes_are_named(saved):
         ({"hidden_size": "16"}, "lacks a field or has an odd one"),
         ({"num_attention_heads": 0}, "lacks a field or has an odd one|heads is 0"),
         ({"rope_parameters": 3}, "lacks a field or has an odd one"),
+        ({"rope_theta": 0, "rope_parameters": None}, "base is 0"),
+        ({"rope_parameters": {"rope_theta": 0}}, "base is 0"),
+        ({"head_dim": 0}, "sets 'head_dim' to 0, and a model has at least 1"),
     ],
 )
 def test_odd_descriptions_are_refused(saved, fields, words):

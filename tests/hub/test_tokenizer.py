@@ -98,6 +98,14 @@ def test_chat_templates_are_kept(wordpiece, settings, expected):
     assert open_tokenizer(wordpiece).chat_template == "D"
 
 
+@pytest.mark.parametrize("odd", [5, {"a": "b"}, [5, {"name": "default"}], [{"name": "default", "template": 5}]])
+def test_an_odd_chat_template_is_refused(wordpiece, odd):
+    """It is a text, or several with a name each."""
+    (wordpiece / "tokenizer_config.json").write_text(json.dumps({"chat_template": odd}))
+    with pytest.raises(UserError, match=r"chat_template in .* is no text but"):
+        open_tokenizer(wordpiece)
+
+
 def test_special_tokens_are_those_of_the_settings(wordpiece):
     """Written as text or as an object with its content."""
     settings = {"eos_token": {"content": "!", "lstrip": False}, "bos_token": ",", "pad_token": None}
