@@ -63,6 +63,7 @@ def test_a_signal_cuts_an_evaluation_short_which_the_resumed_run_makes_up_for(tm
     assert checkpoints.best(only_run(tmp_path) / "checkpoints") == checkpoints.best(only_run(clean) / "checkpoints")
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_program_at_once(tmp_path: Path) -> None:
     """While the first is still being obeyed."""
     with Program("experiments.gpt_austen", *options(tmp_path), *SLOW_EVALUATION) as started:

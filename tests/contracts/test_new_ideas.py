@@ -137,7 +137,7 @@ def test_two_players_with_an_optimizer_each_find_all_modes(tmp_path: Path) -> No
         Adversary(),
         optimizer=OptimizerGroups(groups),
         schedule=Schedule("linear", final=0.1),
-        steps=1200,
+        steps=900,
         batch_size=64,
         log_every=0,
     )

@@ -15,7 +15,6 @@ from parity import CASES, STRATEGIES
 
 ROOT = Path(__file__).parents[2]
 QUICK = {  # every axis of the mesh, and every model of a kind; the others are as sure and take as long again
-    ("GPT-2, dropout", "data"),
     ("Llama", "fsdp"),
     ("Llama, packed documents", "data x context"),
     ("GPT-2, scanned, recomputed", "fsdp x context x tensor"),
