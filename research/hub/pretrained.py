@@ -177,10 +177,22 @@ def _fitted(tokenizer: Subwords | None, rules: GenerationRules, described: Mappi
         return None
     rows = described.get("vocab_size") or (described.get("text_config") or {}).get("vocab_size") or 0
     if type(rows) is int and 0 < rows < tokenizer.vocabulary_size:
+        _check_same_model(tokenizer, rows)
         target = tokenizer.target and dataclasses.replace(tokenizer.target, rows=rows)
         tokenizer = dataclasses.replace(tokenizer, rows=rows, target=target)
     token = None if rules.start is None else tokenizer.token_of(rules.start)
     return dataclasses.replace(tokenizer, special={**tokenizer.special, "start": token}) if token else tokenizer
+
+
+def _check_same_model(tokenizer: Subwords, rows: int) -> None:
+    """Raises UserError where tokens of the vocabulary itself have no row; added ones need one where a text has them."""
+    vocabulary = tokenizer.pieces or tokenizer.trained.get_vocab(with_added_tokens=False)
+    beyond = {number for number in vocabulary.values() if number >= rows}
+    if unknown := beyond - tokenizer.trained.get_added_tokens_decoder().keys():
+        raise UserError(
+            f"The tokenizer has {len(unknown):,} tokens from {min(unknown)} on for which the model, of {rows} rows, "
+            "has none: take both from the same place."
+        )
 
 
 def _labels(described: Mapping[str, Any]) -> tuple[str, ...]:

@@ -26,6 +26,9 @@ def read_rotary(json: Json, base: float) -> Rotary:
     given = json.get("rope_scaling") or json.get("rope_parameters") or {}
     if any(isinstance(value, Mapping) for value in given.values()):
         raise UserError("config.json has other rotary positions for each kind of layer, which this model cannot have.")
+    both = [value for value in (json.get("rope_theta"), given.get("rope_theta")) if value is not None]
+    if both and both[0] != both[-1]:
+        raise UserError(f"config.json gives rope_theta twice, as {quoted(both[0])} and {quoted(both[1])}: correct it.")
     return _rotary(given, float(stated(json, "rope_theta", base)), json)
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken
 
-from research.core.errors import UserError, quoted, visible
-from research.core.files import write_atomic
+from research.core.errors import UserError, quoted
+from research.core.files import read_bytes, regular_size, write_atomic
+from research.data.text.framing import library_errors
 from research.data.text.tokenizers import Subwords
 from research.hub.marian_vocabulary import save_marian
 from research.hub.tokenizer_classes import from_vocabulary
@@ -22,6 +23,7 @@ from research.hub.weights import read_json
 ROLES = ("bos", "eos", "pad", "cls", "sep", "mask", "unk")
 FILE, SETTINGS, SPECIAL = "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"
 ADDED = "added_tokens.json"
+LARGEST_TEMPLATE = 1 << 20  # bytes
 PROBE = "A text, to try: 1234 déjà 漢字 \U0001f642 \u0378\n"  # characters that hardly any vocabulary has among them
 
 
@@ -110,12 +112,23 @@ def _added(token: Any) -> AddedToken:
 
 
 def _content(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
+    """Returns the text of a token, which a file gives as such or in an object; raises UserError for anything else."""
+    found = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(found, str | None):
+        raise UserError(f"The tokenizer's settings name the token {quoted(found)}, which is no text: correct them.")
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bytes(path, LARGEST_TEMPLATE).decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no text in UTF-8: fetch it again.") from None
 
 
 def _chat_template(folder: Path, given: Any) -> str | None:
     if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        return _text(folder / "chat_template.jinja")
     if isinstance(given, list) and all(isinstance(each, dict) and {"name", "template"} <= {*each} for each in given):
         given = next((each["template"] for each in given if each["name"] == "default"), None)  # several by name
     if not isinstance(given, str | None):
@@ -124,10 +137,9 @@ def _chat_template(folder: Path, given: Any) -> str | None:
 
 
 def _parsed(path: Path) -> tokenizers.Tokenizer:
-    try:
+    regular_size(path)
+    with library_errors(f"{path} holds no tokenizer"):
         trained = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises no narrower class
-        raise UserError(f"{path} holds no tokenizer ({visible(error)[:200]}): fetch it again.") from None
     trained.no_padding()
     trained.no_truncation()
     return trained

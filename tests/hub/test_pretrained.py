@@ -239,7 +239,8 @@ def test_other_shapes_are_named(saved):
         ({"num_attention_heads": 0}, "lacks a field or has an odd one|heads is 0"),
         ({"rope_parameters": 3}, "lacks a field or has an odd one"),
         ({"rope_theta": 0, "rope_parameters": None}, "base is 0"),
-        ({"rope_parameters": {"rope_theta": 0}}, "base is 0"),
+        ({"rope_theta": None, "rope_parameters": {"rope_theta": 0}}, "base is 0"),
+        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e5}}, "gives rope_theta twice"),
         ({"head_dim": 0}, "sets 'head_dim' to 0, and a model has at least 1"),
     ],
 )

@@ -1,8 +1,11 @@
 """Tokenizers of published models: read from every form they come in, with their special tokens."""
 
+import base64
 import itertools
 import json
+import os
 import random
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from research.core.errors import UserError
 from research.data.text.tokenizers import PairTokenizer, Subwords, TokenizerConfig, load
 from research.hub.gguf_vocabulary import PRE_TOKENIZERS, tokenizer_of
 from research.hub.tokenizer import open_tokenizer, save_tokenizer
+from research.runtime.native_messages import panics_hidden
 
 TEXT = "the cat sat on the mat, and the other cat sat on the hat of that rat"
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "##s", "sat", "na", "##ive", ",", "!"]
@@ -104,6 +108,37 @@ def test_an_odd_chat_template_is_refused(wordpiece, odd):
     (wordpiece / "tokenizer_config.json").write_text(json.dumps({"chat_template": odd}))
     with pytest.raises(UserError, match=r"chat_template in .* is no text but"):
         open_tokenizer(wordpiece)
+
+
+@pytest.mark.parametrize("odd", [5, ["a"], {"content": 5}])
+def test_a_special_token_that_is_no_text_is_refused(wordpiece, odd):
+    """In one sentence."""
+    (wordpiece / "tokenizer_config.json").write_text(json.dumps({"eos_token": odd}))
+    with pytest.raises(UserError, match=r"name the token .*, which is no text"):
+        open_tokenizer(wordpiece)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.txt"])
+def test_a_pipe_among_the_files_is_refused(wordpiece, name):
+    """Reading it would wait for ever."""
+    (wordpiece / name).unlink(missing_ok=True)
+    os.mkfifo(wordpiece / name)
+    with pytest.raises(UserError, match="is a pipe or a device, not a regular file"):
+        open_tokenizer(wordpiece)
+
+
+def test_a_panic_of_the_library_is_one_sentence(wordpiece, capfd):
+    """It writes where it panicked to the standard error by itself, which is kept back; other messages are not."""
+    charsmap = base64.b64encode(struct.pack("<I", 1024) + bytes(range(256)) * 8).decode()
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
+    saved = json.loads(tokenizer.to_str()) | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap}}
+    (wordpiece / "tokenizer.json").write_text(json.dumps(saved))
+    with pytest.raises(UserError, match="holds no tokenizer"):
+        open_tokenizer(wordpiece)
+    assert capfd.readouterr().err == ""
+    with panics_hidden():
+        os.write(2, b"from elsewhere")
+    assert capfd.readouterr().err == "from elsewhere"
 
 
 def test_special_tokens_are_those_of_the_settings(wordpiece):

@@ -305,8 +305,8 @@ def test_a_vocabulary_with_gaps_needs_rows_up_to_its_largest_id(tmp_path):
 
 def test_a_token_without_a_row_in_the_model_is_refused_where_a_text_has_it(tmp_path):
     """JAX would read the last row for it; other texts are fine, also after saving and loading."""
-    config = {"config.json": {"model_type": "gpt2", "vocab_size": 2}}
-    found = load_tokenizer(word_level(tmp_path, {"<unk>": 0, "a": 1, "b": 2}, **config))
+    config = {"config.json": {"model_type": "gpt2", "vocab_size": 2}, "added_tokens.json": {"b": 2}}
+    found = load_tokenizer(word_level(tmp_path, {"<unk>": 0, "a": 1}, **config))
     found.save(tmp_path / "saved.json")
     for tokenizer in (found, load(tmp_path / "saved.json")):
         assert isinstance(tokenizer, Subwords)
@@ -314,6 +314,13 @@ def test_a_token_without_a_row_in_the_model_is_refused_where_a_text_has_it(tmp_p
         for encode in (tokenizer.encode, tokenizer.encode_pair):
             with pytest.raises(UserError, match="has the token 'b', whose id 2 has no row in the model, which has 2"):
                 encode("a b")
+
+
+def test_a_vocabulary_of_another_model_is_refused(tmp_path):
+    """Its tokens have no rows: of an added one that may be, as no text may have it, of others it is a mistake."""
+    config = {"config.json": {"model_type": "gpt2", "vocab_size": 2}}
+    with pytest.raises(UserError, match=r"has 2 tokens from 2 on for which the model, of 2 rows, has none"):
+        load_tokenizer(word_level(tmp_path, {"<unk>": 0, "a": 1, "b": 2, "c": 5000}, **config))
 
 
 def test_a_tokenizer_without_its_unknown_token_is_refused_when_it_is_read(tmp_path):

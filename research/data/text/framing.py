@@ -11,7 +11,8 @@ import numpy as np
 import tokenizers
 from jaxtyping import Int32
 
-from research.core.errors import UserError
+from research.core.errors import UserError, visible
+from research.runtime.native_messages import panics_hidden
 
 
 class Encoded(NamedTuple):
@@ -31,20 +32,24 @@ class Encoded(NamedTuple):
 
 
 @contextmanager
-def library_errors() -> Iterator[None]:
+def library_errors(wrong: str = "The tokenizer's file does not fit its own rules") -> Iterator[None]:
     """Turns what the library raises for a file that it cannot work with into a UserError.
 
     Where it panics it raises what is no `Exception`, by the name of PanicException.
+
+    Args:
+        wrong: what the sentence begins with.
     """
     try:
-        yield
+        with panics_hidden():
+            yield
     except UserError:
         raise
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        reason = str(error).partition("\n")[0][:200]
-        raise UserError(f"The tokenizer's file does not fit its own rules ({reason}): take it from where it is whole.")  # noqa: B904
+        reason = visible(error).partition("\n")[0][:200]
+        raise UserError(f"{wrong} ({reason}): take it from where it is whole.")  # noqa: B904
 
 
 def encode_framed(
