@@ -36,19 +36,17 @@ def panics_hidden() -> Iterator[None]:
         except OSError:
             yield
             return
-        caught = _caught()
-        start = caught.seek(0, os.SEEK_END)
-        os.dup2(caught.fileno(), STANDARD_ERROR)
+        caught, panicked = _caught().fileno(), True
+        os.dup2(caught, STANDARD_ERROR)
         try:
             yield
-        except BaseException:
-            caught.truncate(start)
-            raise
+            panicked = False
         finally:
             os.dup2(before, STANDARD_ERROR)
             os.close(before)
-            caught.seek(start)
-            written = caught.read()
-            caught.truncate(start)
-            with suppress(OSError):
-                os.write(STANDARD_ERROR, written)
+            if size := os.fstat(caught).st_size:
+                written = os.pread(caught, size, 0)
+                os.ftruncate(caught, 0)
+                os.lseek(caught, 0, os.SEEK_SET)
+                with suppress(OSError):
+                    os.write(STANDARD_ERROR, b"" if panicked else written)
