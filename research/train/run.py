@@ -167,9 +167,8 @@ def _train(
         return Run(log.folder, assembly, state, log.record)
     log.record.update(status="finished", finished=now(), params_sha256=trees.digest(state.merged))
     with _timed(partial(log.spent, "baselines")):
-        log.record["importance"] = _by_evaluation(
-            {each.name: partial(each.importance, state.evaluated) for each in evaluations}, log
-        )
+        importance = {each.name: partial(each.importance, state.evaluated) for each in evaluations}
+        log.record["importance"] = {name: found for name, found in _by_evaluation(importance, log).items() if found}
         if processes.is_main_process():
             log.record["baselines"] = _by_evaluation({each.name: each.baselines for each in evaluations}, log)
     if processes.is_main_process():
