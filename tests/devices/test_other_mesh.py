@@ -26,7 +26,7 @@ def losses(run: Path) -> list[float]:
 @pytest.mark.slow
 def test_resumed_on_another_mesh_a_run_goes_on_as_it_would_have(tmp_path):
     """On one device, then on eight, then on a mesh of three axes: the clean run's batches, keys and losses."""
-    small = [*options(tmp_path), "--batch-size", "8", "--accumulate", "1", "--steps", str(STEPS)]
+    small = [*options(tmp_path), "--model.depth", "2", "--batch-size", "8", "--accumulate", "1", "--steps", str(STEPS)]
     small += ["--checkpoint-every", "50", "--evaluate-every", "0"]
     devices = {"JAX_NUM_CPU_DEVICES": "8"}
     command = ["experiments.gpt_austen", *small, "--mesh.data", "1", "--runs"]
