@@ -40,6 +40,14 @@ def read_bytes(path: str | Path, limit: int) -> bytes:
         raise UserError(f"{shown(path)} cannot be read ({error.strerror}): check its permissions.") from None
 
 
+def read_text(path: str | Path, limit: int) -> str:
+    """Returns the content of such a file as text; raises UserError likewise, and where it is not UTF-8."""
+    try:
+        return read_bytes(path, limit).decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{shown(path)} is not UTF-8, so it is no text: fetch it again.") from None
+
+
 def shown(path: str | Path) -> str:
     """Returns a path for a message: shortened in its middle where it is very long, control characters escaped."""
     name = visible(path)

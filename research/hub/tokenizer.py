@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from research.core.errors import UserError, quoted
-from research.core.files import read_bytes, regular_size, write_atomic
+from research.core.files import read_text, regular_size, write_atomic
 from research.data.text.framing import library_errors
 from research.data.text.tokenizers import Subwords
 from research.hub.marian_vocabulary import save_marian
@@ -119,16 +119,10 @@ def _content(token: Any) -> str | None:
     return found
 
 
-def _text(path: Path) -> str:
-    try:
-        return read_bytes(path, LARGEST_TEMPLATE).decode()
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is no text in UTF-8: fetch it again.") from None
-
-
 def _chat_template(folder: Path, given: Any) -> str | None:
     if (folder / "chat_template.jinja").exists():
-        return _text(folder / "chat_template.jinja")
+        text = read_text(folder / "chat_template.jinja", LARGEST_TEMPLATE)
+        return text.replace("\r\n", "\n").replace("\r", "\n")  # as Python reads the lines of any text file
     if isinstance(given, list) and all(isinstance(each, dict) and {"name", "template"} <= {*each} for each in given):
         given = next((each["template"] for each in given if each["name"] == "default"), None)  # several by name
     if not isinstance(given, str | None):

@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from research.core.errors import UserError, quoted
-from research.core.files import read_bytes
+from research.core.files import read_text
 from research.data.text.tokenizers import BERT_SPECIAL, SENTINEL, T5_SPECIAL, Subwords
 from research.hub.marian_vocabulary import FILES as MARIAN_FILES
 from research.hub.marian_vocabulary import SPECIAL as MARIAN_SPECIAL
@@ -60,10 +60,7 @@ def cut_by(pattern: str) -> pre_tokenizers.PreTokenizer:
 def _wordpiece(folder: Path, settings: Settings, special: Mapping[str, str]) -> tokenizers.Tokenizer:
     """BERT (Devlin et al. 2019): a vocabulary of one piece a line."""
     path = folder / "vocab.txt"
-    try:
-        pieces = read_bytes(path, LARGEST_JSON).decode().removesuffix("\n").split("\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8, so it is no vocabulary: fetch it again.") from None
+    pieces = read_text(path, LARGEST_JSON).removesuffix("\n").split("\n")
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     unknown, first, separator = (special[role] for role in ("unk", "cls", "sep"))
     for token in (unknown, first, separator):
@@ -240,10 +237,7 @@ def from_vocabulary(
 
 
 def _merges(folder: Path) -> list[tuple[str, ...]]:
-    try:
-        lines = read_bytes(folder / "merges.txt", LARGEST_JSON).decode().split("\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{folder / 'merges.txt'} is not UTF-8: fetch it again.") from None
+    lines = read_text(folder / "merges.txt", LARGEST_JSON).split("\n")
     return [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
 
 

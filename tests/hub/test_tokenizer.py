@@ -98,8 +98,8 @@ def test_chat_templates_are_kept(wordpiece, settings, expected):
     """One, several by name, or none; a file of its own goes first."""
     (wordpiece / "tokenizer_config.json").write_text(json.dumps(settings))
     assert open_tokenizer(wordpiece).chat_template == expected
-    (wordpiece / "chat_template.jinja").write_text("D")
-    assert open_tokenizer(wordpiece).chat_template == "D"
+    (wordpiece / "chat_template.jinja").write_bytes(b"D\r\nE")
+    assert open_tokenizer(wordpiece).chat_template == "D\nE"
 
 
 @pytest.mark.parametrize("odd", [5, {"a": "b"}, [5, {"name": "default"}], [{"name": "default", "template": 5}]])
