@@ -14,6 +14,7 @@ from research.core import command_line
 from research.core.errors import UserError
 from research.core.files import write_atomic
 from research.launch.discovery import experiments_folder, modules
+from research.report.record_tables import device
 from research.runs.directory import all_runs, read_record, required
 from research.runs.record import PARTS_OF_TRAINING
 
@@ -59,8 +60,7 @@ def run_experiment(name: str) -> list[list[str]]:
     if record["status"] != "finished":
         raise UserError(f"The experiment {name} is {record['status']}, not finished: start make results again.")
     required(record, run, "environment", "metrics", "params_sha256")
-    environment = record["environment"]
-    machine = f"{environment['thread_pool']} threads, {environment['devices']['kind']}"
+    machine = f"{record['environment']['thread_pool']} threads, {device(record)}"
     seconds = sum(took for stage, took in record["stages"].items() if stage not in PARTS_OF_TRAINING)
     facts = [f"{seconds:.0f}", f"`{record['params_sha256']}`", machine]
     return [

@@ -128,10 +128,26 @@ def describe() -> dict[str, Any]:
 def _processor() -> str:
     """The name of the processor, as its maker calls it where the system tells."""
     with suppress(OSError, UnicodeDecodeError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        if name := processor_name(Path("/proc/cpuinfo").read_text(encoding="utf-8")):
+            return name
     return platform.processor() or platform.machine()
+
+
+def processor_name(information: str) -> str:
+    """Returns the name and generation of the processor that Linux describes so; "" where it gives no name.
+
+    The name alone is not enough: virtual machines call several generations by one name, and XLA compiles other machine
+    code for each.
+
+    >>> processor_name("cpu family\\t: 25\\nmodel\\t\\t: 1\\nmodel name\\t: AMD EPYC\\n")
+    'AMD EPYC (family 25, model 1)'
+    """
+    fields: dict[str, str] = {}
+    for line in information.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    name, family, model = (fields.get(key, "") for key in ("model name", "cpu family", "model"))
+    return f"{name} (family {family}, model {model})" if name and family and model else name
 
 
 def thread_pool_size() -> int:

@@ -55,6 +55,15 @@ def test_the_description_has_what_the_numbers_depend_on():
     assert facts["thread_pool"] >= 1
 
 
+def test_a_processor_is_named_with_its_generation():
+    """Two generations that a virtual machine calls by one name are told apart, for their bits differ."""
+    fields = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: {}\nmodel\t\t: {}\nmodel name\t: AMD EPYC\n\n"
+    assert backend.processor_name(fields.format(25, 1) * 2) == "AMD EPYC (family 25, model 1)"
+    assert backend.processor_name(fields.format(26, 2) * 2) == "AMD EPYC (family 26, model 2)"
+    assert backend.processor_name("model name\t: Some Arm\n") == "Some Arm"
+    assert backend.processor_name("CPU part\t: 0xd40\n") == ""
+
+
 def test_the_thread_pool_is_what_nproc_says(monkeypatch):
     """`NPROC` goes before the cores."""
     monkeypatch.setenv("NPROC", "7")
