@@ -61,6 +61,18 @@ def test_evaluation_neither_smooths_nor_augments():
     assert trained[0] != trained[1]
 
 
+def test_mixup_couples_the_rows_of_a_batch_and_the_task_says_so():
+    """The loss of one row changes with the pictures of others, under mixup only."""
+    for augmentation, coupled in ((Augmentation(mixup=0.5), True), (Augmentation(flip=True, cutout=3), False)):
+        task, params, batch = case(Classification(augmentation=augmentation))
+        assert bool(task.coupled) == coupled
+        loss = jax.jit(task.loss)
+        first = {**batch, "mask": np.eye(8, dtype=np.float32)[0]}
+        others = {**first, "inputs": np.concatenate([batch["inputs"][:1], 255 - batch["inputs"][1:]])}
+        before, after = (loss(params, rows, Context(KEY, 0, train=True)).sum for rows in (first, others))
+        assert (before != after) == coupled
+
+
 def test_augmentation_follows_the_key():
     """Equal keys give equal losses; another key gives another."""
     task, params, batch = case(Classification(augmentation=Augmentation(crop=2, flip=True)))
