@@ -19,6 +19,7 @@ MAX_CATEGORIES = 1000  # one feature each; a column of more is left out
 FEW = 20  # categories that never count as nearly one for each row
 LARGEST = 1e100  # of a number, so that no square overflows
 WITH_COMMA = re.compile(r"[+-]?[\d.]*,[\d.,]*\d|[+-]?\d+(\.\d+)?", re.ASCII)
+BOOLEANS = {"true": True, "false": False}  # as text, such as that of a command line
 Numbers = Float64[np.ndarray, " rows"]
 
 
@@ -27,6 +28,8 @@ class NumberColumn:
     """A column of numbers, or of dates as days: one feature with mean 0 and standard deviation 1, or two."""
 
     name: str
+    booleans: bool
+    """whether all are true or false, which count as 1 and 0"""
     dates: bool
     logarithm: bool
     has_missing: bool
@@ -94,7 +97,13 @@ def fit(name: str, values: Sequence[Any], *, logarithm: bool = False) -> Column 
         return LeftOut(name, "has no name and counts the rows")
     median = float(np.median(numbers[~missing]))
     return NumberColumn(
-        name, dates, logarithm, bool(missing.any()), median, *_mean_and_std(np.where(missing, median, numbers))
+        name,
+        all(isinstance(value, bool | np.bool_) for value in present),
+        dates,
+        logarithm,
+        bool(missing.any()),
+        median,
+        *_mean_and_std(np.where(missing, median, numbers)),
     )
 
 
@@ -124,6 +133,8 @@ def encode(column: Column, values: Sequence[Any]) -> Float32[np.ndarray, "rows f
         features = np.zeros((len(values), len(places)), np.float32)
         features[np.flatnonzero(found >= 0), found[found >= 0]] = 1
         return features
+    if column.booleans:
+        values = [BOOLEANS.get(value.strip().lower(), value) if isinstance(value, str) else value for value in values]
     numbers, missing = _numbers(column.name, values, dates=column.dates, logarithm=column.logarithm)
     scaled = (np.where(missing, column.median, numbers)[:, None] - column.mean) / column.std
     if (np.abs(scaled) > np.finfo(np.float32).max).any():
@@ -135,10 +146,15 @@ def encode(column: Column, values: Sequence[Any]) -> Float32[np.ndarray, "rows f
 
 
 def kind_of(column: CategoryColumn, value: Any) -> str:
-    """Returns the category of a value; of one that is missing, that of the training rows, however it is written."""
+    """Returns the category of a value; of one that is missing, true or false, that of the training rows.
+
+    Those are written in several ways: "NA" and "", "True" and "true".
+    """
     kind = _category(value)
     if kind not in column.kinds and is_missing(value):
         return next(filter(is_missing, column.kinds), kind)
+    if kind not in column.kinds and kind.lower() in BOOLEANS:
+        return next((each for each in column.kinds if each.lower() == kind.lower()), kind)
     return kind
 
 

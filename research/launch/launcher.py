@@ -17,6 +17,7 @@ import tyro
 from research.core import command_line, configs
 from research.core.errors import UserError
 from research.core.terminal import console, say
+from research.data.tables import TableData
 from research.evaluate.results_table import results_table
 from research.launch.attention_maps import picture_attention
 from research.launch.image_predictions import write_image_predictions
@@ -61,16 +62,21 @@ def launch(config: Experiment) -> None:
 def parse(config: Experiment, description: str = "", args: Sequence[str] | None = None) -> Options:
     """Parses the command line of an experiment, and checks its values; --resume may stand without a value.
 
-    A warm-up that is the experiment's own, and leaves nothing of the steps asked for, becomes a tenth of them; one that
-    is given is obeyed or refused.
+    What is the experiment's own and not given gives way where it cannot be meant: a warm-up that leaves nothing of the
+    steps asked for becomes a tenth of them, and names of columns are not looked for in a table of one's own. What is
+    given is obeyed or refused.
     """
     args = _with_newest(sys.argv[1:] if args is None else args)
     options = command_line.parse(Options, Options(config), description=description, args=args)
     experiment = options.experiment
-    if experiment.schedule.warmup < experiment.steps or command_line.is_given("--schedule.warmup", args):
-        return options
-    schedule = dataclasses.replace(experiment.schedule, warmup=experiment.steps // 10)
-    return dataclasses.replace(options, experiment=dataclasses.replace(experiment, schedule=schedule))
+    if experiment.schedule.warmup >= experiment.steps and not command_line.is_given("--schedule.warmup", args):
+        schedule = dataclasses.replace(experiment.schedule, warmup=experiment.steps // 10)
+        experiment = dataclasses.replace(experiment, schedule=schedule)
+    if isinstance(experiment.data, TableData) and experiment.data.train != getattr(config.data, "train", ""):
+        names = [name for name in ("ignore", "logarithm") if not command_line.is_given(f"--data.{name}", args)]
+        data = dataclasses.replace(experiment.data, **dict.fromkeys(names, ()))
+        experiment = dataclasses.replace(experiment, data=data)
+    return dataclasses.replace(options, experiment=experiment)
 
 
 def _with_newest(args: Sequence[str]) -> list[str]:

@@ -48,6 +48,8 @@ def find_resumable(
 ) -> Resumable:
     """Returns the newest run of an experiment that can go on as it is wanted to; one that is no longer first of all.
 
+    A finished one does so only where none that is newer has not finished: that one is meant.
+
     Args:
         name: the experiment's name.
         root: where run directories are.
@@ -77,7 +79,8 @@ def find_resumable(
         print_message(text)
     if not found:
         raise UserError(f"There is no {what} to resume: start one without --resume, or give more --steps.")
-    best = min(found, key=lambda run: (bool(run.changed), run.longer))
+    candidates = [found[0], *(run for run in found if run.record["status"] != "finished")]
+    best = min(candidates, key=lambda run: (bool(run.changed), run.longer))
     if best.record.get("format") != FORMAT:
         raise UserError(
             f"{best.folder} was written by an older version, whose checkpoints have another form: start a new run "

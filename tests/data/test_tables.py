@@ -1,5 +1,6 @@
 """Tables: numbers standardised and categories spread out by the training rows alone, and mistakes named."""
 
+import itertools
 import json
 import tracemalloc
 
@@ -187,6 +188,22 @@ def test_what_a_column_is(tmp_path, values, description):
     rows = [f"{value},{label}" for value in values for label in ("yes", "no")]
     data = TableData(train=write(tmp_path / "t.csv", "x,label", *rows), validation_fraction=0.0).build()
     assert data.summary["columns"] == {"x": description}
+
+
+def test_true_and_false_are_understood_however_they_are_written(tmp_path):
+    """In a file that knows them, in text, and on a command line; a column of other numbers takes neither."""
+    records = [{"active": n % 2 == 0, "x": n, "label": n % 3 == 0} for n in range(6)]
+    known = write(tmp_path / "t.jsonl", *map(json.dumps, records))
+    text = write(tmp_path / "t.csv", "active,x,label", *("{active},{x},{label}".format(**each) for each in records))
+    for path in (known, text):
+        encode = TableData(train=path, validation_fraction=0.0).build().encode
+        for either, rows in itertools.groupby(
+            ["true", "True", True, "FALSE", "false", False], lambda v: str(v).lower()
+        ):
+            features = [encode([{"active": value, "x": 1}]).arrays["inputs"][0].tolist() for value in rows]
+            assert features == features[:1] * 3, either
+    with pytest.raises(UserError, match="Row 1 has 'true' in the column 'x': give a number"):
+        encode([{"active": True, "x": "true"}])
 
 
 def test_numbers_with_commas_and_dates_have_their_values(tmp_path):

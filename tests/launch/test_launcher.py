@@ -1,18 +1,24 @@
 """Promises of an experiment's command line: every field is an option, and a run leaves all it says it leaves."""
 
+import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_run import only_run, record, run_module
 
-from experiments import gpt_austen
+from experiments import gpt_austen, mlp_adult
 from research.core import command_line
 from research.core.configs import from_json
+from research.core.errors import UserError
 from research.data.text.text_data import TextData
 from research.launch import launcher
 from research.runs.directory import all_runs
+from research.runs.resumable import find_resumable
+from research.train.experiment import Experiment
 from research.train.run import train
 
 
@@ -122,6 +128,38 @@ def test_a_default_warm_up_gives_way_to_few_steps(arguments: list[str], warmup: 
     """The experiment's own leaves nothing of 100 steps and becomes a tenth; one that is given stays, to be refused."""
     assert gpt_austen.CONFIG.schedule.warmup == 100
     assert launcher.parse(gpt_austen.CONFIG, args=arguments).experiment.schedule.warmup == warmup
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ignored"),
+    [
+        ([], ("fnlwgt", "education")),
+        (["--data.train", "own.csv"], ()),
+        (["--data.train", "own.csv", "--data.ignore", "id"], ("id",)),
+        (["--data.test", "own.csv"], ("fnlwgt", "education")),
+    ],
+)
+def test_columns_named_for_a_data_set_are_not_looked_for_in_ones_own(
+    arguments: list[str], ignored: tuple[str, ...]
+) -> None:
+    """A table of one's own may have a column of the same name, which is as good as any other."""
+    data = launcher.parse(mlp_adult.CONFIG, args=arguments).experiment.data
+    assert data.ignore == ignored
+    assert data.logarithm == (() if "--data.train" in arguments else ("capital_gain", "capital_loss"))
+
+
+def test_a_newer_run_that_has_not_finished_is_meant_by_resume(tmp_path: Path, tiny_line_run: Experiment) -> None:
+    """With fewer steps than recorded it is refused; no finished run of another configuration goes on in its place."""
+    finished = dataclasses.replace(tiny_line_run, seed=1, steps=3)
+    train(finished, name="tiny", root=tmp_path)
+    train(tiny_line_run, name="tiny", root=tmp_path, stop_after=1)
+
+    def wanted(folder: Path, recorded: Mapping[str, Any]) -> Experiment:
+        return dataclasses.replace(from_json(recorded["config"]), steps=4)
+
+    assert tiny_line_run.steps > 4
+    with pytest.raises(UserError, match=f"steps was {tiny_line_run.steps} and is now 4"):
+        find_resumable("tiny", tmp_path, wanted)
 
 
 def test_resume_needs_no_options(
