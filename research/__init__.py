@@ -51,7 +51,7 @@ from research.train.optimizer_groups import OptimizerGroup, OptimizerGroups
 from research.train.optimizers import Optimizer, OptimizerConfig
 from research.train.predictions import predict_answers, predict_inputs
 from research.train.pretrained import PretrainedModel, PretrainedTokenizer
-from research.train.run import load_run
+from research.train.recorded_run import load_run
 from research.train.schedules import Schedule
 
 __all__ = [

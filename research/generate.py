@@ -31,7 +31,7 @@ from research.models.wrappers.lora import LoRA, merged
 from research.runs.directory import find
 from research.runtime import backend
 from research.train.pretrained import PretrainedModel, is_run
-from research.train.run import load_run
+from research.train.recorded_run import load_run
 
 BEFORE = 8  # tokens of a prompt, more than any character has
 

@@ -24,7 +24,7 @@ from research.data.sources import matching_files, read_records
 from research.data.sources.text import text_of
 from research.runs.directory import find
 from research.train.predictions import answers_questions, predict_answers, predict_inputs
-from research.train.run import load_run
+from research.train.recorded_run import load_run
 
 Named = list[tuple[str, Any]]  # inputs, each with what the table of predictions calls it
 

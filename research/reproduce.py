@@ -20,7 +20,8 @@ from research.runs.chain import first_difference
 from research.runs.directory import find, read_chain, read_record, required
 from research.runtime import backend
 from research.train.experiment import Experiment
-from research.train.run import Run, recorded_experiment, train
+from research.train.recorded_run import Run, recorded_experiment
+from research.train.run import train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,12 +50,18 @@ def main() -> None:
             f"The second run stopped at step {int(again.state.step)}; resume it, then use research.compare."
         )
     difference = first_difference(chain, read_chain(again.folder))
-    if difference is None and again.record["params_sha256"] == record["params_sha256"]:
+    same_params = difference is None and again.record["params_sha256"] == record["params_sha256"]
+    others = result_differences(record, read_record(again.folder))
+    if same_params and not others:
         say(f"identical: {again.record['params_sha256']} ({folder} and {again.folder})")
         return
-    step, parts = difference or (int(again.state.step), ["params"])
-    say(f"different from step {step} on, first in: {', '.join(parts)} ({folder} and {again.folder})")
-    for name, (old, new) in environment_differences(record, dict(again.record)).items():
+    if same_params:
+        say(f"equal parameters, but other data or results ({folder} and {again.folder})")
+    else:
+        step, parts = difference or (int(again.state.step), ["params"])
+        say(f"different from step {step} on, first in: {', '.join(parts)} ({folder} and {again.folder})")
+        others = environment_differences(record, dict(again.record))
+    for name, (old, new) in others.items():
         say(f"  {name}: {old} then, {new} now")
     sys.exit(1)
 
@@ -69,6 +76,16 @@ def _trained_again(record: Mapping[str, Any], experiment: Experiment, root: Path
         if int(run.state.step) != part["step"]:
             return run
     return train(experiment, name=name, root=root, run_id=run_id)
+
+
+def result_differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns {name: (left, right)} of the digests of the data, and of the metrics that both records have."""
+    parts: list[dict[str, Any]] = []
+    for record in (left, right):
+        data = {name: record.get("data", {}).get(name) for name in ("files", "digest")}
+        parts.append(dict(configs.flatten_config({"data": data, "metrics": record.get("metrics", {})})))
+    first, second = parts
+    return {name: (first[name], second[name]) for name in first if name in second and first[name] != second[name]}
 
 
 def environment_differences(left: dict[str, Any], right: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

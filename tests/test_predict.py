@@ -175,6 +175,23 @@ def test_a_table_and_rows_are_predicted_from_the_command_line(table_run, image_r
     assert f"{predict_inputs(image_run, [image])[0, 0]:.4f}" in capsys.readouterr().out
 
 
+def test_data_that_have_changed_since_training_are_named(table_run, capsys):
+    """Columns are fitted to the training rows again, so that on other rows a prediction is another."""
+    run, path = table_run
+    asked = ("research.predict", str(run.folder), "--row", "x=1,kind=a")
+    kept = path.read_bytes()
+    try:
+        path.write_bytes(kept + b"9.5,a,yes\n")
+        assert run_module(*asked) == 0
+        assert f"{path} changed since {run.folder} was trained" in " ".join(capsys.readouterr().err.split())
+        path.unlink()
+        assert run_module(*asked) == 2
+        assert f"The data of {run.folder} cannot be read again: {path}" in " ".join(capsys.readouterr().err.split())
+    finally:
+        path.write_bytes(kept)
+    assert run_module(*asked) == 0 and "changed" not in capsys.readouterr().err
+
+
 def test_answers_are_printed_and_every_kind_as_json_lines(answers_run, table_run, image_run, tiny_images, capsys):
     """A question and a text give the words found; `--json` gives one object for each input, with its prediction."""
     pair = ("--text", "Which number?", "--other", "Anne sold 5 new boats.")

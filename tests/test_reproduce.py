@@ -83,6 +83,19 @@ def test_other_parameters_at_the_end_are_found(run: Path, capsys: pytest.Capture
     assert code == 1 and "different from step 40 on, first in: params" in output and "identical" not in output
 
 
+def test_equal_parameters_with_other_results_are_not_identical(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A changed row that no step read leaves the parameters as they were: what else differs is named."""
+    changed = record(run)
+    (split,) = changed["metrics"]
+    changed["metrics"][split]["loss"] += 1
+    changed["data"]["files"] = dict.fromkeys(changed["data"]["files"], "0" * 64)
+    (run / "run.json").write_text(json.dumps(changed), encoding="utf-8")
+    code, output = reproduce(run, capsys)
+    assert code == 1 and "equal parameters, but other data or results" in output and "identical" not in output
+    assert f"metrics.{split}.loss: {changed['metrics'][split]['loss']} then" in output
+    assert f"data.files.{next(iter(changed['data']['files']))}: {'0' * 64} then" in " ".join(output.split())
+
+
 def test_an_unfinished_run_is_not_reproduced(tiny_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run that was interrupted is refused, and --resume recommended."""
     assert run_module("research.reproduce", str(only_run(tiny_runs))) == 2

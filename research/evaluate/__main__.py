@@ -21,7 +21,8 @@ from research.evaluate.other_data import divided, on_other_data, other_config
 from research.evaluate.results_table import results_table
 from research.runs.directory import find, read_chain, read_record
 from research.train.evaluation import plain
-from research.train.run import built_evaluations, load_run
+from research.train.recorded_run import load_run
+from research.train.run import built_evaluations
 
 
 @dataclasses.dataclass(frozen=True)

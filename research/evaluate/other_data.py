@@ -15,7 +15,7 @@ from research.core.errors import UserError
 from research.data.dataset import Data, DataConfig
 from research.train.experiment import Experiment
 from research.train.pretrained import PretrainedTokenizer
-from research.train.run import Run, recorded_experiment
+from research.train.recorded_run import Run, recorded_experiment
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from research.core.errors import UserError
 from research.export.adapter import export_adapter
 from research.export.hugging_face import export_model
 from research.runs.directory import find
-from research.train.run import load_run
+from research.train.recorded_run import load_run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from research.hub.locate import PACKAGE
 from research.hub.tokenizer import save_tokenizer
 from research.models.wrappers.lora import BRANCH
 from research.train.pretrained import PretrainedModel, is_run
-from research.train.run import Run
+from research.train.recorded_run import Run
 
 
 def export_adapter(run: Run, folder: str, base: str = "", *, tokenizer: bool = True) -> None:

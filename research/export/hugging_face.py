@@ -5,7 +5,7 @@ from research.hub.pretrained import save_pretrained
 from research.models.generation_rules import GenerationRules
 from research.models.wrappers.lora import merged
 from research.train.pretrained import PretrainedModel
-from research.train.run import Run
+from research.train.recorded_run import Run
 
 
 def export_model(run: Run, folder: str, *, tokenizer: bool = True) -> None:

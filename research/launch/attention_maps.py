@@ -24,7 +24,7 @@ from research.runs.directory import ATTENTION
 from research.runtime import processes
 from research.tasks.task import evaluation_context
 from research.train.experiment import Assembly
-from research.train.run import Run
+from research.train.recorded_run import Run
 
 SPLIT = "validation"
 COUNT = 4  # pairs

@@ -23,7 +23,7 @@ from research.data.pipeline import evaluation_batches, gather
 from research.runs.directory import PREDICTIONS
 from research.runtime import processes
 from research.tasks.task import evaluation_context
-from research.train.run import Run
+from research.train.recorded_run import Run
 
 COUNT = 20  # images of each kind
 

@@ -30,7 +30,8 @@ from research.runtime import processes, supervisor
 from research.runtime.interruption import ending_at_once
 from research.train.experiment import Experiment
 from research.train.pretrained import resolved
-from research.train.run import Run, recorded_experiment, train
+from research.train.recorded_run import Run, recorded_experiment
+from research.train.run import train
 
 NEWEST = "newest"  # what --resume alone means
 INTERRUPTED = (
@@ -74,8 +75,8 @@ def parse(config: Experiment, description: str = "", args: Sequence[str] | None 
         experiment = dataclasses.replace(experiment, schedule=schedule)
     if isinstance(experiment.data, TableData) and experiment.data.train != getattr(config.data, "train", ""):
         names = [name for name in ("ignore", "logarithm") if not command_line.is_given(f"--data.{name}", args)]
-        data = dataclasses.replace(experiment.data, **dict.fromkeys(names, ()))
-        experiment = dataclasses.replace(experiment, data=data)
+        none: dict[str, Any] = dict.fromkeys(names, ())
+        experiment = dataclasses.replace(experiment, data=dataclasses.replace(experiment.data, **none))
     return dataclasses.replace(options, experiment=experiment)
 
 

@@ -11,7 +11,7 @@ from research.report.html import write_report
 from research.runtime import processes
 from research.train import run as training
 from research.train.experiment import Experiment
-from research.train.run import Run
+from research.train.recorded_run import Run
 
 
 @functools.wraps(training.train)

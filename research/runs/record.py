@@ -239,6 +239,17 @@ def changed_code(record: Mapping[str, Any]) -> list[str]:
     return [name for name, digest in record.get("code", {}).items() if now.get(name) != digest]
 
 
+def changed_data(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns the files, or the folder, whose content is not that of the data of a record, both as `Data.summary`.
+
+    >>> changed_data({"files": {"a.csv": "04f5", "b.csv": "77d1"}}, {"files": {"a.csv": "04f5", "b.csv": "a0a0"}})
+    ['b.csv']
+    """
+    files, digest = recorded.get("files") or {}, recorded.get("digest")
+    changed = [name for name, old in files.items() if now.get("files", {}).get(name) != old]
+    return changed + ([str(recorded.get("name"))] if digest and digest != now.get("digest") else [])
+
+
 def _git() -> dict[str, Any] | None:
     """The commit of the code, and whether anything differed from it."""
 

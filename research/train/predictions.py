@@ -16,7 +16,7 @@ from research.data.pipeline import evaluation_batches
 from research.data.text.tokenizers import PairTokenizer
 from research.tasks.answer_spans import AnswerSpans
 from research.tasks.task import evaluation_context
-from research.train.run import Run
+from research.train.recorded_run import Run
 
 BATCH = 64  # inputs predicted at once
 

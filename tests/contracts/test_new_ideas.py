@@ -29,7 +29,8 @@ from research.train.experiment import Experiment, assemble
 from research.train.optimizer_groups import OptimizerGroup, OptimizerGroups
 from research.train.optimizers import Optimizer
 from research.train.pretrained import LoadReport
-from research.train.run import load_run, train
+from research.train.recorded_run import load_run
+from research.train.run import train
 from research.train.schedules import Schedule
 
 MODES = 8

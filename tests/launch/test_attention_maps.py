@@ -22,7 +22,7 @@ from research.runs.directory import ATTENTION
 from research.runtime import processes
 from research.tasks.sequence_to_sequence import SequenceToSequence
 from research.train.experiment import Experiment, assemble
-from research.train.run import Run
+from research.train.recorded_run import Run
 
 SIZE = 24
 TOKENIZER = TokenizerConfig("bpe", vocabulary_size=300, special="bert")

@@ -20,7 +20,8 @@ from research.core.json_files import read_lines
 from research.runs.chain import first_difference
 from research.runs.directory import CHAIN, read_record
 from research.runs.resumable import changed_fields
-from research.train.run import load_run, train
+from research.train.recorded_run import load_run
+from research.train.run import train
 
 RECORDED = Path(__file__).parent / "recorded"
 NAMES = ("gpt_austen", "resnet_fashion")

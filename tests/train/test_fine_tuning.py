@@ -30,7 +30,8 @@ from research.tasks.text_classification import TextClassification
 from research.train.experiment import Experiment, assemble
 from research.train.optimizers import Optimizer
 from research.train.pretrained import LoadReport, PretrainedModel, PretrainedTokenizer, resolved
-from research.train.run import load_run, train
+from research.train.recorded_run import load_run
+from research.train.run import train
 
 
 @pytest.fixture(scope="module")

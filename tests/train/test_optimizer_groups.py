@@ -19,7 +19,8 @@ from research.tasks.classification import Classification
 from research.train.experiment import Experiment
 from research.train.optimizer_groups import OptimizerGroup, OptimizerGroups
 from research.train.optimizers import Optimizer
-from research.train.run import load_run, train
+from research.train.recorded_run import load_run
+from research.train.run import train
 from research.train.schedules import Schedule
 
 STEPS = 8

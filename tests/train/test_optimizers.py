@@ -23,7 +23,8 @@ from research.train import optimizer_groups, optimizers
 from research.train.experiment import assemble
 from research.train.optimizer_groups import OptimizerGroup, OptimizerGroups
 from research.train.optimizers import Optimizer, OptimizerConfig, evaluation_params
-from research.train.run import load_run, train
+from research.train.recorded_run import load_run
+from research.train.run import train
 from research.train.schedules import Schedule
 from research.train.state import Parts, new_state, state_sharding
 

@@ -16,7 +16,8 @@ from research.runs.chain import PARTS
 from research.runs.directory import CHAIN, METRICS, read_record, write_record
 from research.runs.loggers import scalars
 from research.runs.resumable import open_resumable
-from research.train.run import load_run, train
+from research.train.recorded_run import load_run
+from research.train.run import train
 
 
 def lines(run, file=METRICS):
