@@ -51,9 +51,8 @@ def split(documents: Sequence[Document], fractions: Mapping[str, float], salt: s
     splits: dict[str, list[Document]] = {name: [] for name, fraction in fractions.items() if fraction > 0}
     for document in documents:
         splits[split_of(document.group, fractions, salt)].append(document)
-    check_none_empty(
-        {name: len({document.group for document in members}) for name, members in splits.items()}, fractions
-    )
+    groups = {name: {document.group for document in members} for name, members in splits.items()}
+    check_none_empty({name: len(members) for name, members in groups.items()}, fractions, set().union(*groups.values()))
     return splits
 
 
@@ -64,15 +63,32 @@ def check_fractions(fractions: Mapping[str, float]) -> None:
     split_of("", fractions)
 
 
-def check_none_empty(groups: Mapping[str, int], fractions: Mapping[str, float]) -> None:
-    """Raises UserError where a split with a fraction above 0 has none of the groups, counted by split."""
+def check_none_empty(groups: Mapping[str, int], fractions: Mapping[str, float], known: Iterable[str] = ()) -> None:
+    """Raises UserError where a split with a fraction above 0 has none of the groups.
+
+    Args:
+        groups: how many there are by split.
+        fractions: by split.
+        known: the groups, where they are known: the message then names a salt that gives each split some.
+    """
     for name, fraction in fractions.items():
         if fraction > 0 and not groups.get(name):
+            number = sum(groups.values())
+            salt = _filling_salt(list(known), fractions)
             raise UserError(
-                f"The split {name!r} (fraction {fraction:g}) got none of the {sum(groups.values())} groups of "
-                "documents; give more or smaller groups, a larger fraction, another salt, or separate files for each "
-                "split."
+                f"The split {name!r} (fraction {fraction:g}) got none of the {number} group{'s' * (number != 1)} of "
+                f"documents, which are not divided: {f'--data.salt {salt} gives it some; or ' if salt else ''}give "
+                "more or smaller groups, a larger fraction, or separate files for each split."
             )
+
+
+def _filling_salt(groups: Sequence[str], fractions: Mapping[str, float]) -> str:
+    """Returns the first of some salts by which every split gets a group, "" where none does."""
+    asked = {name for name, fraction in fractions.items() if fraction > 0}
+    if len(groups) < len(asked):
+        return ""
+    salts = map(str, range(1, 100))
+    return next((salt for salt in salts if asked == {split_of(group, fractions, salt) for group in groups}), "")
 
 
 def united_groups(

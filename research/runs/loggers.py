@@ -116,16 +116,24 @@ def last_results(entries: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str,
     return {name: {k: v for k, v in entry.items() if k not in outer} for name, entry in last.items()}
 
 
+def check_loggers(kinds: Sequence[str]) -> None:
+    """Raises UserError where the package of a logger is not installed."""
+    for kind in kinds:
+        _package(kind)
+
+
 def open_loggers(kinds: Sequence[str], run: Path, config: Any) -> list[Logger]:
     """Opens the loggers asked for, which get numbers and samples; raises UserError where one is not installed."""
     opened: dict[str, Callable[[Path, Any], Logger]] = {"tensorboard": _tensorboard, "wandb": _wandb}
     return [opened[kind](run, config) for kind in kinds]
 
 
+def _package(kind: str) -> Any:
+    return import_extra({"tensorboard": "tensorboardX"}.get(kind, kind), kind, f"The logger {kind!r}")
+
+
 def _tensorboard(run: Path, config: Any) -> Logger:
-    writer = import_extra("tensorboardX", "tensorboard", "The logger 'tensorboard'").SummaryWriter(
-        str(run / "tensorboard")
-    )
+    writer = _package("tensorboard").SummaryWriter(str(run / "tensorboard"))
 
     def log(entry: Mapping[str, Any]) -> None:
         step = entry["step"]
@@ -143,7 +151,7 @@ def _tensorboard(run: Path, config: Any) -> Logger:
 
 
 def _wandb(run: Path, config: Any) -> Logger:
-    wandb = import_extra("wandb", "wandb", "The logger 'wandb'")
+    wandb = _package("wandb")
     session = wandb.init(project=run.parent.name, name=run.name, config=config, dir=str(run))
 
     def log(entry: Mapping[str, Any]) -> None:

@@ -12,7 +12,14 @@ from research.core.ranges import AtLeast0, Below1
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.data.vision.augmentation import Augmentation
-from research.tasks.supervised import example_inputs, in_parameter_type, masked_mean, standardise, weighted
+from research.tasks.supervised import (
+    check_classes,
+    example_inputs,
+    in_parameter_type,
+    masked_mean,
+    standardise,
+    weighted,
+)
 from research.tasks.task import Context, Loss, Task, with_sown
 
 
@@ -32,6 +39,7 @@ class Classification:
 
     def build(self, model: Any, data: Data) -> Task:
         """Builds the task for a model configuration and its data."""
+        check_classes(data)
         functions = model.build(data.spec)
 
         def init(key: Key[Array, ""]) -> Params:

@@ -32,6 +32,15 @@ def standardise(
     return (x - mean) / np.where(std > 0, std, 1)
 
 
+def check_classes(data: Data) -> None:
+    """Raises UserError for data of fewer than two classes, which any model tells apart without fault."""
+    if data.outputs < 2:
+        raise UserError(
+            f"A classifier tells two classes or more apart, and these data have {data.outputs} "
+            f"({', '.join(data.class_names) or 'a number'}): give examples of another, or data with another target."
+        )
+
+
 def example_inputs(data: Data) -> Float[Array, "1 ..."]:
     """Returns the first training example as a batch of one, from which a model learns its input shape."""
     return standardise(data, data.splits["train"][0]["inputs"][None])

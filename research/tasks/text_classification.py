@@ -11,7 +11,7 @@ from research.core.ranges import AtLeast0, Below1
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data
 from research.tasks.packed_text import applied, built, entropy_loss, initial
-from research.tasks.supervised import weighted
+from research.tasks.supervised import check_classes, weighted
 from research.tasks.task import Context, Loss, Task
 
 
@@ -30,6 +30,7 @@ class TextClassification:
 
     def build(self, model: Any, data: Data) -> Task:
         """Builds the task for a model with a head for the kind of labels that the data have."""
+        check_classes(data)
         functions = built(model, data)
 
         init = partial(initial, functions, data)

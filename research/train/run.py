@@ -20,7 +20,7 @@ from research.data.dataset import Data
 from research.models.flops import layer_table
 from research.runs import chain
 from research.runs.directory import METRICS, RECORD, read_chain, read_metrics, read_record
-from research.runs.loggers import Logger, Terminal, last_results, open_loggers
+from research.runs.loggers import Logger, Terminal, check_loggers, last_results, open_loggers
 from research.runs.record import (
     RunLog,
     new_id,
@@ -73,6 +73,7 @@ def train(
     experiment = resolved(experiment)
     backend.start(exact.THREADS if experiment.exact else 0)
     check(experiment)  # all that is wrong with the options alone is said before data are read
+    check_loggers(experiment.loggers)
     with ExitStack() as on_exit:
         run_id = processes.broadcast_from_first(run_id or new_id())
         has_started = processes.broadcast_from_first((root / name / run_id / RECORD).exists())

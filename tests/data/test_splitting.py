@@ -1,5 +1,7 @@
 """Splits depend on the group's key alone, and leaks are refused."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,9 +56,14 @@ def test_a_fraction_of_zero_makes_no_split() -> None:
 
 
 def test_an_empty_split_is_refused() -> None:
-    """Too few groups are named with the remedy."""
-    with pytest.raises(UserError, match=r"got none of the 1 groups.*give more"):
+    """Too few groups are named with the remedy: where a salt is one, the salt."""
+    with pytest.raises(UserError, match="got none of the 1 group of documents, which are not divided: give more"):
         split(documents(3, group_size=3), FRACTIONS)
+    few = documents(5)
+    with pytest.raises(UserError, match=r"got none of the 5 groups .*: --data\.salt \d+ gives it some; or") as error:
+        split(few, FRACTIONS)
+    (salt,) = re.findall(r"--data\.salt (\d+)", str(error.value))
+    assert all(split(few, FRACTIONS, salt).values())
 
 
 @pytest.mark.parametrize("fractions", [{"train": 0.5, "test": 0.4}, {"train": 1.5, "test": -0.5}])

@@ -1,5 +1,6 @@
 """Loggers beside metrics.jsonl: each finite number of an entry goes out once, under the name of its split."""
 
+import dataclasses
 import math
 import sys
 import types
@@ -12,6 +13,7 @@ from research.core.errors import UserError
 from research.runs.loggers import open_loggers
 from research.runs.sample_files import write_sample
 from research.tasks.samples import Audio, Images
+from research.train.run import train
 
 
 @pytest.fixture
@@ -70,8 +72,11 @@ def test_samples_go_out_as_what_they_are(written, kind, tmp_path):
     assert written == [(kind, name, value, 7) for name, value in SAMPLES[kind]]
 
 
-def test_a_logger_that_is_not_installed_is_named(monkeypatch, tmp_path):
-    """The message says what to install."""
+def test_a_logger_that_is_not_installed_is_named(monkeypatch, tiny_line_run, tmp_path):
+    """The message says what to install, at once: nothing of a run is left behind, which would be the latest."""
     monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"pip install -e '.\[wandb\]'"):
+        train(dataclasses.replace(tiny_line_run, loggers=("wandb",)), name="tiny", root=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
     with pytest.raises(UserError, match=r"pip install -e '.\[wandb\]'"):
         open_loggers(["wandb"], tmp_path, {})

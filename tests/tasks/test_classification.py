@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss
 
+from research.core.errors import UserError
 from research.data.dataset import Data
 from research.data.vision.augmentation import Augmentation
 from research.models.mlp import MLP
 from research.tasks.classification import Classification
 from research.tasks.task import Context, evaluation_context
+from research.tasks.text_classification import TextClassification
 
 KEY = jax.random.key(1)
 
@@ -59,6 +61,14 @@ def test_evaluation_neither_smooths_nor_augments():
     )
     assert evaluated[0] == evaluated[1]
     assert trained[0] != trained[1]
+
+
+@pytest.mark.parametrize("task", [Classification(), TextClassification()])
+def test_one_class_is_refused(task):
+    """A model of one class is always right, and a folder or column too few shows only so."""
+    one = Data({"train": [{"inputs": np.zeros((1, 4), np.int32)}]}, 1, class_names=("cat",))
+    with pytest.raises(UserError, match=r"two classes or more apart, and these data have 1 \(cat\)"):
+        task.build(MLP((4,)), one)
 
 
 def test_mixup_couples_the_rows_of_a_batch_and_the_task_says_so():
