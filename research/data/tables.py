@@ -172,8 +172,15 @@ class TableData:
         if self.kind == "numbers":
             return {}
         classes = class_names(values)
+        if len(classes) == 1:
+            only = listed(classes.values())
+            raise UserError(f"The target {self.target!r} has one value alone, {only}: give rows of others.")
         if self.kind == "binary" and len(classes) != 2:
-            raise UserError(f"The target {self.target!r} has {len(classes)} values, not 2: set --data.kind classes.")
+            raise UserError(
+                f"The target {self.target!r} has {len(classes)} values, not 2: experiments.mlp_classes takes such a "
+                "table; where they are numbers to predict, write an experiment of your own with --data.kind numbers "
+                "and the task Regression."
+            )
         if len(classes) > MAX_CATEGORIES:
             raise UserError(
                 f"The target {self.target!r} has {len(classes):,} classes, more than {MAX_CATEGORIES:,}: set "

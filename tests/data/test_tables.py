@@ -97,7 +97,7 @@ def test_a_column_that_never_varies_is_only_shifted(tmp_path):
     [
         ({"target": "income"}, "no column 'income': the table has x, kind, label"),
         ({"logarithm": ("x",)}, "column 'x' has values that are not finite numbers, or not above -1"),
-        ({"target": "x"}, r"The target 'x' has \d+ values, not 2: set --data.kind classes"),
+        ({"target": "x"}, r"The target 'x' has \d+ values, not 2: experiments.mlp_classes takes"),
         ({"target": "kind", "kind": "numbers"}, "Row 1 of the train rows has 'a' in the target 'kind', not a number"),
         ({"validation_fraction": 1.0}, "The train split of 200 rows is empty"),
     ],
@@ -188,6 +188,14 @@ def test_what_a_column_is(tmp_path, values, description):
     rows = [f"{value},{label}" for value in values for label in ("yes", "no")]
     data = TableData(train=write(tmp_path / "t.csv", "x,label", *rows), validation_fraction=0.0).build()
     assert data.summary["columns"] == {"x": description}
+
+
+@pytest.mark.parametrize("kind", ["binary", "classes"])
+def test_a_target_of_one_class_is_refused(tmp_path, kind):
+    """Nothing can be learned from it."""
+    path = write(tmp_path / "t.csv", "x,label", "1,yes", "2,yes")
+    with pytest.raises(UserError, match="The target 'label' has one value alone, yes: give rows of others"):
+        TableData(train=path, kind=kind, validation_fraction=0.0).build()
 
 
 def test_true_and_false_are_understood_however_they_are_written(tmp_path):
