@@ -1,5 +1,6 @@
 """The README is true: what it shows a newcomer to write is written to a copy of the project, and runs."""
 
+import os
 import random
 import re
 import shutil
@@ -41,6 +42,21 @@ def project(tmp_path: Path) -> Path:
     (folder / "__init__.py").touch()
     (folder / "README.md").write_text("Verses drawn at random.\n", encoding="utf-8")
     return tmp_path
+
+
+def test_each_addition_passes_the_checks_of_the_project(project: Path):
+    """It is formatted and linted, and its numbers state their ranges, so that a pull request of it is green."""
+    shutil.copy(ROOT / "pyproject.toml", project)
+    for check in (["check"], ["format", "--check", "--diff"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *check, *snippets()], cwd=project, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    contract = str(ROOT / "tests/contracts/test_configurations.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", contract, "-k", " or ".join(ADDITIONS)]
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "no tests ran" not in done.stdout, done.stdout
 
 
 def test_each_addition_takes_the_files_shown_and_no_other(project: Path):

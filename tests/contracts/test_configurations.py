@@ -71,13 +71,21 @@ def test_the_configurations_are_found():
     assert {"Schedule", "OptimizerGroup", "Explanation", "Processes", "EvaluatedSplit", "ScheduleFree"} <= names
 
 
-@pytest.mark.parametrize("cls", CONFIGURATIONS, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
-def test_every_number_states_its_range(cls):
+def check_ranges_are_stated(cls: type) -> None:
     """A field of numbers without a range is believed whatever it says: a depth of 10^9, a rate that is no number."""
     for name, hint in ranges.field_types(cls).items():
         for part, conditions in parts(hint):
             stated = [each for each in conditions if isinstance(each, Range)]
-            assert part not in (int, float) or stated, f"{cls.__name__}.{name} has a {part.__name__} without a range"
+            advice = "take one of research/core/ranges.py, such as Count or AtLeast0"
+            assert part not in (int, float) or stated, (
+                f"{cls.__name__}.{name} has a {part.__name__} without a range: {advice}"
+            )
+
+
+@pytest.mark.parametrize("cls", CONFIGURATIONS, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
+def test_every_number_states_its_range(cls):
+    """In every configuration, be it in an experiment or not."""
+    check_ranges_are_stated(cls)
 
 
 @pytest.mark.parametrize("cls", CONFIGURATIONS, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
@@ -87,7 +95,19 @@ def test_a_default_fits_its_field(cls):
     ranges.check_fields(cls, defaults, ranges.option)
 
 
+def inside(value: Any) -> Iterator[Any]:
+    """A configuration and those in it."""
+    if dataclasses.is_dataclass(value):
+        yield value
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    for each in value if isinstance(value, list | tuple) else ():
+        yield from inside(each)
+
+
 @pytest.mark.parametrize("name", experiments())
 def test_every_experiment_fits_its_ranges(name):
     """The configurations that come with the project, those of seven and seventy billion parameters too."""
-    ranges.check(importlib.import_module(f"experiments.{name}").CONFIG)
+    config = importlib.import_module(f"experiments.{name}").CONFIG
+    for cls in sorted({type(each) for each in inside(config)}, key=str):
+        check_ranges_are_stated(cls)
+    ranges.check(config)
