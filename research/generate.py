@@ -155,8 +155,8 @@ def load_language(source: str, trusted: Sequence[str] = ()) -> TextGenerator:
         model, params, tokenizer = loaded.model, loaded.params, loaded.tokenizer
     if model.decoding is None:
         raise UserError(
-            f"{source} holds no model that continues text step by step (one with a `decoding`): name a run of a "
-            "language model."
+            f"{source} holds no model that continues text step by step: name a run of a language model; one of your "
+            "own writes if it is built with functional(..., cached=True): see 'A new architecture' in the README."
         )
     decoding = fastest(model.decoding, params)
     if tokenizer is None:

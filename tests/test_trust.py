@@ -47,7 +47,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(str(tmp_path))
     few = [*OPTIONS, "--steps", "4", "--schedule.warmup", "1", "--runs", str(tmp_path / "runs")]
     assert run_module("mine.doubled", *write_texts(tmp_path), *few) == 0
-    return only_run(tmp_path, "doubled")
+    return only_run(tmp_path, "mine.doubled")
 
 
 def test_a_run_of_ones_own_model_is_evaluated_reproduced_and_goes_on(

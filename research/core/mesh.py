@@ -64,7 +64,7 @@ class MeshConfig:
         if min(data, *others) < 1 or data * rest > count or (not self.data and count % rest):
             product = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, (data, *others), strict=True))
             raise UserError(
-                f"A mesh of {product} = {data * rest} does not fit the {count} devices here: "
+                f"A mesh of {product} = {data * rest} does not fit the {count} device{'s' * (count != 1)} here: "
                 f"the nearest that does: {_fitting(self, count)}."
             )
         return data, *others

@@ -56,7 +56,7 @@ class Options:
 def launch(config: Experiment) -> None:
     """Runs the experiment of the calling module with the options given."""
     module: Any = sys.modules["__main__"]
-    name = module.__spec__.name.rpartition(".")[2] if module.__spec__ else Path(sys.argv[0]).stem
+    name = module.__spec__.name.removeprefix("experiments.") if module.__spec__ else Path(sys.argv[0]).stem
     command_line.run(lambda: _launch(config, name, module.__doc__ or ""))
 
 
@@ -108,9 +108,10 @@ def resumed(options: Options, name: str, run_id: str | None, trusted: Sequence[s
         folder = find(options.resume, root).absolute()
         root, asked = folder.parent.parent, folder.name
         if folder.parent.name != name:
+            other = folder.parent.name
+            module = other if "." in other else f"experiments.{other}"
             raise UserError(
-                f"{folder} is a run of {folder.parent.name}, not of {name}: resume it with python -m "
-                f"experiments.{folder.parent.name} --resume {folder}."
+                f"{folder} is a run of {other}, not of {name}: resume it with python -m {module} --resume {folder}."
             )
 
     def wanted(folder: Path, record: Mapping[str, Any]) -> Experiment:

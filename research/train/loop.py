@@ -151,7 +151,8 @@ def _record_step(session: _Session, metrics: Any) -> StopRequested:
     """Records a step, and after the first one its compilation; returns the function that asks for signals."""
     session.monitor.record_step(metrics)
     if written := session.profiler.ends(session.monitor.step, metrics):
-        session.log.event(session.monitor.step, f"the profile of the steps is in {written}", kind="profile")
+        message = f"the profile of the steps is {written}, for ui.perfetto.dev"
+        session.log.event(session.monitor.step, message, kind="profile")
     if session.stop_requested is None:
         session.stall_detector.ends()
         session.monitor.record_compilation(metrics)

@@ -58,12 +58,12 @@ class Profiler:
             self._running = True
 
     def ends(self, step: int, metrics: Any) -> Path | None:
-        """Ends the trace once the last step is done; returns the folder that it has been written to, else None."""
+        """Ends the trace once the last step is done; returns its file for Perfetto, else None."""
         if not self._running or step < self._last:
             return None
         jax.block_until_ready(metrics)
         self.close()
-        return self._folder
+        return max(self._folder.rglob("perfetto_trace.json.gz"), default=self._folder)
 
     def close(self) -> None:
         """Ends a trace that has begun, where the run ends before its last step."""

@@ -52,7 +52,7 @@ def test_a_mesh_uses_the_devices_it_says_or_is_refused_with_one_that_would(sizes
         mesh = MeshConfig(*sizes).build(jax.devices()[:1] * count)
     except UserError as error:
         assert min(others) < 1 or data < 0 or max(1, data) * rest > count or (data == 0 and count % rest)
-        assert f"does not fit the {count} devices here" in str(error)
+        assert f"does not fit the {count} device{'s' * (count != 1)} here" in str(error)
         nearest = dict(re.findall(r"--mesh\.(\w+) (\d+)", str(error)))
         assert MeshConfig(**{name: int(size) for name, size in nearest.items()}).build(jax.devices()[:1] * count)
         assert math.prod(map(int, nearest.values())) == count

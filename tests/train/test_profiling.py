@@ -19,8 +19,8 @@ def test_the_steps_asked_for_are_traced(tiny_line_run, tmp_path):
         (file,) = run.folder.glob("profile/plugins/profile/*/perfetto_trace.json.gz")
         events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
         assert any("fit" in event.get("name", "") or "step" in event.get("name", "") for event in events)
-        said = [event["step"] for event in run.record["events"] if event["kind"] == "profile"]
-        assert said == ([4] if stop is None else [])
+        said = [(event["step"], str(file) in event["message"]) for event in run.record["events"]]
+        assert said == ([(4, True)] if stop is None else [])
 
 
 @pytest.mark.parametrize("text", ["5..3", "0..2", "7..9", "ten", "1..2..3", "-1"])

@@ -3,7 +3,8 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from PIL import Image
 
-from research.core.errors import UserError
+from research.core.errors import UserError, listed
 from research.core.ranges import Below1, Finite, Range
 from research.data import catalogue
 from research.data.dataset import Data, Rows
@@ -57,9 +58,13 @@ class ImageData:
         facts["standardisation"] = {"mean": mean.tolist(), "std": std.tolist()}
         facts["class_names"] = list(class_names)
         facts["splits"] = {
-            name: {"examples": len(rows), "classes": np.bincount(rows.arrays["labels"]).tolist()}
+            name: {
+                "examples": len(rows),
+                "classes": np.bincount(rows.arrays["labels"], minlength=len(class_names)).tolist(),
+            }
             for name, rows in splits.items()
         }
+        _say_absent(facts["splits"], class_names)
         encode = partial(_encode, shape=train.shape[1:], ranges=ranges)
         return Data(splits=splits, outputs=len(class_names), class_names=class_names, summary=facts, encode=encode)
 
@@ -118,6 +123,17 @@ class ImageData:
 
 def _rows(images: np.ndarray, labels: np.ndarray) -> Rows:
     return Rows({"inputs": images, "labels": labels})
+
+
+def _say_absent(splits: Mapping[str, Any], class_names: Sequence[str]) -> None:
+    """Says which classes a split has no image of: they count as never recognised in its macro averages."""
+    for split, facts in splits.items():
+        if absent := [name for name, count in zip(class_names, facts["classes"], strict=True) if not count]:
+            print(
+                f"the {split} split, of {facts['examples']} images, has none of {listed(absent)}: give more, or hold "
+                "out more with --data.validation-fraction",
+                file=sys.stderr,
+            )
 
 
 def _encode(raw: Sequence[Any], shape: tuple[int, int, int], ranges: Ranges) -> Rows:

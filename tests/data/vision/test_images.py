@@ -7,6 +7,7 @@ import pytest
 
 from research.core.errors import UserError
 from research.data import catalogue
+from research.data.splitting import split_of
 from research.data.vision.images import ImageData
 
 
@@ -57,6 +58,18 @@ def records(count: int):
 def use_data_set(monkeypatch, splits):
     monkeypatch.setattr(catalogue, "load", lambda name: splits)
     monkeypatch.setattr(catalogue, "info", lambda name: {"name": name, "labels": {"label": ["even", "odd"]}})
+
+
+def test_a_split_without_a_class_is_said(tiny_images, tmp_path, capsys):
+    """Its macro averages would count that class as one that is never recognised."""
+    folder = shutil.copytree(tiny_images, tmp_path / "folder")
+    for path in sorted((folder / "dark").iterdir()):
+        if split_of(f"dark/{path.name}", {"train": 0.75, "validation": 0.25}) == "validation":
+            path.unlink()
+    data = ImageData(folder=str(folder), size=8, validation_fraction=0.25).build()
+    count = len(data.splits["validation"])
+    assert data.summary["splits"]["validation"]["classes"] == [count, 0]
+    assert f"the validation split, of {count} images, has none of dark: give more" in capsys.readouterr().err
 
 
 def test_a_data_sets_own_test_split_is_kept_and_its_training_split_divided(monkeypatch):
