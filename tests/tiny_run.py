@@ -85,7 +85,7 @@ def record(run: Path) -> dict[str, Any]:
     return json.loads((run / "run.json").read_text(encoding="utf-8"))
 
 
-def wait_for_step(folder: Path, step: int, started: Program, seconds: float = 120) -> None:
+def wait_for_step(folder: Path, step: int, started: Program, seconds: float = 300) -> None:
     """Waits until the run under `folder` has noted `step` in its chain."""
     deadline = time.monotonic() + seconds
     while steps_noted(folder) < step:

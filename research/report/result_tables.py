@@ -13,6 +13,7 @@ from research.report import numbers
 from research.runs.loggers import last_results
 
 MAIN = ("bleu", "rouge_l", "accuracy", "loss")  # where the loss decides, a reader looks for the first of these
+SHARES = ("accuracy", "precision", "recall", "f1", "exact_match")  # parts of the names of metrics shown in per cent
 PER_CLASS = "_per_class"
 CONFUSION = "confusion_matrix"
 LARGEST_MATRIX = 40  # classes; of more, only the commonest confusions are listed
@@ -161,7 +162,7 @@ def headline(
         return None
     higher = higher_is_better(metric, best)
     value = float(results[metric])
-    show = numbers.share if higher and 0 <= value <= 1 else numbers.metric
+    show = numbers.share if any(part in metric for part in SHARES) else numbers.metric
     strongest = best_baseline(metric, baselines, higher=higher)
     others = [(other, scalars(values)[metric]) for other, values in baselines.items() if metric in scalars(values)]
     bars = [(name, value), *sorted(others, key=lambda bar: bar[1], reverse=higher)]

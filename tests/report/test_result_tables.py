@@ -53,6 +53,16 @@ def test_what_decides_is_read_from_the_configuration():
     assert result_tables.best_of(record, "test") == result_tables.best_of({}, "test") == ("loss", "min")
 
 
+@pytest.mark.parametrize(
+    ("metric", "value", "shown"),
+    [("accuracy", 0.25, "25.0 %"), ("youden", 0.25, "0.2500"), ("youden", -0.06, "-0.0600")],
+)
+def test_a_headline_has_one_form_for_each_metric(metric, value, shown):
+    """Shares are in per cent; what may be negative too is a number, whatever its value."""
+    found = result_tables.headline("run", "validation", {metric: value}, {}, "", (metric, "max"))
+    assert found.value == shown
+
+
 def test_the_headline_is_honest_about_the_baseline():
     """A run that does not beat its best baseline is said not to, and the baselines stand in order, the best first."""
     baselines = {"1-gram": {"loss": 2.9}, "3-gram": {"loss": 1.9}}
