@@ -99,6 +99,8 @@ def upgraded(config: Any) -> Any:
     fields = {field: upgraded(value) for field, value in config.items()}
     if "type" not in fields:
         return fields
+    if fields.get("limit") == 0 and {"split", "batch_size"} <= fields.keys():  # of an evaluator: 0 meant all
+        fields["limit"] = None
     if fields["type"] == EVALUATOR and str(fields.get("metrics")) in EVALUATORS:
         kind, best = EVALUATORS[fields.pop("metrics")]
         return {**fields, "type": kind, "best": best}

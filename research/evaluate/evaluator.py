@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from research.core.errors import UserError
 from research.core.mesh import batch_parts, local_rows, place, replicated
-from research.core.ranges import Limit, Rows
+from research.core.ranges import Count, Rows
 from research.core.shapes import Batch, Params
 from research.data.dataset import Data, Records
 from research.data.pipeline import evaluation_batches
@@ -39,8 +39,8 @@ class EvaluatedSplit:
 
     split: str = "validation"
     batch_size: Rows = 128
-    limit: Limit = 0
-    """examples evaluated, from the start of the split (0: all)"""
+    limit: Count | None = None
+    """examples evaluated, from the start of the split (None: all)"""
     best: Best = ("loss", "min")
     """the metric that decides which checkpoint is the best, and whether its lowest (min) or highest (max) value is"""
     name: str | None = dataclasses.field(default=None, kw_only=True)
@@ -80,7 +80,7 @@ def build_evaluation(
         return evaluate(params, batches())
 
     def measure(params: Params, between: Callable[[], None] = lambda: None) -> Results:
-        return measured_on(params, records, config.limit or None, between)
+        return measured_on(params, records, config.limit, between)
 
     def importance(params: Params) -> dict[str, float]:
         of_table = data.columns if config.split == "validation" else {}

@@ -25,7 +25,7 @@ class SummarisationEvaluator(EvaluatedSplit):
     def build(self, task: Task, data: Data, mesh: Mesh, seed: int) -> Evaluation:
         """Builds the evaluation; raises UserError as `build_evaluation`."""
         metrics = (*token_metrics(), written_metric(data, ("rouge_1", "rouge_2", "rouge_l"), rouge))
-        baselines = partial(pairs_baselines, data, self.split, rouge, self.limit or None)
+        baselines = partial(pairs_baselines, data, self.split, rouge, self.limit)
         return build_evaluation(self, metrics, baselines, task, data, mesh, seed)
 
 

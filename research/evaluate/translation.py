@@ -26,7 +26,7 @@ class TranslationEvaluator(EvaluatedSplit):
     def build(self, task: Task, data: Data, mesh: Mesh, seed: int) -> Evaluation:
         """Builds the evaluation; raises UserError as `build_evaluation`."""
         metrics = (*token_metrics(), written_metric(data, ("bleu", "chrf"), translation_scores))
-        baselines = partial(pairs_baselines, data, self.split, translation_scores, self.limit or None)
+        baselines = partial(pairs_baselines, data, self.split, translation_scores, self.limit)
         return build_evaluation(self, metrics, baselines, task, data, mesh, seed)
 
 

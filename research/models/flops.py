@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr
 from jaxtyping import Array
 
 from research.core import trees
@@ -64,10 +64,9 @@ def _operations(jaxpr: Jaxpr, outer: tuple[str, ...]) -> Iterator[tuple[tuple[st
 def _sub_jaxprs(params: Mapping[str, Any]) -> Iterator[Jaxpr]:
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(item, ClosedJaxpr):
-                yield item.jaxpr
-            elif isinstance(item, Jaxpr):
-                yield item
+            inner = getattr(item, "jaxpr", item)  # of a closed one, which newer releases no longer tell apart
+            if isinstance(inner, Jaxpr):
+                yield inner
 
 
 def _flops(equation: Any) -> int:

@@ -14,7 +14,7 @@ from research.core.json_files import read_lines
 from research.runs import checkpoints
 from research.runs.directory import METRICS
 
-SLOW_EVALUATION = ("--evaluators.0.limit", "0", "--evaluators.0.batch-size", "1")
+SLOW_EVALUATION = ("--evaluators.0.limit", "None", "--evaluators.0.batch-size", "1")
 
 
 @pytest.mark.parametrize(

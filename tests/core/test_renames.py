@@ -178,3 +178,10 @@ def test_a_head_trained_beside_low_rank_updates_is_still_trained() -> None:
     assert from_json(found["model"]).lora == LoRA(8, trained=HEAD)
     assert from_json(found["optimizer"]) == Optimizer()
     assert from_json(upgraded(model)).lora == LoRA(8)
+
+
+def test_an_evaluator_of_all_examples_says_so() -> None:
+    """Its limit was 0, which is refused today, as nobody who types it can mean all."""
+    recorded = {"type": "research.evaluate.language.LanguageEvaluator", "split": "test", "batch_size": 8, "limit": 0}
+    assert upgraded(recorded)["limit"] is None and upgraded({**recorded, "limit": 5})["limit"] == 5
+    assert upgraded({**OLD, "limit": 0})["limit"] is None
