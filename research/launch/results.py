@@ -25,6 +25,9 @@ Written by `make results`: every experiment with its fixed seed, as `python -m e
 wall time without the imports on the machine named below and vary; metrics and hashes do not, on the same kind of
 processor with Python 3.11 and its versions in `constraints.txt` (jax 0.10.1). Another jax may give others.
 
+Rows that say only "cpu" are older and name no processor; another one gives other hashes. On an AMD EPYC (family 25,
+model 1), gpt_austen ends at 1.2777 nats with `d252963e45f3...`, in this version and in 0.1.0.
+
 """
 COLUMNS = ("experiment", "metric", "expected", "measured", "seconds", "SHA-256 of the parameters", "machine")
 
