@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 FLOPS_UNITS = ((1e12, "TFLOPs"), (1e9, "GFLOPs"), (1e6, "MFLOPs"), (1e3, "kFLOPs"))
-NUMBERED = re.compile(r"(.*?)(\d+)(.*)", re.DOTALL)
+NUMBERED = re.compile(r"(.*?)(?<!\d)(\d{1,9})(?!\d)(.*)", re.DOTALL)  # longer ones count no layers
 
 Row = tuple[str, int, int]  # path, parameters, FLOPs
 
