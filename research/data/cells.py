@@ -21,6 +21,7 @@ NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # in 
 DATE = re.compile(
     r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?", re.ASCII
 )  # ISO 8601, as files have it
+TRUTHS = ("false", "true")  # in lower case, each at the number that it stands for
 MAX_DIGITS = 4000  # that Python's int() takes
 
 
@@ -83,8 +84,8 @@ def meaning(label: Any) -> Hashable:
     """
     if isinstance(label, str):
         text = label.strip()
-        if text.lower() in ("true", "false"):
-            return int(text.lower() == "true")
+        if text.lower() in TRUTHS:
+            return TRUTHS.index(text.lower())
         if not is_number(text) or re.match(r"[+-]?0\d", text) or len(text) > MAX_DIGITS:
             return text
         number = float(text)

@@ -13,13 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 from research.core.errors import UserError, listed
-from research.data.cells import days_of, is_date, is_missing, is_number, number_of
+from research.data.cells import TRUTHS, days_of, is_date, is_missing, is_number, meaning, number_of
 
 MAX_CATEGORIES = 1000  # one feature each; a column of more is left out
 FEW = 20  # categories that never count as nearly one for each row
 LARGEST = 1e100  # of a number, so that no square overflows
 WITH_COMMA = re.compile(r"[+-]?[\d.]*,[\d.,]*\d|[+-]?\d+(\.\d+)?", re.ASCII)
-BOOLEANS = {"true": True, "false": False}  # as text, such as that of a command line
 Numbers = Float64[np.ndarray, " rows"]
 
 
@@ -134,7 +133,7 @@ def encode(column: Column, values: Sequence[Any]) -> Float32[np.ndarray, "rows f
         features[np.flatnonzero(found >= 0), found[found >= 0]] = 1
         return features
     if column.booleans:
-        values = [BOOLEANS.get(value.strip().lower(), value) if isinstance(value, str) else value for value in values]
+        values = [read_as(column, value) for value in values]
     numbers, missing = _numbers(column.name, values, dates=column.dates, logarithm=column.logarithm)
     scaled = (np.where(missing, column.median, numbers)[:, None] - column.mean) / column.std
     if (np.abs(scaled) > np.finfo(np.float32).max).any():
@@ -145,6 +144,11 @@ def encode(column: Column, values: Sequence[Any]) -> Float32[np.ndarray, "rows f
     return np.concatenate([scaled, missing[:, None]][: column.width], 1).astype(np.float32)
 
 
+def read_as(column: NumberColumn, value: Any) -> Any:
+    """Returns a value as the column takes it: in one of booleans, the text "True" is 1."""
+    return meaning(value) if column.booleans and isinstance(value, str) else value
+
+
 def kind_of(column: CategoryColumn, value: Any) -> str:
     """Returns the category of a value; of one that is missing, true or false, that of the training rows.
 
@@ -153,7 +157,7 @@ def kind_of(column: CategoryColumn, value: Any) -> str:
     kind = _category(value)
     if kind not in column.kinds and is_missing(value):
         return next(filter(is_missing, column.kinds), kind)
-    if kind not in column.kinds and kind.lower() in BOOLEANS:
+    if kind not in column.kinds and kind.lower() in TRUTHS:
         return next((each for each in column.kinds if each.lower() == kind.lower()), kind)
     return kind
 

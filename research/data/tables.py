@@ -16,7 +16,6 @@ from research.data.cells import class_names, is_date, is_missing, is_number, mea
 from research.data.dataset import Data, Rows
 from research.data.splitting import split_of
 from research.data.table_columns import (
-    BOOLEANS,
     MAX_CATEGORIES,
     CategoryColumn,
     Column,
@@ -24,6 +23,7 @@ from research.data.table_columns import (
     encode,
     fit,
     kind_of,
+    read_as,
     targets_of,
 )
 
@@ -247,9 +247,7 @@ def _check_value(row: int, column: Column, value: Any) -> None:
     if isinstance(column, CategoryColumn):
         if kind_of(column, value) not in column.kinds:
             raise UserError(f"{found}, which no training row has: give one of {listed(column.kinds)}.")
-    elif column.booleans and str(value).strip().lower() in BOOLEANS:
-        return
-    elif not (is_date if column.dates else is_number)(value):
+    elif not (is_date if column.dates else is_number)(read_as(column, value)):
         raise UserError(f"{found}: give {'a date such as 2024-05-31' if column.dates else 'a number'}.")
 
 
