@@ -18,6 +18,7 @@ from research.core.errors import UserError
 from research.core.terminal import say
 from research.runs.chain import first_difference
 from research.runs.directory import find, read_chain, read_record, required
+from research.runs.record import changed_data
 from research.runtime import backend
 from research.train.experiment import Experiment
 from research.train.recorded_run import Run, recorded_experiment
@@ -79,13 +80,11 @@ def _trained_again(record: Mapping[str, Any], experiment: Experiment, root: Path
 
 
 def result_differences(left: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Returns {name: (left, right)} of the digests of the data, and of the metrics that both records have."""
-    parts: list[dict[str, Any]] = []
-    for record in (left, right):
-        data = {name: record.get("data", {}).get(name) for name in ("files", "digest")}
-        parts.append(dict(configs.flatten_config({"data": data, "metrics": record.get("metrics", {})})))
-    first, second = parts
-    return {name: (first[name], second[name]) for name in first if name in second and first[name] != second[name]}
+    """Returns {name: (left, right)} of the files of the data, and of the metrics that both records have."""
+    files = changed_data(left.get("data", {}), right.get("data", {}))
+    first, second = (dict(configs.flatten_config({"metrics": record.get("metrics", {})})) for record in (left, right))
+    metrics = {name: (first[name], second[name]) for name in first if name in second and first[name] != second[name]}
+    return {f"data.files.{name}": digests for name, digests in files.items()} | metrics
 
 
 def environment_differences(left: dict[str, Any], right: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

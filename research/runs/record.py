@@ -239,15 +239,18 @@ def changed_code(record: Mapping[str, Any]) -> list[str]:
     return [name for name, digest in record.get("code", {}).items() if now.get(name) != digest]
 
 
-def changed_data(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns the files, or the folder, whose content is not that of the data of a record, both as `Data.summary`.
+def changed_data(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns {file or folder: (digest then, now)} where the data of a record, as `Data.summary`, are others now.
 
     >>> changed_data({"files": {"a.csv": "04f5", "b.csv": "77d1"}}, {"files": {"a.csv": "04f5", "b.csv": "a0a0"}})
-    ['b.csv']
+    {'b.csv': ('77d1', 'a0a0')}
     """
-    files, digest = recorded.get("files") or {}, recorded.get("digest")
-    changed = [name for name, old in files.items() if now.get("files", {}).get(name) != old]
-    return changed + ([str(recorded.get("name"))] if digest and digest != now.get("digest") else [])
+
+    def digests(summary: Mapping[str, Any]) -> dict[str, Any]:
+        folder = {str(summary.get("name")): summary["digest"]} if "digest" in summary else {}
+        return {**(summary.get("files") or {}), **folder}
+
+    return configs.differences(digests(recorded), digests(now)) if digests(recorded) else {}
 
 
 def _git() -> dict[str, Any] | None:
